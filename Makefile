@@ -1,0 +1,35 @@
+# Every command of the README; `make` alone lists them.
+# Parameters are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make hands them on as environment variables.
+.DEFAULT_GOAL := help
+.PHONY: help report test paper submission bench clean
+
+# setup.sh installs what is missing, then runs the command that follows in the project's environment.
+# `python -m nbconvert` is `jupyter nbconvert`; it also works after the folder, .venv in it, has been moved.
+ENV     := sh report/setup.sh
+CONVERT := python -m nbconvert --config report/config.py
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\): *## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+report:  ## run the notebook and build the paper from it, in build/
+	@OUTPUT=build $(ENV) python report/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
+	@$(ENV) $(CONVERT) --output-dir build build/assignment2.ipynb
+
+test:  ## run the tests
+	@$(ENV) python -m pytest
+
+paper:  ## build report/report.pdf from the submitted notebook as it stands, without running it
+	@$(ENV) $(CONVERT) notebooks/assignment2.ipynb
+
+submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then build report/report.pdf
+	@OUTPUT=submission DATASET=cifar10 $(ENV) python report/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
+	@$(MAKE) --no-print-directory paper
+
+bench:  ## measure the training speed
+	@$(ENV) --no-tex python tests/bench.py
+
+clean:  ## remove build/ (unfinished runs with it) and caches
+	@rm -rf build
+	@find . \( -path ./.git -o -path ./.venv -o -path ./data \) -prune -o -type d \
+		\( -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache -o -name .ruff_cache -o -name .hypothesis \) \
+		-prune -exec rm -rf {} +

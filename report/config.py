@@ -1,0 +1,14 @@
+"""`jupyter nbconvert --config report/config.py NOTEBOOK` writes report/report.tex and report/report.pdf."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # so that nbconvert finds the exporter from any working directory
+
+c = get_config()  # noqa: F821 (nbconvert provides it)
+c.NbConvertApp.export_format = "exporter.PaperExporter"
+c.NbConvertApp.writer_class = "exporter.PaperWriter"
+c.NbConvertApp.output_base = "report"
+c.NbConvertApp.log_level = "WARN"  # the writer says where the paper is; faults stay visible
+c.FilesWriter.build_directory = str(HERE)  # --output-dir overrides it

@@ -1,0 +1,251 @@
+"""The set-up and the commands: requirements, environment.yml, Makefile, report/setup.sh, report/run_notebook.py."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.match(r"\w", line)]
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required():
+    return {canonical(re.match(r"[\w.-]+", line)[0]) for line in REQUIREMENTS}
+
+
+# requirements.txt and environment.yml
+
+
+def test_every_requirement_says_why():
+    for line in REQUIREMENTS:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+(,<\d+)? +# \w.*", line), line
+
+
+def test_environment_yml_is_requirements_txt():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert [entry for entry in dependencies if isinstance(entry, dict)] == [{"pip": ["-r requirements.txt"]}]
+    others = {re.match(r"\w+", entry)[0] for entry in dependencies if isinstance(entry, str)}
+    assert others == {"python", "pandoc", "pip"}
+
+
+def sources():
+    """(name, Python source) of every module and of the notebook's code cells, shell and magic lines left out."""
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("report/*.py"), *ROOT.glob("tests/*.py")]:
+        yield path.relative_to(ROOT), path.read_text()
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+            if cell["cell_type"] == "code":
+                yield f"{path.name}, cell {number}", re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "".join(cell["source"]))
+
+
+def test_every_import_is_required():
+    ours = {path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]} | {"report", "tests"}
+    known = ours | sys.stdlib_module_names | {"google"}  # google.colab is there or not
+    packages = packages_distributions()
+    for name, source in sources():
+        for node in ast.walk(ast.parse(source)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            for module in {module.split(".")[0] for module in modules} - known:
+                distributions = {canonical(package) for package in packages.get(module, [module])}
+                assert distributions & required(), f"{name} imports {module}, which requirements.txt lacks"
+
+
+# The Makefile
+
+
+def make(*arguments, folder=ROOT):
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
+    return subprocess.run(["make", *arguments], cwd=folder, env=outside, capture_output=True, text=True)
+
+
+def test_help_lists_every_target():
+    targets = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert re.findall(r"^make (\w+) +\w", make().stdout, re.M) == targets
+
+
+def test_clean_removes_build_and_caches_only(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for folder in "build/runs", "tests/__pycache__", ".venv/__pycache__", "data/train", "checkpoints/a b":
+        (tmp_path / folder).mkdir(parents=True)
+    done = make("clean", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
+    assert left == {"tests", ".venv", ".venv/__pycache__", "data", "data/train", "checkpoints", "checkpoints/a b"}
+
+
+# report/setup.sh, on a machine of our own making: a PATH with a few real programs, and some that only write down what
+# they are asked
+
+
+def program(path, script):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    folder = tmp_path / "a b"
+    shutil.copytree(ROOT / "report", folder / "report", ignore=lambda *_: {"__pycache__"})
+    shutil.copy(ROOT / "requirements.txt", folder)
+    for name in "sh", "env", "cmp", "cp", "cat", "mkdir", "mktemp", "rm", "tail":
+        (folder / "bin").mkdir(exist_ok=True)
+        (folder / "bin" / name).symlink_to(shutil.which(name))
+    program(folder / "bin/id", "echo 1000")
+    program(folder / "venv/bin/python", "")
+    shutil.copy(ROOT / "requirements.txt", folder / "venv/requirements-installed.txt")
+    return folder
+
+
+def setup(folder, *command):
+    environment = {"PATH": str(folder / "bin"), "VIRTUAL_ENV": str(folder / "venv")}
+    command = ["sh", "report/setup.sh", *command]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_without_apt_the_line_to_run_is_printed(machine):
+    done = setup(machine, "sh", "-c", "echo not reached")
+    assert done.returncode == 1 and not done.stdout
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("sudo apt-get update && sudo apt-get install --no-install-recommends texlive-xetex ")
+    assert {"latexmk", "pandoc", "poppler-utils"} <= set(line.split())
+
+
+def test_without_tex_the_benchmark_runs(machine):
+    done = setup(machine, "--no-tex", "sh", "-c", 'echo "$1"', "-", "two  words")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "two  words\n", "")
+
+
+def test_where_apt_is_allowed_it_installs(machine):
+    program(machine / "bin/id", "echo 0")
+    program(machine / "bin/pandoc", "")
+    program(machine / "bin/apt-get", 'echo "$DEBIAN_FRONTEND $*" >>apt')
+    done = setup(machine, "sh", "-c", "echo ran")
+    assert done.returncode == 0 and done.stdout.endswith("\nran\n")
+    update, install = (machine / "apt").read_text().splitlines()
+    assert update.startswith("noninteractive ") and update.endswith(" update")
+    assert " install -y --no-install-recommends texlive-xetex " in install and "pandoc" not in install
+
+
+def test_an_old_python_is_named(machine):
+    program(machine / "venv/bin/python", 'if [ "$1" = -V ]; then echo Python 3.9.2; else exit 1; fi')
+    done = setup(machine, "sh", "-c", "echo not reached")
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr == f"Python 3.11 or later is needed; {machine}/venv/bin/python is Python 3.9.2.\n"
+
+
+def test_an_active_environment_keeps_its_torch(machine):
+    (machine / "venv/requirements-installed.txt").unlink()
+    program(
+        machine / "venv/bin/python",
+        'echo "$*" >>asked\n'
+        'case "$*" in *"version("*) echo "torch==2.11.0+cu128" ;; *"pip install"*) cat "$6" >>asked ;; esac',
+    )
+    assert setup(machine, "--no-tex", "sh", "-c", "exit 7").returncode == 7
+    asked = (machine / "asked").read_text()
+    assert re.search(r"^-m pip install -q -c \S+ -r requirements.txt\ntorch==2.11.0\+cu128\n", asked, re.M)
+    assert "-m venv" not in asked
+    (machine / "asked").unlink()
+    setup(machine, "--no-tex", "sh", "-c", "exit 7")
+    assert "pip" not in (machine / "asked").read_text(), "nothing to do the second time"
+
+
+# report/run_notebook.py
+
+
+def start(folder, *cells, target="build/n.ipynb", **environment):
+    """Start the runner on a notebook of these cells: Markdown where a cell starts with '#', code elsewhere."""
+    cells = [new_markdown_cell(cell) if cell.startswith("#") else new_code_cell(cell) for cell in cells]
+    (folder / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), folder / "notebooks/n.ipynb")
+    return subprocess.Popen(
+        [sys.executable, ROOT / "report/run_notebook.py", "notebooks/n.ipynb", target],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
+    # a kernel that the user has registered under the same name
+    spec = tmp_path / "jupyter/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('{"argv": ["false", "{connection_file}"], "display_name": "Python 3", "language": "python"}')
+    code = (
+        "import os, sys\n"
+        "print(os.getcwd(), sys.executable)\n"
+        "print('\\r 50%|#####', end='', file=sys.stderr)\n"
+        "print('\\r     \\r', end='', file=sys.stderr)\n"
+        "print('2 of 2', flush=True)"
+    )
+    runner = start(tmp_path, "# Title", code, JUPYTER_PATH=str(tmp_path / "jupyter"), JUPYTER_PREFER_ENV_PATH="0")
+    out, err = runner.communicate()
+    assert runner.returncode == 0, err
+    text = f"{tmp_path.resolve()}/notebooks {sys.executable}\n2 of 2\n"
+    assert out == f"[0/1] Title\n{text}" and "%" not in err
+    outputs = nbformat.read(tmp_path / "build/n.ipynb", as_version=4).cells[1].outputs
+    assert [output.text for output in outputs] == [text]
+
+
+def test_a_failing_cell_is_named_and_the_target_kept(tmp_path):
+    cells = "# Title\n## 1 Data", "x = 0", "y = 1\ny / x", "print('not reached')"
+    runner = start(tmp_path, *cells, target="notebooks/n.ipynb")
+    before = (tmp_path / "notebooks/n.ipynb").read_bytes()
+    out, err = runner.communicate()
+    assert runner.returncode == 1
+    assert err.splitlines()[-4:] == [
+        "Cell 2 of 3 (1 Data) failed:",
+        "----> 2 y / x",
+        "ZeroDivisionError: division by zero",
+        "The notebook as far as it came, with the whole traceback, is build/n.failed.ipynb.",
+    ]
+    assert (tmp_path / "notebooks/n.ipynb").read_bytes() == before
+    failed = nbformat.read(tmp_path / "build/n.failed.ipynb", as_version=4)
+    assert failed.cells[2].outputs[0].ename == "ZeroDivisionError"
+
+
+def test_a_dying_kernel_is_reported(tmp_path):
+    runner = start(tmp_path, "# Title", "import os\nos._exit(9)")
+    err = runner.communicate()[1]
+    assert runner.returncode == 1 and "Cell 1 of 1 (Title) failed: the kernel died" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("caught", ["raise", "pass"])
+def test_ctrl_c_lets_the_cell_save_its_state(tmp_path, caught):
+    code = (
+        "import time\n"
+        "try:\n"
+        "    print('training', flush=True)\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    time.sleep(1)\n"
+        "    open('state', 'w').close()\n"
+        f"    {caught}"
+    )
+    runner = start(tmp_path, "# Title", code, "open('next', 'w').close()")
+    while runner.stdout.readline() != "training\n":
+        assert runner.poll() is None
+    runner.send_signal(signal.SIGINT)
+    err = runner.communicate(timeout=30)[1]
+    assert runner.returncode == 130 and "Interrupted." in err and "Traceback" not in err
+    assert (tmp_path / "notebooks/state").exists()
+    assert not (tmp_path / "notebooks/next").exists() and not (tmp_path / "build").exists()

@@ -1,0 +1,347 @@
+"""The exporter on small notebooks: what enters the paper, and what ends the build."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import pandas as pd
+import pytest
+from nbconvert.exporters import LatexExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "report"))
+
+import exporter  # noqa: E402
+
+matplotlib.use("pdf")
+HOSTILE = r"\ % $ # & _ { } ~ ^ \input{/etc/passwd} \write18{id}"
+
+
+def figure_pdf(width=3.3):
+    from matplotlib.figure import Figure
+
+    figure, buffer = Figure(figsize=(width, 2)), io.BytesIO()
+    figure.subplots().plot([3, 2, 1])
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def code(source, *bundles, tags=(), stream=""):
+    outputs = [new_output("display_data", data=data) for data in bundles]
+    if stream:
+        outputs.append(new_output("stream", text=stream))
+    return new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
+
+
+def markdown(source, *tags):
+    return new_markdown_cell(source, metadata={"tags": list(tags)})
+
+
+def front(title="A small paper", name="Ada Lovelace"):
+    author = {
+        "name": name,
+        "student_number": "2020123456",
+        "university": "Example University",
+        "email": "ada_l@example.edu",
+    }
+    return code(
+        "front_matter()",
+        {"application/json": {"title": title, "authors": [author], "keywords": ["networks"]}},
+        tags=["front-matter"],
+    )
+
+
+def figure(label="fig-loss", caption="The loss.", more="", width=3.3):
+    source = f"#| label: {label}\n#| fig-cap: {caption}\n#| fig-alt: A line that falls\n{more}plot()"
+    return code(source, {"application/pdf": figure_pdf(width), "image/png": "AAAA", "text/plain": "<Figure>"})
+
+
+def table(label="tbl-layers", more="", columns=2):
+    latex = pd.DataFrame({f"column {i}": [1, 2] for i in range(columns)}).to_latex(index=False)
+    source = f"#| label: {label}\n#| tbl-cap: Layers.\n{more}frame"
+    return code(source, {"text/latex": latex, "text/html": "<table>", "text/plain": "frame as text"})
+
+
+def to_tex(*cells):
+    """The body of the paper; no TeX is run."""
+    latex, _ = LatexExporter.from_notebook_node(exporter.PaperExporter(), new_notebook(cells=list(cells)))
+    return latex
+
+
+def refusal(*cells):
+    with pytest.raises(SystemExit) as stop:
+        to_tex(*cells)
+    assert "\n" not in str(stop.value)
+    return str(stop.value)
+
+
+def convert(folder, *cells, environment=None):
+    """What a user runs; from another folder than the notebook's."""
+    folder.mkdir(exist_ok=True)
+    nbformat.write(new_notebook(cells=list(cells)), folder / "paper.ipynb")
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "nbconvert",
+            "--config",
+            ROOT / "report/config.py",
+            "--output-dir",
+            folder / "out",
+            folder / "paper.ipynb",
+        ],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+
+
+def pdf_text(path):
+    text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
+    return " ".join(text.split())
+
+
+def test_figures_and_tables_become_floats():
+    tex = to_tex(
+        figure(),
+        figure("fig-wide", more="#| fig-env: figure*\n"),
+        table(),
+        table("tbl-wide", more="#| column: page\n"),
+        markdown("[Figure 1](#fig-loss), [Figures 1](#fig-loss) and [2](#fig-wide), [Table 2](#tbl-wide)"),
+    )
+    assert re.search(
+        r"\\begin\{figure\}\[t\]\s+\\centering\s+\\includegraphics\[alt=\{A line that falls\}\]\{fig-loss.pdf\}", tex
+    )
+    assert r"\caption{The loss.}\label{fig-loss}" in tex
+    assert re.search(r"(?s)\\begin\{figure\*\}.*\{fig-wide.pdf\}.*\\end\{figure\*\}", tex)
+    assert re.search(
+        r"(?s)\\begin\{table\}\[t\].*\\caption\{Layers.\}\\label\{tbl-layers\}.*\\toprule.*\\end\{table\}", tex
+    )
+    assert re.search(r"(?s)\\begin\{table\*\}.*tbl-wide.*\\end\{table\*\}", tex)
+    assert r"Figure~\ref{fig-loss}, Figures~\ref{fig-loss} and \ref{fig-wide}, Table~\ref{tbl-wide}" in tex
+
+
+def test_captions_are_markdown():
+    tex = to_tex(
+        figure(caption='"50 % of *all* $x^2$, as in [Figure 1](#fig-loss) and [He et al. (2016)](#ref-he2016)"')
+    )
+    assert r"\caption{50 \% of \emph{all} \(x^2\), as in Figure~\ref{fig-loss} and \citet{he2016}}" in tex
+
+
+def test_sections_are_numbered_by_latex():
+    tex = to_tex(
+        markdown(
+            '# Title\n\n<a id="sec-first"></a>\n## 1 First\n\n### 1.1 *Part* one <a id="sec-part"></a>\n\n'
+            "[Section 1.1](#sec-part) of [Section 1](#sec-first)"
+        ),
+        markdown("## Aside\n\n## 2 Second\n\n### 2.1 Part"),
+    )
+    assert r"\section{First}\label{sec-first}" in tex and r"\label{sec-part}" in tex
+    assert r"\section*{Aside}" in tex and r"\section{Second}" in tex and r"\subsection{Part}" in tex
+    assert r"Section~\ref{sec-part} of Section~\ref{sec-first}" in tex
+    assert "Title" not in tex.partition(r"\maketitle")[2]
+
+
+def test_equations_lose_their_tag():
+    tex = to_tex(
+        markdown(
+            "\\begin{equation}\na_1 = b \\tag{1}\\label{eq-one}\n\\end{equation}\n\n$$ c \\tag{2}\\label{eq-two} $$\n\n"
+            "$$ plain $$\n\nBy [Equation 1](#eq-one) and [(2)](#eq-two)."
+        )
+    )
+    assert r"\tag" not in tex
+    assert re.search(r"\\begin\{equation\}\s+a_1 = b\s*\\label\{eq-one\}\s+\\end\{equation\}", tex)
+    assert r"\[plain\]" in tex and r"By Equation~\ref{eq-one} and (\ref{eq-two})." in tex
+
+
+def test_citations_and_web_links():
+    tex = to_tex(
+        markdown(
+            "[He et al. (2016)](#ref-he2016) [(Ioffe and Szegedy, 2015)](#ref-ioffe2015) "
+            "[(Krizhevsky, 2009)](#ref-krizhevsky2009) "
+            "[site](https://example.org/a_b?c=1%20) [file](../data/x.md)"
+        )
+    )
+    assert r"\citet{he2016} \citep{ioffe2015,krizhevsky2009}" in tex
+    assert r"\href{https://example.org/a_b?c=1\%20}{site} file" in tex
+    assert re.search(r"(?s)\\begin\{thebibliography\}.*\\bibitem.*\{he2016\}.*Deep residual learning", tex)
+
+
+def test_only_what_belongs_enters():
+    tex = to_tex(
+        front(),
+        code("banner()", tags=["banner"]),
+        code("abstract()", {"text/markdown": "In short, 82.37 %."}, tags=["abstract"]),
+        markdown("only in the notebook", "notebook-only"),
+        code(
+            "secret_code()",
+            {"text/plain": "plain output"},
+            {"text/html": "<b>html</b>"},
+            {"text/markdown": "kernel *prose*"},
+            stream="Epoch [1/1] Loss: 0.2740",
+        ),
+    )
+    assert r"kernel \emph{prose}" in tex
+    assert re.search(r"\\begin\{abstract\}\s+In short, 82.37 \\%\.\s+\\end\{abstract\}", tex)
+    for absent in ("only in the notebook", "secret_code", "plain output", "html</b>", "Epoch", r"\fbox"):
+        assert absent not in tex
+    assert re.search(r"(?s)\\fbox.*stand-in", to_tex(code("b()", {"text/markdown": "stand-in"}, tags=["banner"])))
+
+
+def test_hostile_text_stays_text():
+    tex = to_tex(
+        front(title=HOSTILE, name=HOSTILE),
+        markdown(HOSTILE),
+        figure(caption=f"'{HOSTILE}'"),
+        markdown("```\n\\end{verbatim}\\input{/etc/passwd}\n```"),
+    )
+    body = tex.partition(r"\graphicspath")[2]
+    assert not re.search(r"\\(input|write|end\{verbatim)", body)
+    assert body.count("/etc/passwd") >= 6
+
+
+@pytest.mark.parametrize(
+    "cells, words",
+    [
+        ([markdown("## 2 Wrong")], ["cell 1", "2 Wrong", "number 1"]),
+        ([markdown("## 1 One"), markdown("### 1.2 Wrong")], ["cell 2", "1.2 Wrong", "number 1.1"]),
+        ([figure(), markdown("see [Figure 2](#fig-loss)")], ["cell 2", "Figure 2", "fig-loss is number 1"]),
+        ([markdown("see [Figure 1](#fig-none)")], ["cell 1", "fig-none", "does not exist"]),
+        ([figure(caption="'see [Table 1](#tbl-none)'")], ["cell 1", "tbl-none"]),
+        ([code("f''", {"text/markdown": "[Table 3](#tbl-layers)"}), table()], ["cell 1", "Table 3", "number 1"]),
+        ([figure(), table(), figure()], ["fig-loss", "twice", "cell 1", "cell 3"]),
+        ([markdown("$$ a \\tag{2}\\label{eq-a} $$")], ["eq-a", "tagged 2", "number 1"]),
+        ([markdown("[(Nobody, 1900)](#ref-nobody1900)")], ["cell 1", "nobody1900", "references.bib"]),
+        ([code("#| label: fig-a\n#| fig-cap: a: b", {})], ["cell 1", "YAML"]),
+        ([code("#| label: fig-a\n#| fig-cap: a", {"text/plain": "x"})], ["cell 1 (fig-a)", "one PDF or PNG"]),
+        ([code("#| label: fig-a\nplot()", {"image/png": ""})], ["cell 1 (fig-a)", "no fig-cap"]),
+        ([code("#| label: fig-a\n#| fig-cap: a", {"image/png": "A"})], ["cell 1 (fig-a)", "base64"]),
+        ([code("plot()", {"image/png": ""})], ["cell 1 (plot())", "label"]),
+        (
+            [
+                new_code_cell(
+                    "1 / 0",
+                    outputs=[new_output("error", ename="ZeroDivisionError", evalue="division by zero", traceback=[])],
+                    metadata={"tags": ["notebook-only"]},
+                )
+            ],
+            ["cell 1 (1 / 0)", "ZeroDivisionError"],
+        ),
+    ],
+)
+def test_refusals_name_the_culprit(cells, words):
+    message = refusal(*cells)
+    for word in words:
+        assert word in message
+
+
+def test_a_text_that_swallows_the_next_is_read_alone():
+    tex = to_tex(markdown("~~~\nopen fence"), markdown("## 1 Heading"), markdown("~~~\nopen again"))
+    assert r"\section{Heading}" in tex
+
+
+def test_paper(tmp_path):
+    cells = [
+        front("Of 100 % {braces} & more_underscores", "Zoë O’Brien #1 ~ ^ \\"),
+        code("b()", {"text/markdown": "**Stand-in data**"}, tags=["banner"]),
+        code("a()", {"text/markdown": "An abstract."}, tags=["abstract"]),
+        markdown(
+            '# Of 100 %\n\n## 1 Start <a id="sec-start"></a>\n\nSee [Section 1](#sec-start), '
+            "[Figure 1](#fig-loss), [Table 1](#tbl-layers), "
+            f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016).\n\n$$ a \\tag{{1}}\\label{{eq-a}} $$\n\n"
+            f"{HOSTILE}\n\n| p | q |\n|---|---|\n| in a pipe | table |"
+        ),
+        figure(),
+        figure("fig-wide", more="#| fig-env: figure*\n", width=9),
+        table(),
+        table("tbl-wide", columns=12),
+        code("log()", stream="Step [100/500]"),
+    ]
+    done = convert(tmp_path / "a folder é", *cells)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "a folder é/out"
+    text = pdf_text(out / "report.pdf")
+    for present in (
+        "Of 100 % {braces} & more_underscores",
+        "Zoë O’Brien #1 ~ ^ \\",
+        "Stand-in data",
+        "An abstract.",
+        "1 Start",
+        "See Section 1, Figure 1, Table 1, (1), He et al. [1].",
+        "Figure 2:",
+        "Table 2:",
+        "in a pipe",
+        "References",
+        "Deep residual learning",
+        r"\input{/etc/passwd}",
+    ):
+        assert present in text
+    for absent in ("??", "[?]", "Step [", "plot()", "root:x"):
+        assert absent not in text
+    info = subprocess.run(["pdfinfo", out / "report.pdf"], capture_output=True, text=True).stdout
+    assert "Of 100 % {braces} & more_underscores" in info and "Zoë O’Brien #1" in info and "networks" in info
+
+    # the written source needs nothing but the figures beside it, and gives the same text
+    assert not list(out.glob("*.bib")) and r"\bibliography{" not in (out / "report.tex").read_text()
+    for label, width in (("fig-loss", 3.3), ("fig-wide", 9)):
+        (out / f"{label}.pdf").write_bytes(base64.b64decode(figure_pdf(width)))
+    before = (out / "report.pdf").read_bytes()
+    shutil.copy(out / "report.tex", out / "again.tex")
+    for _ in range(2):
+        subprocess.run(
+            ["xelatex", "-interaction=batchmode", "-halt-on-error", "again.tex"],
+            cwd=out,
+            check=True,
+            capture_output=True,
+        )
+    assert pdf_text(out / "again.pdf") == text
+    log = (out / "again.log").read_text(errors="replace")
+    assert not re.search(r"Overfull \\hbox \((?:[5-9]|\d\d+)\.", log)
+
+    # the same notebook gives the same bytes; a failed build leaves the paper alone
+    assert exporter.PaperExporter().from_filename(str(out.parent / "paper.ipynb"))[0] == before
+    done = convert(tmp_path / "a folder é", *cells, markdown("[Figure 9](#fig-loss)"))
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert (out / "report.pdf").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("A dropped glyph: \U000130b8.", ["cell 1 (A dropped", "\U000130b8", "U+130B8"]),
+        (r"$\nosuchcommand$", ["cell 1", "Undefined control sequence", "nosuchcommand"]),
+        (r"$\input{/etc/passwd}$", ["cell 1", "/etc/passwd"]),
+    ],
+)
+def test_latex_faults_name_the_cell(tmp_path, monkeypatch, source, words):
+    monkeypatch.setattr(exporter, "BUILD", tmp_path / "build")
+    with pytest.raises(SystemExit) as stop:
+        exporter.PaperExporter().from_notebook_node(new_notebook(cells=[markdown(source)]))
+    for word in words:
+        assert word in str(stop.value)
+    assert {path.name for path in (tmp_path / "build").iterdir()} == {"report.tex", "report.log"}
+
+
+@pytest.mark.parametrize("tool", ["pandoc", "latexmk"])
+def test_missing_tools_are_one_sentence(tmp_path, monkeypatch, tool):
+    (tmp_path / "bin").mkdir()
+    if tool == "latexmk":
+        (tmp_path / "bin/pandoc").symlink_to(shutil.which("pandoc"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(SystemExit, match=f"{tool} is not installed"):
+        exporter.PaperExporter().from_notebook_node(new_notebook(cells=[markdown("text")]))
+
+
+def test_no_notebook_at_all(tmp_path):
+    (tmp_path / "broken.ipynb").write_text("{not json")
+    with pytest.raises(SystemExit, match="broken.ipynb"):
+        exporter.PaperExporter().from_filename(str(tmp_path / "broken.ipynb"))

@@ -1,0 +1,264 @@
+"""fit: what it computes, that it repeats, and that nothing stops it for good."""
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, tiny
+from torch import nn
+from torch.nn import functional as F
+
+import utils
+
+RECIPE = utils.Recipe(epochs=3, batch_size=64, optimizer="sgd", learning_rate=0.05, schedule="linear", warmup=0.2,
+                      weight_decay=5e-4, label_smoothing=0.1, augmentation="crop flip cutmix", pad_with="reflection")
+
+
+def same(run, other):
+    """Whether two finished runs agree to the bit in weights, losses, predictions and history, times aside."""
+    weights = [utils.load_file(r.folder / "weights.safetensors") for r in (run, other)]
+    return (all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+            and np.array_equal(run.losses, other.losses)
+            and all(torch.equal(run.predictions[k], other.predictions[k]) for k in run.predictions)
+            and run.history.drop(columns="seconds").equals(other.history.drop(columns="seconds")))
+
+
+class Faulty(nn.Module):
+    """The tiny network, with something happening at its n-th training step."""
+
+    def __init__(self, at, what):
+        super().__init__()
+        self.net, self.at, self.what, self.calls = tiny(), at, what, 0
+
+    def forward(self, x):
+        self.calls += self.training
+        out = self.net(x)
+        return self.what(out) if self.training and self.calls == self.at else out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits, tmp_path_factory):
+    return utils.fit(tiny(), digits, tmp_path_factory.mktemp("runs") / "whole", RECIPE)
+
+
+def test_learns_and_repeats(digits, uninterrupted, tmp_path):
+    assert uninterrupted.history.train_loss.iloc[-1] < uninterrupted.history.train_loss.iloc[0]
+    assert uninterrupted.info["accuracy"] > 60  # chance is 10
+    assert len(uninterrupted.losses) == 3 * (1437 // 64)
+    assert same(uninterrupted, utils.fit(tiny(), digits, tmp_path / "again", RECIPE))
+    assert not same(uninterrupted, utils.fit(tiny(), digits, tmp_path / "seed", replace(RECIPE, seed=1)))
+
+
+def test_finished_run_returns_at_once_and_loads_its_weights(digits, uninterrupted):
+    net = Faulty(1, lambda out: pytest.fail("it trained again")).net
+    run = utils.fit(net, digits, uninterrupted.folder, RECIPE)
+    found = utils.accuracy_of(utils.predict(net, digits.test_images, run.info["normalisation"]), digits.test_labels)
+    assert found == run.info["accuracy"]
+    assert not (run.folder / "state.pt").exists()
+
+
+def test_another_configuration_is_refused(digits, uninterrupted):
+    with pytest.raises(utils.SubmissionError, match=r"learning_rate \(0.05 there, 0.1 now\)"):
+        utils.fit(tiny(), digits, uninterrupted.folder, replace(RECIPE, learning_rate=0.1))
+    wider = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    with pytest.raises(utils.SubmissionError, match="network"):
+        utils.fit(wider, digits, uninterrupted.folder, RECIPE)
+
+
+def stop_then_resume(net, digits, folder, error, match):
+    with pytest.raises(error, match=match):
+        utils.fit(net, digits, folder, RECIPE)
+    return utils.fit(tiny(), digits, folder, RECIPE)
+
+
+@pytest.mark.parametrize("step", [1, 10, 22, 30])  # the first, mid-epoch, an epoch's last, the second epoch
+def test_ctrl_c_saves_and_resumes_to_the_same_bits(digits, uninterrupted, tmp_path, step):
+    def interrupt(out):
+        os.kill(os.getpid(), signal.SIGINT)
+        return out
+    folder = tmp_path / "run"
+    faulty = Faulty(step, interrupt)
+    with pytest.raises(utils.TrainingStopped, match="run this again to continue"):
+        utils.fit(faulty, digits, folder, RECIPE)
+    # Its parameters are named "net.…"; what was saved is renamed so that the plain network can continue it.
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert state["epoch"] * 22 + state["step"] == step
+    state["model"] = {k.removeprefix("net."): v for k, v in state["model"].items()}
+    state["config"]["network"] = uninterrupted.info["config"]["network"]
+    torch.save(state, folder / "state.pt")
+    assert same(uninterrupted, utils.fit(tiny(), digits, folder, RECIPE))
+
+
+def test_other_data_is_refused_for_an_unfinished_run(digits, tmp_path):
+    with pytest.raises(utils.TrainingStopped):
+        utils.fit(Faulty(5, lambda out: os.kill(os.getpid(), signal.SIGINT) or out), digits, tmp_path / "run", RECIPE)
+    other = replace(digits, train_labels=digits.train_labels.flip(0))
+    with pytest.raises(utils.SubmissionError, match="other data"):
+        utils.fit(Faulty(0, None), other, tmp_path / "run", RECIPE)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("poison", [lambda out: out * torch.nan, lambda out: out + (out - out).log().sum()])
+def test_a_loss_that_is_not_finite_changes_nothing_and_stops(digits, tmp_path, optimizer, poison, monkeypatch):
+    net, seen = Faulty(25, poison), []
+    keep = utils.Batches.batch  # record the weights before each step
+    monkeypatch.setattr(utils.Batches, "batch", lambda self, step: (
+        seen.append([p.clone() for p in net.parameters()]), keep(self, step))[1])
+    with pytest.raises(utils.SubmissionError, match=r"not finite at epoch 2, step 3, learning rate .*try a lower one"):
+        utils.fit(net, digits, tmp_path / "run", replace(RECIPE, optimizer=optimizer, learning_rate=0.01))
+    assert all(torch.equal(a, b) for a, b in zip(seen[24], seen[25], strict=True))  # that update was not applied
+    assert not all(torch.equal(a, b) for a, b in zip(seen[23], seen[24], strict=True))
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["epoch"] == 1 and all(v.isfinite().all() for v in state["model"].values())
+
+
+def test_no_gpu_memory_is_one_sentence(digits, tmp_path):
+    def full(out):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(utils.SubmissionError, match="batch of 64; try BATCH_SIZE=32"):
+        utils.fit(Faulty(3, full), digits, tmp_path / "run", RECIPE)
+
+
+def test_compile_failing_falls_back_and_says_so(digits, tmp_path, monkeypatch, capsys, uninterrupted):
+    def fail(model):
+        raise RuntimeError("no C++ compiler")
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setitem(utils.COMPILE_PAYS, utils.DEVICE.type, 0)
+    run = utils.fit(tiny(), digits, tmp_path / "run", RECIPE)
+    assert "torch.compile failed (no C++ compiler)" in capsys.readouterr().out
+    assert not run.info["choices"]["compiled"] and run.info["accuracy"] > 60
+
+
+CHILD = """
+    import resource, sys
+    sys.path[:0] = [{root!r}, {tests!r}]
+    import utils
+    from conftest import tiny
+    from test_training import RECIPE
+    utils.SAVE_EVERY = 0  # save after every step, so that many kills hit the writing
+    {before}
+    print("ready", flush=True)
+    try:
+        utils.fit(tiny(), utils._load_digits(), {folder!r}, RECIPE)
+    except utils.SubmissionError as error:
+        sys.exit(str(error))
+"""
+
+
+def child(folder, before="pass"):
+    code = textwrap.dedent(CHILD).format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(folder), before=before)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_kill_at_random_moments_never_loses_or_changes_the_run(uninterrupted, tmp_path):
+    folder, dice, kills, reached = tmp_path / "run", random.Random(0), 0, -1
+    while not (folder / "run.json").exists():
+        process = child(folder)
+        process.stdout.readline()
+        if kills < 12:
+            time.sleep(dice.uniform(0.1, 1.2))
+            process.kill()
+            kills += 1
+        out, err = process.communicate()
+        assert not err.strip() or process.returncode == -signal.SIGKILL, err
+        if (folder / "state.pt").exists():
+            state = torch.load(folder / "state.pt", weights_only=True)  # whole, whenever the kill came
+            now = state["epoch"] * 22 + state["step"]
+            assert now >= reached
+            reached = now
+    assert kills > 2 and same(uninterrupted, utils.load_run(folder))
+
+
+def test_a_full_disk_keeps_the_state_before_and_says_so(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    process = child(folder)
+    while not (folder / "state.pt").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    before = (folder / "state.pt").read_bytes()
+    process = child(folder, "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))")
+    _, err = process.communicate()
+    assert process.returncode == 1 and "cannot be written" in err and "Traceback" not in err
+    assert (folder / "state.pt").read_bytes() == before and not (folder / "state.tmp").exists()
+    process = child(folder)
+    process.communicate()
+    assert same(uninterrupted, utils.load_run(folder))
+
+
+def test_a_damaged_state_is_named(digits, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"half a file")
+    with pytest.raises(utils.SubmissionError, match="state.pt is damaged"):
+        utils.fit(tiny(), digits, tmp_path, RECIPE)
+
+
+def test_batches_crop_flip_and_normalise(digits):
+    recipe = replace(RECIPE, augmentation="crop flip", pad_with="zeros")
+    batches = utils.Batches(digits, recipe, torch.device("cpu"))
+    batches.start_epoch(3)
+    images, labels, _, share = batches.batch(2)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in digits.normalisation())
+    for i, image in enumerate(images):
+        n = batches.order[2 * 64 + i]
+        top, left = batches.shift[:, 2 * 64 + i]
+        expected = F.pad(digits.train_images[n], (4, 4, 4, 4))[:, top:top + 32, left:left + 32] / 255
+        expected = (expected.flip(2) if batches.flip[2 * 64 + i] else expected) - mean
+        torch.testing.assert_close(image, expected / std)
+        assert labels[i] == digits.train_labels[n]
+    assert share == 0 and batches.flip.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert set(batches.shift.unique().tolist()) == set(range(9))
+
+
+def test_reflection_repeats_the_image_at_its_edges(digits):
+    batches = utils.Batches(digits, RECIPE, torch.device("cpu"))
+    expected = F.pad(digits.train_images[:5].float(), (4, 4, 4, 4), mode="reflect").byte()
+    assert torch.equal(batches.images[:5], expected)
+
+
+def test_cutmix_weighs_labels_by_area(digits):
+    recipe = replace(RECIPE, augmentation="cutmix", batch_size=32)
+    batches, plain = (utils.Batches(digits, replace(recipe, augmentation=a), torch.device("cpu")) for a in ("cutmix", ""))
+    batches.start_epoch(0)
+    plain.start_epoch(0)
+    mixed = 0
+    for step in range(batches.steps):
+        images, labels, others, share = batches.batch(step)
+        original = plain.batch(step)[0]
+        pasted = (images != original).any(1).any(0)  # of the batch: where any image has changed
+        assert torch.equal(others, labels.roll(1) if share else labels)
+        assert pasted.float().mean() <= share + 1e-6
+        mixed += share > 0
+    assert 0.3 * batches.steps < mixed < 0.7 * batches.steps
+
+
+def test_schedules():
+    linear = utils.Recipe(epochs=10, learning_rate=1.0, schedule="linear", warmup=0.2)
+    rates = [linear.rate(step, 100) for step in range(1000)]
+    assert max(rates) == pytest.approx(1, abs=0.01) and 198 <= np.argmax(rates) <= 201
+    assert rates[0] < 0.01 and rates[-1] < 0.01 and rates[600] == pytest.approx(0.5, abs=0.01)
+    cosine = replace(linear, schedule="cosine", warmup=0.0)
+    assert cosine.rate(500, 100) == pytest.approx(0.5, abs=0.01)
+    course = replace(linear, schedule="thirds")
+    assert [course.rate(100 * e, 100) for e in (0, 19, 20, 40)] == pytest.approx([1, 1, 1 / 3, 1 / 9])
+    assert replace(linear, schedule="constant").rate(7, 100) == 1
+
+
+def test_normalisation_is_that_of_the_training_images(digits):
+    images = digits.train_images.double() / 255
+    mean, std = digits.normalisation()
+    assert mean == pytest.approx(images.mean((0, 2, 3)).tolist()) and std == pytest.approx(
+        images.std((0, 2, 3), unbiased=False).tolist())
+
+
+def test_held_out_images_are_not_trained_on(digits):
+    part = digits.held_out(200)
+    assert len(part.train_labels) == 1237 and len(part.test_labels) == 200 and "held out" in part.source
+    everything = torch.cat([part.train_images, part.test_images]).flatten(1).sum(1).sort().values
+    assert torch.equal(everything, digits.train_images.flatten(1).sum(1).sort().values)
