@@ -1,14 +1,11 @@
-"""What the assignment notebook needs beside the network itself: data, augmentation, training, evaluation, ledger.
+"""What the assignment notebook needs beside the network itself: data, augmentation, training, evaluation.
 
 Top to bottom: loading CIFAR-10 into two uint8 tensors; drawing augmented batches from them; `fit`, one training
-loop that can be stopped at any moment and continued to the same bits; prediction; the ledger of claims.
+loop that can be stopped at any moment and continued to the same bits; prediction.
 """
-import base64
 import contextlib
 import dataclasses
 import hashlib
-import html
-import io
 import json
 import math
 import os
@@ -20,14 +17,12 @@ import time
 from datetime import date
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torchvision
-import yaml
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import clear_output
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -95,11 +90,16 @@ class Data:
 
 
 def load_data(folder, dataset=""):
-    """CIFAR-10 from `folder`, else by download, else (unless `dataset` is "cifar10") the digits as a stand-in.
+    """CIFAR-10 from `folder`, else by download, else scikit-learn's digits as a stand-in.
 
+    `dataset` "cifar10" forbids the stand-in, "digits" asks for it.
     `folder` may hold the official archive or its unpacked batches, or an image tree train/<class>/*, test/<class>/*.
     Raises SubmissionError, with one sentence, where what lies there is damaged or is not CIFAR-10.
     """
+    if dataset not in ("", "cifar10", "digits"):
+        raise SubmissionError(f"DATASET={dataset} is neither cifar10 nor digits")
+    if dataset == "digits":
+        return _load_digits()
     folder, official = Path(folder), torchvision.datasets.CIFAR10
     archive, batches = folder / official.filename, folder / official.base_folder
     if (folder / "train").is_dir():
@@ -218,9 +218,10 @@ class Batches:
         The second labels are those of the images pasted in by CutMix (Yun et al. 2019); without it they weigh 0.
         """
         part = slice(step * self.recipe.batch_size, (step + 1) * self.recipe.batch_size)
-        index, (top, left), across = self.order[part], self.shift[:, part, None], torch.arange(self.size, device=self.device)
+        index, (top, left) = self.order[part], self.shift[:, part, None]
+        across, channel = torch.arange(self.size, device=self.device), torch.arange(3, device=self.device)
         columns = left + torch.where(self.flip[part, None], across.flip(0), across)
-        images = self.images[index[:, None, None, None], torch.arange(3, device=self.device)[:, None, None],
+        images = self.images[index[:, None, None, None], channel[:, None, None],
                              (top + across)[:, None, :, None], columns[:, None, None, :]]
         images, labels = (images - self.mean) / self.std, self.labels[index]
         apply, area, row, column = self.boxes[step].tolist()
@@ -228,10 +229,11 @@ class Batches:
             return images, labels, labels, 0.0
         # Yun et al. draw the area kept from Beta(1, 1), which is uniform; partners are the batch rolled by one.
         half = self.size * math.sqrt(area) / 2
-        t, b = (min(max(round(row * self.size + s * half), 0), self.size) for s in (-1, 1))
-        l, r = (min(max(round(column * self.size + s * half), 0), self.size) for s in (-1, 1))
-        images[:, :, t:b, l:r] = images.roll(1, 0)[:, :, t:b, l:r]
-        return images, labels, labels.roll(1, 0), (b - t) * (r - l) / self.size ** 2
+        low_high = [[min(max(round(centre * self.size + side * half), 0), self.size) for side in (-1, 1)]
+                    for centre in (row, column)]
+        rows, columns = (slice(*ends) for ends in low_high)
+        images[:, :, rows, columns] = images.roll(1, 0)[:, :, rows, columns]
+        return images, labels, labels.roll(1, 0), math.prod(high - low for low, high in low_high) / self.size ** 2
 
 
 # ------------------------------------------------------------------------------------------------------ training
@@ -268,7 +270,7 @@ class Recipe:
 
 @dataclasses.dataclass
 class Run:
-    """A finished run: `info` is its run.json, `history` has a row per epoch, `losses` a value per step."""
+    """A finished run: `info` is its run.json, `history` has a row per epoch, `losses` one value per step."""
     folder: Path
     info: dict
     history: pd.DataFrame
@@ -391,7 +393,11 @@ def _train(model, data, folder, recipe, state):
         scaler.update()
         return torch.stack([torch.where(finite, loss.detach(), torch.nan), accuracy])
 
-    net = model.train()
+    def log(line):
+        lines.append(line)
+        tqdm.write(line)
+
+    net, lines = model.train(), []
     if compiled:  # tried on one step, which is then undone
         before, began = {k: v.clone() for k, v in model.state_dict().items()}, time.perf_counter()
         try:
@@ -434,7 +440,7 @@ def _train(model, data, folder, recipe, state):
                 loss, accuracy = losses.mean().item(), 100 * accuracies.mean().item()
                 bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.1f}%", rate=f"{rate:.2g}")
                 if recipe.epochs <= 3 and done % 100 == 0:  # the course's log line, with the running mean of the loss
-                    tqdm.write(f"Epoch [{epoch + 1}/{recipe.epochs}], Step [{done}/{batches.steps}] Loss: {loss:.4f}")
+                    log(f"Epoch [{epoch + 1}/{recipe.epochs}], Step [{done}/{batches.steps}] Loss: {loss:.4f}")
                 state.update(step=done, partial=[losses.tolist(), accuracies.tolist()])
                 if last:
                     bar.close()
@@ -444,7 +450,7 @@ def _train(model, data, folder, recipe, state):
                             predict(model, data.test_images, data.normalisation()), data.test_labels)
                     row["seconds"] = state["seconds"] + time.perf_counter() - mark
                     if recipe.epochs > 3:
-                        tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+                        log("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
                     state["history"].append(row)
                     state.update(epoch=epoch + 1, step=0, partial=[[], []], losses=state["losses"] + losses.tolist())
                 if due:
@@ -454,6 +460,9 @@ def _train(model, data, folder, recipe, state):
                 if stop and state["epoch"] < recipe.epochs:
                     raise TrainingStopped(f"stopped at epoch {epoch + 1}, step {done}; run this again to continue "
                                           f"(the state is in {folder})")
+    if _in_notebook():  # what is left of the bars would stay in the saved notebook
+        clear_output(wait=True)
+        print(*lines, sep="\n")
 
 
 @contextlib.contextmanager
@@ -474,7 +483,8 @@ def _refuse_other(folder, kept, wanted):
     """Raise SubmissionError, naming what differs, where the run kept in `folder` is not the one wanted."""
     differing = [f"{k} ({kept.get(k)} there, {wanted[k]} now)" for k in wanted if kept.get(k) != wanted[k]]
     if differing:
-        raise SubmissionError(f"{folder} holds a run with other {', '.join(differing)}: use another folder, or remove it")
+        raise SubmissionError(f"{folder} holds a run with other {', '.join(differing)}: take another folder, "
+                              "or remove it (FRESH=1 does)")
 
 
 @contextlib.contextmanager
@@ -490,8 +500,8 @@ def _disk(folder):
 def _save_state(folder, state):
     """Write state.pt so that at every moment a whole one lies there: temporary file, flush to disk, rename."""
     if not all(value.isfinite().all() for value in state["model"].values()):
-        raise SubmissionError(f"the network holds values that are not finite; {folder} keeps the last finite state: try "
-                              "a lower learning rate")
+        raise SubmissionError(f"the network holds values that are not finite; {folder} keeps the last finite state: "
+                              "try a lower learning rate")
     temporary = folder / "state.tmp"
     try:
         with _disk(folder), open(temporary, "wb") as file:
@@ -567,66 +577,3 @@ def _bar():
 
 def _in_notebook():
     return get_ipython() is not None and "IPKernelApp" in get_ipython().config
-
-
-# -------------------------------------------------------------------------------------------- figures and ledger
-
-def cell_options():
-    """The Quarto options (`#| key: value`) at the top of the cell being run, as a dict; {} outside a notebook."""
-    if not _in_notebook():
-        return {}
-    source = get_ipython().history_manager.input_hist_raw[-1]
-    return yaml.safe_load("\n".join(line[2:] for line in source.splitlines() if line.startswith("#|"))) or {}
-
-
-def show_figure(figure, folder):
-    """Save `figure` in `folder` as PDF and PNG, named by the cell's label, and display it with the cell's alt text."""
-    options, files = cell_options(), {}
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):  # no dates: same figure, same bytes
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata=metadata)
-        files[kind] = buffer.getvalue()
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{options['label']}.{kind}").write_bytes(files[kind])
-    plt.close(figure)
-    encoded = {kind: base64.b64encode(value).decode() for kind, value in files.items()}
-    image = f'<img alt="{html.escape(options["fig-alt"])}" src="data:image/png;base64,{encoded["png"]}" width="{figure.get_figwidth() * 130:.0f}">'
-    display({"text/html": f"{image}<p>{html.escape(options['fig-cap'])}</p>", "application/pdf": encoded["pdf"],
-             "image/png": encoded["png"]}, raw=True)
-
-
-def show_table(frame, precision=2):
-    """Display a DataFrame without its index as HTML for the notebook and as a booktabs tabular for the paper."""
-    def styled(kind):
-        style = frame.style.hide(axis="index").format(precision=precision, thousands=",", na_rep="–", escape=kind)
-        return style.format_index(escape=kind, axis="columns")
-    caption = html.escape(cell_options().get("tbl-cap", ""))
-    display({"text/html": f"<p>{caption}</p>" + styled("html").to_html(),
-             "text/latex": styled("latex").to_latex(hrules=True)}, raw=True)
-
-
-class Ledger(dict):
-    """What the paper claims: name -> value, unit, source (a cell's label or a run's name) and tolerance."""
-
-    def claim(self, name, value, unit, tolerance, source):
-        """Enter a claim and return its value. `tolerance` is how far a rerun may be off, None where it may be anything."""
-        self[name] = {"value": value, "unit": unit, "source": source, "tolerance": tolerance}
-        return value
-
-    def write(self, folder, data, environment):
-        """Write results.json to `folder`, with hashes of utils.py and of every cell run so far; returns its path."""
-        cells = get_ipython().history_manager.input_hist_raw[1:] if _in_notebook() else []
-        about = {"source": data.source, "fingerprint": data.fingerprint(), "train_images": len(data.train_labels),
-                 "test_images": len(data.test_labels), "standin": data.standin}
-        code = {"utils.py": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
-                "cells": [code_hash(source) for source in cells]}
-        path = folder / "results.json"
-        path.write_text(json.dumps({"claims": self, "data": about, "environment": environment, "code": code}, indent=1,
-                                   ensure_ascii=False) + "\n")
-        return path
-
-
-def code_hash(source):
-    """SHA-256 of a code cell's source without its cell options: captions may change without a rerun."""
-    lines = [line.rstrip() for line in source.strip().splitlines() if not line.startswith("#|")]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

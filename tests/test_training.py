@@ -72,12 +72,6 @@ def test_another_configuration_is_refused(digits, uninterrupted):
         utils.fit(wider, digits, uninterrupted.folder, RECIPE)
 
 
-def stop_then_resume(net, digits, folder, error, match):
-    with pytest.raises(error, match=match):
-        utils.fit(net, digits, folder, RECIPE)
-    return utils.fit(tiny(), digits, folder, RECIPE)
-
-
 @pytest.mark.parametrize("step", [1, 10, 22, 30])  # the first, mid-epoch, an epoch's last, the second epoch
 def test_ctrl_c_saves_and_resumes_to_the_same_bits(digits, uninterrupted, tmp_path, step):
     def interrupt(out):
@@ -224,7 +218,8 @@ def test_reflection_repeats_the_image_at_its_edges(digits):
 
 def test_cutmix_weighs_labels_by_area(digits):
     recipe = replace(RECIPE, augmentation="cutmix", batch_size=32)
-    batches, plain = (utils.Batches(digits, replace(recipe, augmentation=a), torch.device("cpu")) for a in ("cutmix", ""))
+    batches, plain = (utils.Batches(digits, replace(recipe, augmentation=words), torch.device("cpu"))
+                      for words in ("cutmix", ""))
     batches.start_epoch(0)
     plain.start_epoch(0)
     mixed = 0

@@ -1,0 +1,80 @@
+"""What the notebook shows and claims: figures and tables for two readers, notebook and paper, and the ledger."""
+import base64
+import hashlib
+import html
+import io
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import yaml
+from IPython import get_ipython
+from IPython.display import display
+
+_numbers = {"fig": {}, "tbl": {}}  # label -> number, in the order in which cells were first run
+
+
+def cell_options():
+    """The Quarto options (`#| key: value`) at the top of the cell being run, and the caption as a notebook shows it."""
+    source = get_ipython().history_manager.input_hist_raw[-1]
+    options = yaml.safe_load("\n".join(line[2:] for line in source.splitlines() if line.startswith("#|")))
+    kind, label = options["label"][:3], options["label"]
+    number = _numbers[kind].setdefault(label, len(_numbers[kind]) + 1)
+    word = {"fig": "Figure", "tbl": "Table"}[kind]
+    options["shown"] = f'<p id="{label}"><b>{word} {number}.</b> {html.escape(options[f"{kind}-cap"])}</p>'
+    return options
+
+
+def show_figure(figure, folder):
+    """Save `figure` in `folder` as PDF and PNG, named by the cell's label, and display it with the cell's alt text."""
+    options, files = cell_options(), {}
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):  # no dates: same figure, same bytes
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        files[kind] = buffer.getvalue()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{options['label']}.{kind}").write_bytes(files[kind])
+    plt.close(figure)
+    encoded = {kind: base64.b64encode(value).decode() for kind, value in files.items()}
+    image = (f'<img alt="{html.escape(options["fig-alt"])}" width="{figure.get_figwidth() * 130:.0f}" '
+             f'src="data:image/png;base64,{encoded["png"]}">')
+    display({"text/html": image + options["shown"], "application/pdf": encoded["pdf"], "image/png": encoded["png"]},
+            raw=True)
+
+
+def show_table(frame, precision=2):
+    """Display a DataFrame without its index as HTML for the notebook and as a booktabs tabular for the paper."""
+    def styled(kind):
+        style = frame.style.hide(axis="index").format(precision=precision, thousands=",", na_rep="–", escape=kind)
+        return style.format_index(escape=kind, axis="columns")
+    options = cell_options()
+    display({"text/html": options["shown"] + styled("html").to_html(table_uuid=options["label"]),
+             "text/latex": styled("latex").to_latex(hrules=True)}, raw=True)
+
+
+class Ledger(dict):
+    """What the paper claims: name -> value, unit, source (a cell's label or a run's name) and tolerance."""
+
+    def claim(self, name, value, unit, tolerance, source):
+        """Enter a claim and return its value; `tolerance` is how far a rerun may be off, None if anything goes."""
+        self[name] = {"value": value, "unit": unit, "source": source, "tolerance": tolerance}
+        return value
+
+    def write(self, folder, data, environment):
+        """Write results.json to `folder`, with hashes of utils.py and of every cell run so far; returns its path."""
+        root = Path(__file__).parent.parent
+        about = {"source": data.source, "fingerprint": data.fingerprint(), "train_images": len(data.train_labels),
+                 "test_images": len(data.test_labels), "standin": data.standin}
+        code = {name: hashlib.sha256((root / name).read_bytes()).hexdigest()
+                for name in ("utils.py", "report/ledger.py")}
+        code["cells"] = [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]]
+        path = folder / "results.json"
+        path.write_text(json.dumps({"claims": self, "data": about, "environment": environment, "code": code}, indent=1,
+                                   ensure_ascii=False) + "\n")
+        return path
+
+
+def code_hash(source):
+    """SHA-256 of a code cell's source without its cell options: captions may change without a rerun."""
+    lines = [line.rstrip() for line in source.strip().splitlines() if not line.startswith("#|")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,166 @@
+"""Training speed: the course's loop, ours, and the model alone, in images per second (`make bench`).
+
+All rows are measured in one run on one machine, interleaved over several rounds; the table shows medians. `matmul`
+is the share of this machine's own measured matrix-product rate, in the row's number format, that the network's
+training reaches, counting three times the forward cost per image.
+"""
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from definitions import definitions  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+from torch.utils.data import DataLoader, Dataset  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from torchvision import transforms  # noqa: E402
+
+import utils  # noqa: E402
+
+GPU = utils.DEVICE.type == "cuda"
+ROUNDS, IMAGES, BATCHES = (5, 50_000, (512, 1024)) if GPU else (7, 2_048, (256, 512))
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ResNet = definitions()["ResNet"]
+
+
+def clock():
+    """Seconds, once everything queued on the device is done."""
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matmul_rate(precision, size=4096 if GPU else 2048):
+    """Operations per second of a square matrix product."""
+    a = torch.randn(size, size, device=utils.DEVICE, dtype=DTYPES[precision])
+    a @ a
+    began = clock()
+    for _ in range(4):
+        a @ a
+    return 4 * 2 * size ** 3 / (clock() - began)
+
+
+class Pictures(Dataset):
+    """The training images as PIL images, transformed one by one, as torchvision's CIFAR10 gives them."""
+
+    def __init__(self, data):
+        mean, std = data.normalisation()
+        self.pictures = [transforms.functional.to_pil_image(image) for image in data.train_images]
+        self.labels = data.train_labels.tolist()
+        self.transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
+                                             transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return self.transform(self.pictures[i]), self.labels[i]
+
+
+def course_loop(pictures):
+    """(a) The loop as the assignment gives it: PIL transforms, DataLoader, float32, Adam, .item() in every step."""
+    net = ResNet().to(utils.DEVICE)
+    optimizer, criterion = torch.optim.Adam(net.parameters(), lr=1e-3), torch.nn.CrossEntropyLoss()
+    began, running = clock(), 0.0
+    for images, labels in DataLoader(pictures, batch_size=100, shuffle=True, drop_last=True):
+        loss = criterion(net(images.to(utils.DEVICE)), labels.to(utils.DEVICE))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        running += loss.item()
+    return len(pictures) // 100 * 100 / (clock() - began), 0.0
+
+
+def our_loop(data, batch_size, compiled):
+    """(b), (c) One epoch of `fit`, by the notebook's recipe, without its evaluation; also the seconds of compiling."""
+    utils.COMPILE_PAYS[utils.DEVICE.type] = 0 if compiled else float("inf")
+    recipe = utils.Recipe(batch_size=batch_size, optimizer="sgd", learning_rate=0.01, weight_decay=5e-4,
+                          label_smoothing=0.1, augmentation="crop flip cutmix", pad_with="reflection")
+    with tempfile.TemporaryDirectory() as folder:
+        run = utils.fit(ResNet(), data, folder, recipe)
+    return len(run.losses) * batch_size / run.info["seconds"], run.info["compile_seconds"]
+
+
+def model_alone(data, batch_size, precision):
+    """(d) The same network and optimiser on one batch that stays where it is."""
+    net = ResNet().to(utils.DEVICE, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
+    images = torch.randn(batch_size, 3, 32, 32, device=utils.DEVICE).contiguous(memory_format=torch.channels_last)
+    labels = data.train_labels[:batch_size].to(utils.DEVICE)
+    began = clock()
+    for _ in range(len(data.train_labels) // batch_size):
+        with torch.autocast(utils.DEVICE.type, DTYPES[precision], enabled=precision != "fp32"):
+            logits = net(images)
+        F.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return len(data.train_labels) // batch_size * batch_size / (clock() - began), 0.0
+
+
+def data_rate(data, batch_size):
+    """Images per second of our data handling alone: order, crop, flip, normalisation, CutMix."""
+    batches = utils.Batches(data, utils.Recipe(batch_size=batch_size, augmentation="crop flip cutmix"), utils.DEVICE)
+    began = clock()
+    for epoch in range(5):
+        batches.start_epoch(epoch)
+        for step in range(batches.steps):
+            batches.batch(step)
+    return 5 * batches.steps * batch_size / (clock() - began)
+
+
+def main():
+    data = utils.load_data(ROOT / "data")
+    few = torch.arange(IMAGES) % len(data.train_labels)
+    data = replace(data, train_images=data.train_images[few], train_labels=data.train_labels[few],
+                   test_images=data.test_images[:10], test_labels=data.test_labels[:10])
+    pictures, precision = Pictures(data), utils.choices()["precision"]
+    rows = {"(a) the course's loop, batch 100": ("fp32", lambda: course_loop(pictures)),
+            "(b) ours, batch 100": (precision, lambda: our_loop(data, 100, False))}
+    for batch_size in BATCHES:
+        rows[f"(c) ours, batch {batch_size}"] = (precision, lambda b=batch_size: our_loop(data, b, False))
+        rows[f"(d) model alone, batch {batch_size}"] = (precision, lambda b=batch_size: model_alone(data, b, precision))
+    rows[f"(c) ours, batch {BATCHES[0]}, compiled"] = (precision, lambda: our_loop(data, BATCHES[0], True))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ResNet().eval()(torch.zeros(1, 3, 32, 32))
+    cost = 3 * counter.get_total_flops()  # the backward pass costs twice the forward pass
+    speeds, starts, matmul, handling = {name: [] for name in rows}, dict.fromkeys(rows, 0.0), {}, {}
+    for round_ in range(-1, ROUNDS):  # the first round only warms up
+        for p in {"fp32", precision}:
+            matmul.setdefault(p, []).append(matmul_rate(p))
+        for batch_size in BATCHES:
+            handling.setdefault(batch_size, []).append(data_rate(data, batch_size))
+        for name, (_, measure) in rows.items():
+            speed, start = measure()
+            starts[name] = max(starts[name], start)
+            if round_ >= 0:
+                speeds[name].append(speed)
+        print(f"round {round_ + 1} of {ROUNDS}", file=sys.stderr)
+    rate = {p: max(values) for p, values in matmul.items()}
+    median = {name: statistics.median(values) for name, values in speeds.items()}
+    reference = median["(a) the course's loop, batch 100"]
+    table = pd.DataFrame([{"name": name, "images_per_s": median[name], "ratio": median[name] / reference, "dtype": p,
+                           "matmul_fraction": median[name] * cost / rate[p], "compile_s": starts[name]}
+                          for name, (p, _) in rows.items()])
+    best = max((name for name in rows if name.startswith("(c)")), key=median.get)
+    batch_size = next(b for b in BATCHES if f"batch {b}" in best)
+    share = median[best] / statistics.median(handling[batch_size])
+    print(f"{utils.choices()}; {data.source}; medians of {ROUNDS} rounds of {IMAGES:,} images")
+    print("matrix products: " + ", ".join(f"{p} {value / 1e9:,.0f} GFLOP/s" for p, value in sorted(rate.items())))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
+    print(f"{best}: {median[best] / reference:.2f} times (a); data handling takes {100 * share:.1f} % of its time")
+    (ROOT / "build").mkdir(exist_ok=True)
+    (ROOT / "build" / "bench.json").write_text(json.dumps({
+        "machine": utils.choices(), "rows": table.to_dict("records"), "speedup": median[best] / reference,
+        "best": best, "data_share": share, "matmul_flops": rate}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
