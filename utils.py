@@ -6,6 +6,7 @@ loop that can be stopped at any moment and continued to the same bits; predictio
 import contextlib
 import dataclasses
 import hashlib
+import http.client
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from tqdm import tqdm
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+HOST = "www.cs.toronto.edu"  # where torchvision downloads CIFAR-10 from
 SAVE_EVERY = 180  # seconds between two saves within an epoch
 # Training images from which torch.compile earns its start-up; on a CPU it measured no faster than channels_last.
 COMPILE_PAYS = {"cpu": math.inf, "cuda": 2_000_000}
@@ -102,12 +104,12 @@ def load_data(folder, dataset=""):
         return _load_digits()
     folder, official = Path(folder), torchvision.datasets.CIFAR10
     archive, batches = folder / official.filename, folder / official.base_folder
-    if (folder / "train").is_dir():
+    if (folder / "train").is_dir() or (folder / "test").is_dir():
         return _load_tree(folder)
-    if archive.exists() or batches.exists() or _reachable("www.cs.toronto.edu"):
+    if archive.exists() or batches.exists() or _reachable(HOST):
         try:
             return _load_official(folder)
-        except (RuntimeError, OSError, EOFError) as error:
+        except (RuntimeError, OSError, EOFError, http.client.HTTPException) as error:
             found = archive if archive.exists() else batches
             if found.exists():
                 raise SubmissionError(f"{found} is damaged or incomplete ({error}); delete it, and it is downloaded "
@@ -136,7 +138,14 @@ def _reachable(host, seconds=3):
 
 def _load_official(folder):
     """The official archive or its batches, MD5 checked, unpacked or downloaded where they are not there yet."""
-    sets = [torchvision.datasets.CIFAR10(folder, train=train, download=True) for train in (True, False)]
+    official, tools = torchvision.datasets.CIFAR10, torchvision.datasets.utils
+    batches = official.train_list + official.test_list + [[official.meta["filename"], official.meta["md5"]]]
+    # torchvision's own download=True overlooks a damaged batches.meta, and asks the network without a time limit
+    if not all(tools.check_integrity(folder / official.base_folder / name, md5) for name, md5 in batches):
+        if not tools.check_integrity(folder / official.filename, official.tgz_md5) and not _reachable(HOST):
+            raise OSError(f"no connection to {HOST}")
+        tools.download_and_extract_archive(official.url, folder, filename=official.filename, md5=official.tgz_md5)
+    sets = [official(folder, train=train) for train in (True, False)]
     tensors = [t for s in sets for t in (torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(),
                                          torch.tensor(s.targets))]
     return Data(*tensors, CLASSES, "CIFAR-10, official archive")
@@ -149,7 +158,7 @@ def _load_tree(folder):
         try:
             tree = torchvision.datasets.ImageFolder(folder / part)
         except FileNotFoundError as error:
-            raise SubmissionError(f"{folder / part} is not a tree of images: {error}") from error
+            raise SubmissionError(f"{folder / part} is not a tree of images: {str(error).split('. ')[0]}") from error
         odd = set(CLASSES) ^ set(tree.classes)
         if odd:
             raise SubmissionError(f"{folder / part} should hold one folder for each class of CIFAR-10; missing or "
@@ -158,15 +167,18 @@ def _load_tree(folder):
         for i, (path, _) in enumerate(tqdm(tree.samples, desc=f"reading {part}", **_bar())):
             try:
                 pixels = np.asarray(Image.open(path).convert("RGB"))
-            except OSError as error:
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them on a broken PNG
                 raise SubmissionError(f"{path} is no image, or a damaged one; copy it anew") from error
             if pixels.shape != (32, 32, 3):
                 raise SubmissionError(f"{path} has {pixels.shape[1]}×{pixels.shape[0]} pixels instead of 32×32")
             images[i] = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
             suffixes.add(Path(path).suffix.lower())
         tensors += [images, torch.tensor(tree.targets)]
-    jpeg = suffixes & {".jpg", ".jpeg"}
-    return Data(*tensors, CLASSES, "CIFAR-10, JPEG re-encoded copy" if jpeg else "CIFAR-10, image tree")
+    source = "CIFAR-10, JPEG re-encoded copy" if suffixes & {".jpg", ".jpeg"} else "CIFAR-10, image tree"
+    counts = [len(tensors[i]) for i in (1, 3)]
+    if counts != [50_000, 10_000]:  # unpacking broke off, or a smaller set was wanted: in any case say so
+        source += f" with only {counts[0]:,} training and {counts[1]:,} test images"
+    return Data(*tensors, CLASSES, source)
 
 
 def _load_digits():
@@ -321,6 +333,7 @@ def fit(model, data, folder, recipe):
     if state:
         _refuse_other(folder, state["config"], config)
         model.load_state_dict(state["model"])
+        torch.set_num_threads(state["choices"]["threads"])
         print(f"{folder.name}: continuing at epoch {state['epoch'] + 1}, step {state['step'] + 1}")
         if state["choices"] != (here := choices(state["choices"]["compiled"])):
             print(f"{folder.name}: started with {state['choices']}, continued with {here}; its bits will differ")
@@ -354,16 +367,22 @@ def choices(compiled=False):
             "torch": str(torch.__version__)}
 
 
+def _optimizer(model, recipe):
+    """Fused SGD or Adam; weight decay on tensors of two or more dimensions, thus not on biases and batch norms."""
+    groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+              {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=True, fused=True)
+    return torch.optim.Adam(groups, fused=True)
+
+
 def _train(model, data, folder, recipe, state):
     """The loop: from `state`'s epoch and step to the end of the last epoch; `state` follows and is saved on the way."""
     batches, compiled = Batches(data, recipe, DEVICE), state["choices"]["compiled"]
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[state["choices"]["precision"]]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     model.to(DEVICE, memory_format=torch.channels_last)
-    decayed, plain = [[p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = (torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=True, fused=True)
-                 if recipe.optimizer == "sgd" else torch.optim.Adam(groups, fused=True))
+    optimizer = _optimizer(model, recipe)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
     if "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])

@@ -1,6 +1,7 @@
 """fit: what it computes, that it repeats, and that nothing stops it for good."""
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,17 @@ def test_compile_failing_falls_back_and_says_so(digits, tmp_path, monkeypatch, c
     run = utils.fit(tiny(), digits, tmp_path / "run", RECIPE)
     assert "torch.compile failed (no C++ compiler)" in capsys.readouterr().out
     assert not run.info["choices"]["compiled"] and run.info["accuracy"] > 60
+
+
+def test_a_log_file_gets_lines_and_no_bars(digits, tmp_path, capfd):
+    run = utils.fit(tiny(), digits, tmp_path / "long", replace(RECIPE, epochs=4))
+    utils.fit(tiny(), digits, tmp_path / "short", replace(RECIPE, epochs=1, batch_size=12))
+    out, err = capfd.readouterr()
+    assert err == "" and "\r" not in out
+    lines = out.splitlines()
+    assert [line.split()[:3] for line in lines[:4]] == [["epoch", str(n), "train_loss"] for n in range(1, 5)]
+    assert re.fullmatch(r"Epoch \[1/1\], Step \[100/119\] Loss: \d\.\d{4}", lines[4]) and len(lines) == 5
+    assert list(run.history.epoch) == [1, 2, 3, 4] and run.history.seconds.is_monotonic_increasing
 
 
 CHILD = """
