@@ -13,7 +13,6 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -37,8 +36,7 @@ TEX_ENVIRONMENT = {
 # What Jupyter renders, and no more: raw TeX outside of math stays text.
 MARKDOWN = (
     "markdown_strict+tex_math_dollars+pipe_tables+backtick_code_blocks+fenced_code_blocks+header_attributes"
-    "+intraword_underscores+all_symbols_escapable+lists_without_preceding_blankline"
-    "+escaped_line_breaks+autolink_bare_uris+markdown_in_html_blocks+smart"
+    "+intraword_underscores+all_symbols_escapable+lists_without_preceding_blankline+escaped_line_breaks+smart"
 )
 FLOATS = {"application/pdf": "figure", "image/png": "figure", "text/latex": "table"}  # of two pictures the first
 NUMBER = r"\d+(?:\.\d+)*"
@@ -79,9 +77,8 @@ def cell_name(index, cell):
 
 def cell_options(cell, place):
     """Quarto's cell options: the `#| key: value` lines at the top of a code cell."""
-    lines = takewhile(lambda line: line.startswith("#|"), cell.source.splitlines())
     try:
-        return dict(yaml.safe_load("\n".join(line[2:].removeprefix(" ") for line in lines)) or {})
+        return dict(yaml.safe_load("\n".join(re.findall(r"(?m)^#\| ?(.*)", cell.source))) or {})
     except (yaml.YAMLError, ValueError) as error:
         fail(f"{place}: the cell options are not lines of `#| key: value`, in YAML ({error}).")
 
@@ -89,7 +86,7 @@ def cell_options(cell, place):
 def prepare(markdown):
     """A Markdown cell as pandoc should see it."""
     # What stands between the notebook's title and the next heading introduces the notebook, not the paper.
-    markdown = re.sub(r"(?ms)\A\s*# .*?(?=^##|^<a id=|\Z)", "", markdown)
+    markdown = re.sub(r"(?ms)\A\s*# (?!\d).*?(?=^##|^<a id=|\Z)", "", markdown)
     # An anchor before a heading is the heading's label.
     markdown = re.sub(r'(?m)^<a id="(sec-[^"]*)"></a>\s*^(##.*)', r"\2 {#\1}", markdown)
     # Jupyter takes these environments for mathematics as they are; pandoc needs dollars around them.
@@ -102,11 +99,10 @@ class Paper:
 
     def __init__(self, nb, name):
         self.front, self.files, self.fragments = {"title": name}, {}, []
+        self.counts, self.sections, self.cited = Counter(), [], False
         self.labels = {}  # label: (its number in the paper, the cell that has it)
-        self.counts, self.sections = Counter(), []
-        self.wide_from = 0  # the earliest fragment before which a wide float may stand
+        self.wide_from = 0  # where the next wide float may go: behind the float before it
         self.keys = re.findall(r"^@\w+\{([^,\s]+),", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.M)
-        self.cited = False
         for index, cell in enumerate(nb.cells, 1):
             self.read_cell(cell, cell_name(index, cell))
         self.convert()
@@ -121,17 +117,16 @@ class Paper:
             if output.output_type == "error":
                 fail(f"{place} ended in an error: {output.ename}: {output.evalue[:200]}")
         shown = [output.data for output in outputs if "data" in output]
-        if "notebook-only" in tags or cell.cell_type == "raw":
-            return
         if "front-matter" in tags:
             self.front |= next((data["application/json"] for data in shown if "application/json" in data), {})
-            return
-        part = next((tag for tag in tags if tag in ("abstract", "banner")), "body")
-        if cell.cell_type == "code" and part == "body":
-            self.read_float(shown, cell_options(cell, place), place)
-        texts = [data["text/markdown"] for data in shown if "text/markdown" in data]
-        texts = texts if cell.cell_type == "code" else [prepare(cell.source)]
-        self.fragments += [Fragment(place, text, part=part) for text in texts]
+        elif "notebook-only" not in tags and cell.cell_type == "markdown":
+            self.fragments.append(Fragment(place, prepare(cell.source)))
+        elif "notebook-only" not in tags and cell.cell_type == "code":
+            part = next((tag for tag in tags if tag in ("abstract", "banner")), "body")
+            if part == "body":
+                self.read_float(shown, cell_options(cell, place), place)
+            texts = [data["text/markdown"] for data in shown if "text/markdown" in data]
+            self.fragments += [Fragment(place, text, part=part) for text in texts]
 
     def read_float(self, shown, options, place):
         label = str(options.get("label", ""))
@@ -149,7 +144,7 @@ class Paper:
                 self.add_float(kind, options, place, below=f"\\fitcolumn{{%\n{data.strip()}}}\n")
 
     def add_float(self, kind, options, place, above="", below=""):
-        """A float with its caption between `above` and `below`; a wide one spans both columns."""
+        """A float has its caption between `above` and `below`; a wide one spans both columns."""
         label = options["label"]
         caption = " ".join(str(options.get(f"{label[:3]}-cap") or "").split())
         if not caption:
@@ -157,9 +152,9 @@ class Paper:
         self.counts[kind] += 1
         self.register(label, str(self.counts[kind]), place)
         wide = options.get("fig-env") == "figure*" or options.get("column") == "page"
-        environment = kind + "*" * wide
-        before = f"\\begin{{{environment}}}\n\\centering\n{above}\\caption{{"
-        after = f"}}\\label{{{label}}}\n{below}\\end{{{environment}}}"
+        kind += "*" * wide
+        before = f"\\begin{{{kind}}}\n\\centering\n{above}\\caption{{"
+        after = f"}}\\label{{{label}}}\n{below}\\end{{{kind}}}"
         # LaTeX puts a wide float on the next page at the earliest, and others wait behind it: let LaTeX have it early.
         position = self.wide_from if wide else len(self.fragments)
         self.fragments.insert(position, Fragment(place, caption, before, after))
@@ -189,10 +184,13 @@ class Paper:
         latex = re.sub(r"\n\n(?=\\\[|\\begin\{equation\})", "\n", latex)  # a display belongs to the paragraph before it
         for fragment in self.fragments:
             converted, _, latex = latex.partition(fragment.mark)
-            fragment.latex = f"% {fragment.place}\n{fragment.before}{converted.strip()}{fragment.after}"
+            cell = fragment.place.partition(" (")[0]  # without its first line: the paper shows no code
+            fragment.latex = f"% {cell}\n{fragment.before}{converted.strip()}{fragment.after}"
 
     def number(self, key, value, _, place):
         """First walk: number headings and equations, and compare with the typed numbers."""
+        if key == "CodeBlock":
+            fail(f"{place} has a block of code, which the paper does not show: tag the cell notebook-only.")
         if key == "Header":
             return self.number_heading(*value, place)
         if key == "Math" and value[0]["t"] == "DisplayMath":
@@ -200,10 +198,10 @@ class Paper:
 
     def number_heading(self, level, attributes, inlines, place):
         """LaTeX numbers the headings that have a typed number; the notebook's ## is its section."""
-        label, text, number = attributes[0], stringify(inlines), ""
+        label, text, number, level = attributes[0], stringify(inlines), "", max(1, level - 1)
         typed = re.match(rf"({NUMBER})\.?\s", text)
         if typed:
-            self.sections = (self.sections + [0] * level)[:level - 1]
+            self.sections = (self.sections + [0] * level)[:level]
             self.sections[-1] += 1
             number = ".".join(map(str, self.sections))
             if typed[1] != number:
@@ -211,12 +209,12 @@ class Paper:
             inlines = inlines[2:]
         if label:
             self.register(label, number, place)
-        return Header(level - 1, [label, [] if typed else ["unnumbered"], []], inlines)
+        return Header(level, [label, [] if typed else ["unnumbered"], []], inlines)
 
     def number_equation(self, text, place):
         """A display with a tag or a label, or an equation environment, becomes a numbered equation."""
         body = re.sub(r"\s*\\(begin|end)\{equation\}\s*", "", text)
-        tag, label = re.search(r"\\tag\{(.*?)\}", body), re.search(r"\\label\{(.*?)\}", body)
+        tag, label = re.search(r"\s*\\tag\{(.*?)\}", body), re.search(r"\\label\{(.*?)\}", body)
         if not tag and not label and body == text:
             return None
         self.counts["equation"] += 1
@@ -225,19 +223,17 @@ class Paper:
             fail(f"{place}: {name} is tagged {tag[1]}, but is number {number} in the paper.")
         if label:
             self.register(name, number, place)
-        body = re.sub(r"\s*\\tag\{.*?\}", "", body).strip()
-        return RawInline("latex", f"\\begin{{equation}}\n{body}\n\\end{{equation}}")
+        body = body.replace(tag[0], "") if tag else body
+        return RawInline("latex", f"\\begin{{equation}}\n{body.strip()}\n\\end{{equation}}")
 
     def resolve(self, key, value, _, place):
         """Second walk: a link becomes a citation, a numbered reference, a web address, or its text alone."""
-        if key != "Link":
+        if key != "Link" or value[2][0].startswith(("http://", "https://", "mailto:")):
             return None
-        inlines, url = value[1], value[2][0]
+        text, url = stringify(value[1]), value[2][0]
         if url.startswith("#ref-"):
-            return self.cite(stringify(inlines), url[5:], place)
-        if url.startswith("#"):
-            return self.refer(stringify(inlines), url[1:], place)
-        return None if url.startswith(("http://", "https://", "mailto:")) else inlines
+            return self.cite(text, url[5:], place)
+        return self.refer(text, url[1:], place) if url.startswith("#") else value[1]
 
     def cite(self, text, key, place):
         """(He et al., 2016) becomes [1], and He et al. (2016) becomes He et al. [1]."""
@@ -268,28 +264,23 @@ def typeset(latex, files):
         done = run(LATEXMK, cwd=folder, env=os.environ | TEX_ENVIRONMENT)
         log = folder / "report.log"
         fault = log.exists() and find_fault(log.read_text(encoding="utf-8", errors="replace"), latex)
-        if not fault and not done.returncode:
-            return (folder / "report.pdf").read_bytes()
-        BUILD.mkdir(exist_ok=True)
-        for file in folder.glob("report.[tl]*"):
-            shutil.copy(file, BUILD)
-        fault = fault or f"latexmk stopped: {done.stderr.decode(errors='replace').strip()[-200:]}"
-        fail(f"{fault} (report.tex and report.log are kept in {BUILD}).")
+        if fault or done.returncode:
+            BUILD.mkdir(exist_ok=True)
+            for file in folder.glob("report.[tl]*"):
+                shutil.copy(file, BUILD)
+            fault = fault or f"latexmk stopped: {done.stderr.decode(errors='replace')[-200:]}"
+            fail(f"{fault} (report.tex and report.log are kept in {BUILD}).")
+        return (folder / "report.pdf").read_bytes()
 
 
 def find_fault(log, latex):
-    """What went wrong, and in which cell, from LaTeX's log; None if nothing did."""
+    """LaTeX's error, with the cell it comes from, or a warning that a paper cannot live with; else None."""
     error = re.search(r"^(?:\./)?report\.tex:(\d+): (.*)(?s:.*?)^l\.\d+ (.*)", log, re.M)
-    missing = re.search(r"Missing character: There is no (.).* in font [^:;!]*", log)
-    undefined = re.search(r"Warning: .*(undefined on|multiply defined).*", log)
     if error:
-        source, message = latex.split("\n")[:int(error[1])], f"LaTeX stopped: {error[2]} {error[3][-80:]}"
-    elif missing:
-        source, message = latex.partition(missing[1])[0].split("\n"), missing[0]
-    else:
-        return undefined and undefined[0]
-    cells = [line.strip() for line in source if re.match(r" *% cell \d", line)]
-    return f"{cells[-1][2:] if cells else 'the title block'}: {message}"
+        cells = re.findall(r"^ *% (cell \d+)$", "\n".join(latex.split("\n")[:int(error[1])]), re.M)
+        return f"{cells[-1] if cells else 'the title block'}: LaTeX stopped: {error[2]} {error[3][-80:]}"
+    warning = re.search(r"Missing character: [^:;!]*|Warning: .*(?:undefined on|multiply defined).*", log)
+    return warning and warning[0]
 
 
 class PaperExporter(PDFExporter):
