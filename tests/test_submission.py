@@ -1,0 +1,76 @@
+"""The submission as committed: notebook, ledger, figures, paper and finished run belong together."""
+import base64
+import json
+import os
+import re
+import subprocess
+
+import nbformat
+import pytest
+import torch
+from conftest import ROOT
+from definitions import NOTEBOOK, definitions
+from ledger import code_hash
+
+import utils
+
+RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
+CLAIMS = {name: claim["value"] for name, claim in RESULTS["claims"].items()}
+RUN = utils.load_run(ROOT / "checkpoints" / "headline")
+CELLS = nbformat.read(NOTEBOOK, 4).cells
+
+
+def test_the_notebook_was_run_in_order_without_errors():
+    code = [cell for cell in CELLS if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+
+
+def test_its_outputs_are_those_of_its_code():
+    code = [code_hash(cell.source) for cell in CELLS if cell.cell_type == "code"]
+    ran = RESULTS["code"]["cells"]
+    assert ran == code[:len(ran)] and len(ran) >= len(code) - 1
+
+
+def test_the_figures_are_those_of_the_notebook():
+    shown = 0
+    for cell in CELLS:
+        label = re.search(r"^#\| label: (fig-\S+)", cell.source, re.MULTILINE)
+        for output in cell.get("outputs", []) if label else []:
+            for mime, kind in (("application/pdf", "pdf"), ("image/png", "png")):
+                file = ROOT / "figures" / f"{label[1]}.{kind}"
+                assert file.read_bytes() == base64.b64decode(output.data[mime]), file
+                shown += 1
+    assert shown == len(list((ROOT / "figures").glob("fig-*"))) > 0
+
+
+def test_the_claims_follow_from_the_committed_predictions():
+    predicted, labels = RUN.predictions["predicted"], RUN.predictions["labels"]
+    assert len(labels) == 10_000 and labels.bincount().tolist() == [1000] * 10
+    assert CLAIMS["test_accuracy"] == pytest.approx(100 * (predicted == labels).float().mean().item(), abs=0.05)
+    for c, name in enumerate(utils.CLASSES):
+        right = (predicted[labels == c] == c).float().mean().item()
+        assert CLAIMS[f"class_accuracy/{name}"] == pytest.approx(100 * right, abs=0.5)
+    steps = len(RUN.losses) // len(RUN.history)
+    assert CLAIMS["running_loss/100"] == pytest.approx(RUN.losses[-steps:][:100].mean(), abs=1e-4)
+
+
+def test_the_paper_says_what_the_ledger_says():
+    text = subprocess.run(["pdftotext", str(ROOT / "report" / "report.pdf"), "-"], capture_output=True, text=True,
+                          check=True).stdout
+    text = re.sub(r"\s+", " ", text)
+    assert f"{CLAIMS['test_accuracy']:.2f} %" in text and f"{CLAIMS['parameters']:,}" in text
+    assert RUN.info["source"] in text and "stand-in" not in text and "??" not in text
+    assert f"{CLAIMS['running_loss/100']:.4f} at step 100" in text
+
+
+@pytest.mark.skipif(not os.environ.get("CIFAR10_DIR"), reason="needs CIFAR-10 in CIFAR10_DIR")
+def test_the_weights_reach_the_accuracy_claimed():
+    data = utils.load_data(os.environ["CIFAR10_DIR"], "cifar10")
+    net = utils.load_weights(definitions()["ResNet"](), RUN.folder)
+    probabilities = utils.predict(net, data.test_images, RUN.info["normalisation"])
+    same = data.fingerprint() == RUN.info["config"]["data"]
+    assert utils.accuracy_of(probabilities, data.test_labels) == pytest.approx(CLAIMS["test_accuracy"],
+                                                                              abs=0.05 if same else 2)
+    if same:
+        torch.testing.assert_close(probabilities, RUN.predictions["probabilities"].float(), atol=5e-3, rtol=0)
