@@ -300,9 +300,10 @@ def load_run(folder):
 
 
 def load_weights(model, folder):
-    """Put the released weights of the run in `folder` into `model`; SubmissionError where they do not fit."""
+    """`model` with the released weights of the run in `folder`; SubmissionError where they do not fit."""
     try:
         model.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+        return model
     except Exception as error:  # no file, a damaged one, other shapes: each library has its own kinds
         raise SubmissionError(f"{folder}/weights.safetensors is missing, damaged or of another network "
                               f"({str(error).splitlines()[0]})") from error
