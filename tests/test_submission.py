@@ -64,6 +64,12 @@ def test_the_paper_says_what_the_ledger_says():
     assert f"{CLAIMS['running_loss/100']:.4f} at step 100" in text
 
 
+def test_the_readme_says_what_the_ledger_says():
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `headline`"))
+    assert f"{CLAIMS['test_accuracy']:.2f} %" in row and f"{CLAIMS['test_accuracy_flips_averaged']:.2f} %" in row
+    assert f"{CLAIMS['epochs']} epochs" in row and f"{CLAIMS['training_time']:.0f} minutes" in row
+
+
 @pytest.mark.skipif(not os.environ.get("CIFAR10_DIR"), reason="needs CIFAR-10 in CIFAR10_DIR")
 def test_the_weights_reach_the_accuracy_claimed():
     data = utils.load_data(os.environ["CIFAR10_DIR"], "cifar10")
