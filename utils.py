@@ -546,17 +546,19 @@ def _load_state(folder):
 def _finish(model, data, folder, state):
     """Write what a finished run leaves: weights, predictions, history, losses and, last, run.json."""
     mean_std, labels = data.normalisation(), data.test_labels
-    full = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+    # Cloned: on a CPU these would else be the model's own tensors, which loading the halves would round.
+    full = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
     half = {k: v.half() if v.ndim > 1 else v for k, v in full.items()}
-    accuracy = {}
-    for name, weights in (("half", half), ("full", full)):
+    probabilities, accuracy = {}, {}
+    for name, weights in (("full", full), ("half", half)):
         model.load_state_dict(weights)
-        accuracy[name] = accuracy_of(predict(model, data.test_images, mean_std), labels)
+        probabilities[name] = predict(model, data.test_images, mean_std)
+        accuracy[name] = accuracy_of(probabilities[name], labels)
     # Half precision is released where the reported accuracy does not show it.
     released = "half" if abs(accuracy["half"] - accuracy["full"]) <= 0.05 else "full"
-    weights = half if released == "half" else full
+    weights, probabilities = {"half": half, "full": full}[released], probabilities[released]
     model.load_state_dict(weights)
-    probabilities, mirrored = (predict(model, data.test_images, mean_std, flip) for flip in (False, True))
+    mirrored = predict(model, data.test_images, mean_std, flip=True)
     info = {"run": folder.name, "config": state["config"], "choices": state["choices"], "source": data.source,
             "train_images": len(data.train_labels), "normalisation": mean_std, "seconds": state["seconds"],
             "compile_seconds": state["compile_seconds"], "finished": date.today().isoformat(), "weights": released,

@@ -53,6 +53,7 @@ def test_learns_and_repeats(digits, uninterrupted, tmp_path):
     assert uninterrupted.history.train_loss.iloc[-1] < uninterrupted.history.train_loss.iloc[0]
     assert uninterrupted.info["accuracy"] > 60  # chance is 10
     assert len(uninterrupted.losses) == 3 * (1437 // 64)
+    assert uninterrupted.info["accuracy_in_full_precision"] == uninterrupted.history.test_accuracy.iloc[-1]
     assert same(uninterrupted, utils.fit(tiny(), digits, tmp_path / "again", RECIPE))
     assert not same(uninterrupted, utils.fit(tiny(), digits, tmp_path / "seed", replace(RECIPE, seed=1)))
 
