@@ -4,6 +4,7 @@ Top to bottom: loading CIFAR-10 into two uint8 tensors; drawing augmented batche
 loop that can be stopped at any moment and continued to the same bits; prediction.
 """
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import http.client
@@ -255,7 +256,7 @@ class Recipe:
     """The hyper-parameters of a run. The defaults are those of the course's own training loop."""
     epochs: int = 1
     batch_size: int = 100
-    optimizer: str = "adam"            # Kingma and Ba 2015; or "sgd", with Nesterov momentum
+    optimizer: str = "adam"            # Kingma and Ba 2015; "sgd", with Nesterov momentum; "muon", with Adam's help
     learning_rate: float = 1e-3        # the highest one of the schedule
     schedule: str = "constant"         # or "linear", "cosine" (both to zero), "thirds" (a third every 20 epochs)
     warmup: float = 0.0                # share of all steps in which the rate rises, with "linear" and "cosine"
@@ -368,25 +369,70 @@ def choices(compiled=False):
             "torch": str(torch.__version__)}
 
 
-def _optimizer(model, recipe):
-    """Fused SGD or Adam; weight decay on tensors of two or more dimensions, thus not on biases and batch norms."""
-    groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-              {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+class FilterMuon(torch.optim.Muon):
+    """Muon (Jordan et al. 2024: each update of a matrix is made orthogonal) on filters (out, in, height, width).
+
+    torch.optim.Muon takes matrices alone: it gets views (out, height × width × in) of the filters and of their
+    gradients, which share their memory. Updates have the size of Adam's (Liu et al. 2025), so that one learning rate
+    serves both. As with the fused optimisers, nothing changes in a step at which `found_inf` is 1.
+    """
+
+    def __init__(self, filters, **settings):
+        def matrix(tensor):
+            return tensor.permute(0, 2, 3, 1).view(len(tensor), -1)  # channels_last: channels are innermost
+        super().__init__([torch.nn.Parameter(matrix(f.detach())) for f in filters],
+                         adjust_lr_fn="match_rms_adamw", **settings)
+        for view, f in zip(self.param_groups[0]["params"], filters):
+            f.grad = torch.zeros_like(f)
+            view.grad = matrix(f.grad)
+        self.found_inf = torch.zeros((), device=filters[0].device)
+
+    def zero_grad(self, set_to_none=False):
+        super().zero_grad(set_to_none=False)  # the gradients have to stay where the views look
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        kept = [t for p in self.param_groups[0]["params"] for t in (p, *self.state[p].values())]
+        before = [t.clone() for t in kept]
+        super().step(closure)
+        for now, old in zip(kept, before):
+            torch.where(self.found_inf > 0, old, now, out=now)
+
+
+def _optimizers(model, recipe):
+    """Fused SGD or Adam, or Muon on the filters with fused AdamW for the rest; no decay of biases and batch norms."""
+    filters = [p for p in model.parameters() if p.ndim == 4] if recipe.optimizer == "muon" else []
+    others = [p for p in model.parameters() if all(p is not f for f in filters)]
+    groups = [{"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay},
+              {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=True, fused=True)
-    return torch.optim.Adam(groups, fused=True)
+        return [torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=True, fused=True)]
+    if recipe.optimizer == "adam":
+        return [torch.optim.Adam(groups, fused=True)]
+    return [FilterMuon(filters, momentum=recipe.momentum, weight_decay=recipe.weight_decay),
+            torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)]
+
+
+def _keep_freed_memory():
+    """Have glibc keep what is freed: given back, each step's tensors cost thousands of page faults anew (on a CPU)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 2 ** 31 - 1)  # M_MMAP_THRESHOLD: no allocation gets a mapping of its own
+        mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: the heap is not trimmed
 
 
 def _train(model, data, folder, recipe, state):
     """The loop: from `state`'s epoch and step to the end of the last epoch; `state` follows and is saved on the way."""
+    _keep_freed_memory()
     batches, compiled = Batches(data, recipe, DEVICE), state["choices"]["compiled"]
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[state["choices"]["precision"]]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     model.to(DEVICE, memory_format=torch.channels_last)
-    optimizer = _optimizer(model, recipe)
+    optimizers = _optimizers(model, recipe)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
-    if "optimizer" in state:
-        optimizer.load_state_dict(state["optimizer"])
+    if "optimizers" in state:
+        for optimizer, kept in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(kept)
         scaler.load_state_dict(state["scaler"])
 
     def forward(step):
@@ -402,14 +448,17 @@ def _train(model, data, folder, recipe, state):
     def update(step):
         """One step; its loss (NaN where it or its gradient is not finite: then the weights stay) and accuracy."""
         loss, accuracy = forward(step)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         scaler.scale(loss).backward()
         finite = loss.detach().isfinite()
         if not scaler.is_enabled():  # a scaler finds gradients that are not finite itself, and expects a few
             norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             finite &= norm.isfinite()
-            optimizer.found_inf = 1 - finite.float()  # read by the fused optimiser, on the device
-        scaler.step(optimizer)
+        for optimizer in optimizers:
+            if not scaler.is_enabled():
+                optimizer.found_inf = 1 - finite.float()  # read by the optimiser, on the device
+            scaler.step(optimizer)
         scaler.update()
         return torch.stack([torch.where(finite, loss.detach(), torch.nan), accuracy])
 
@@ -442,7 +491,7 @@ def _train(model, data, folder, recipe, state):
                 done, everything = step + 1, epoch * batches.steps + step
                 torch.manual_seed(recipe.seed + 1_000_003 * everything)  # for layers that draw, such as dropout
                 rate = recipe.rate(everything, batches.steps)
-                for group in optimizer.param_groups:
+                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                     group["lr"] = rate
                 stats[:, step] = update(step)
                 bar.update()
@@ -474,7 +523,8 @@ def _train(model, data, folder, recipe, state):
                     state["history"].append(row)
                     state.update(epoch=epoch + 1, step=0, partial=[[], []], losses=state["losses"] + losses.tolist())
                 if due:
-                    state.update(model=model.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict())
+                    state.update(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
+                                 scaler=scaler.state_dict())
                     _save_state(folder, state)
                     saved = time.perf_counter()
                 if stop and state["epoch"] < recipe.epochs:

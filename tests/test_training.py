@@ -75,21 +75,37 @@ def test_another_configuration_is_refused(digits, uninterrupted):
 
 
 @pytest.mark.parametrize("step", [1, 10, 22, 30])  # the first, mid-epoch, an epoch's last, the second epoch
-def test_ctrl_c_saves_and_resumes_to_the_same_bits(digits, uninterrupted, tmp_path, step):
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_ctrl_c_saves_and_resumes_to_the_same_bits(digits, tmp_path, step, optimizer):
     def interrupt(out):
         os.kill(os.getpid(), signal.SIGINT)
         return out
-    folder = tmp_path / "run"
+    folder, recipe = tmp_path / "run", replace(RECIPE, optimizer=optimizer, learning_rate=0.01)
+    uninterrupted = utils.fit(tiny(), digits, tmp_path / "whole", recipe)
     faulty = Faulty(step, interrupt)
     with pytest.raises(utils.TrainingStopped, match="run this again to continue"):
-        utils.fit(faulty, digits, folder, RECIPE)
+        utils.fit(faulty, digits, folder, recipe)
     # Its parameters are named "net.…"; what was saved is renamed so that the plain network can continue it.
     state = torch.load(folder / "state.pt", weights_only=True)
     assert state["epoch"] * 22 + state["step"] == step
     state["model"] = {k.removeprefix("net."): v for k, v in state["model"].items()}
     state["config"]["network"] = uninterrupted.info["config"]["network"]
     torch.save(state, folder / "state.pt")
-    assert same(uninterrupted, utils.fit(tiny(), digits, folder, RECIPE))
+    assert same(uninterrupted, utils.fit(tiny(), digits, folder, recipe))
+
+
+def test_muon_moves_filters_by_orthogonal_matrices_and_the_rest_by_adamw():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    muon, adamw = utils._optimizers(layer, utils.Recipe(optimizer="muon", momentum=0.95))
+    layer(torch.randn(8, 4, 5, 5)).square().mean().backward()
+    for optimizer in (muon, adamw):
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[-1]["lr"] = 0.01
+        optimizer.step()
+    moved = (weight - layer.weight).flatten(1) / (0.01 * 0.2 * 36 ** 0.5)  # the size that Liu et al. give it
+    assert torch.linalg.svdvals(moved).sub(1).abs().max() < 0.4  # Newton-Schulz: singular values near 1
+    torch.testing.assert_close(bias - layer.bias, 0.01 * layer.bias.grad.sign(), rtol=1e-3, atol=1e-6)
 
 
 def test_other_data_is_refused_for_an_unfinished_run(digits, tmp_path):
@@ -100,7 +116,7 @@ def test_other_data_is_refused_for_an_unfinished_run(digits, tmp_path):
         utils.fit(Faulty(0, None), other, tmp_path / "run", RECIPE)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 @pytest.mark.parametrize("poison", [lambda out: out * torch.nan, lambda out: out + (out - out).log().sum()])
 def test_a_loss_that_is_not_finite_changes_nothing_and_stops(digits, tmp_path, optimizer, poison, monkeypatch):
     net, seen = Faulty(25, poison), []
