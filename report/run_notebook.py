@@ -26,7 +26,8 @@ class Stopped(Exception):
 
 class Client(NotebookClient):
     def output(self, outs, msg, *args):
-        if msg["msg_type"] == "stream":
+        # What follows clear_output(wait=True) is what has been seen already, without the bars.
+        if msg["msg_type"] == "stream" and not self.clear_before_next_output:
             stream, text = getattr(sys, msg["content"]["name"]), msg["content"]["text"]
             stream.write(text if stream.isatty() else without_bars(text))
             stream.flush()

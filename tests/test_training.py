@@ -286,3 +286,25 @@ def test_held_out_images_are_not_trained_on(digits):
     assert len(part.train_labels) == 1237 and len(part.test_labels) == 200 and "held out" in part.source
     everything = torch.cat([part.train_images, part.test_images]).flatten(1).sum(1).sort().values
     assert torch.equal(everything, digits.train_images.flatten(1).sum(1).sort().values)
+
+
+def test_no_second_float_copy_of_the_data():
+    """In memory: beside the images themselves one padded copy in uint8, and a batch at a time in float32."""
+    code = f"""
+        import resource, sys
+        sys.path[:0] = [{str(ROOT)!r}]
+        import torch, utils
+        images = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8)
+        labels = torch.zeros(50_000, dtype=torch.int64)
+        data = utils.Data(images, labels, images[:10], labels[:10], utils.CLASSES, "noise")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        batches = utils.Batches(data, utils.Recipe(batch_size=500, augmentation="crop flip cutmix"), torch.device("cpu"))
+        batches.start_epoch(0)
+        for step in range(5):
+            batches.batch(step)
+        more = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        print(more / batches.images.nbytes)
+    """
+    ratio = float(subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
+                                 check=True).stdout)
+    assert ratio < 1.5  # a float32 copy would be 4
