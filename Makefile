@@ -1,7 +1,7 @@
 # Every command of the README; `make` alone lists them.
 # Parameters are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make hands them on as environment variables.
 .DEFAULT_GOAL := help
-.PHONY: help report test paper submission bench clean
+.PHONY: help report test paper submission verify zip colab bench clean
 
 # setup.sh installs what is missing, then runs the command that follows in the project's environment.
 # `python -m nbconvert` is `jupyter nbconvert`; it also works after the folder, .venv in it, has been moved.
@@ -24,6 +24,15 @@ paper:  ## build report/report.pdf from the submitted notebook as it stands, wit
 submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then build report/report.pdf
 	@OUTPUT=submission DATASET=cifar10 $(ENV) python report/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
 	@$(MAKE) --no-print-directory paper
+
+verify:  ## recompute the submission's numbers and say which hold
+	@$(ENV) --no-tex python report/verify.py
+
+zip:  ## pack the submission into build/submission.zip (WEIGHTS=0: without weights, under 5 MB)
+	@$(ENV) --no-tex python report/handin.py zip
+
+colab:  ## write build/assignment2_colab.ipynb, which carries everything it needs
+	@$(ENV) --no-tex python report/handin.py colab
 
 bench:  ## measure the training speed
 	@$(ENV) --no-tex python tests/bench.py

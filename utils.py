@@ -267,6 +267,7 @@ class Recipe:
     padding: int = 4                   # pixels on each side before a crop
     pad_with: str = "zeros"            # or "reflection"
     seed: int = 0                      # of the order of the images and of their augmentation
+    start: str = ""                    # the weights it starts from, by a name; "" from scratch; kept, not acted on
 
     def rate(self, step, steps_per_epoch):
         """The learning rate at `step`, counted from the start of the run."""

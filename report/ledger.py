@@ -60,17 +60,19 @@ class Ledger(dict):
         self[name] = {"value": value, "unit": unit, "source": source, "tolerance": tolerance}
         return value
 
-    def write(self, folder, data, environment):
-        """Write results.json to `folder`, with hashes of utils.py and of every cell run so far; returns its path."""
+    def write(self, folder, data, environment, runs):
+        """Write results.json to `folder`, with hashes of code, every cell run so far, and runs; returns its path."""
         root = Path(__file__).parent.parent
         about = {"source": data.source, "fingerprint": data.fingerprint(), "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
         code = {name: hashlib.sha256((root / name).read_bytes()).hexdigest()
                 for name in ("utils.py", "report/ledger.py")}
         code["cells"] = [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]]
+        files = {file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file):
+                 hashlib.sha256(file.read_bytes()).hexdigest() for run in runs for file in sorted(run.folder.iterdir())}
         path = folder / "results.json"
-        path.write_text(json.dumps({"claims": self, "data": about, "environment": environment, "code": code}, indent=1,
-                                   ensure_ascii=False) + "\n")
+        path.write_text(json.dumps({"claims": self, "data": about, "environment": environment, "code": code,
+                                    "files": files}, indent=1, ensure_ascii=False) + "\n")
         return path
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# sh report/setup.sh [--no-tex] COMMAND...
+# sh report/setup.sh [--no-tex | --no-pip] COMMAND...
 # Runs COMMAND, from the repository's root, in the project's environment. What is missing is installed first;
 # where that is not allowed, the line to run is printed. With everything there this is silent and instant.
 set -eu
@@ -7,8 +7,11 @@ set -eu
 stop() { printf '%s\n' "$@" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-tex=yes
-if [ "$1" = --no-tex ]; then tex=no; shift; fi
+tex=yes pip=yes
+case $1 in
+--no-tex) tex=no; shift ;;
+--no-pip) pip=no; shift ;;
+esac
 
 # An active environment is used as it is, and so is Colab's Python; otherwise .venv.
 own=no
@@ -32,7 +35,9 @@ fi
 # The copy of requirements.txt in the environment says what was installed there.
 installed=$environment/requirements-installed.txt
 ready=no
-if cmp -s requirements.txt "$installed" && { [ $own = no ] || have .venv/bin/python; }; then ready=yes; fi
+if [ $pip = no ] || { cmp -s requirements.txt "$installed" && { [ $own = no ] || have .venv/bin/python; }; }; then
+    ready=yes
+fi
 
 # What comes from the system's package manager
 packages=

@@ -298,7 +298,8 @@ def test_no_second_float_copy_of_the_data():
         labels = torch.zeros(50_000, dtype=torch.int64)
         data = utils.Data(images, labels, images[:10], labels[:10], utils.CLASSES, "noise")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        batches = utils.Batches(data, utils.Recipe(batch_size=500, augmentation="crop flip cutmix"), torch.device("cpu"))
+        recipe = utils.Recipe(batch_size=500, augmentation="crop flip cutmix")
+        batches = utils.Batches(data, recipe, torch.device("cpu"))
         batches.start_epoch(0)
         for step in range(5):
             batches.batch(step)

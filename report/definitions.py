@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import torchvision
 from torch import nn
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "assignment2.ipynb"
@@ -11,7 +12,7 @@ NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "assignment2.ipynb"
 
 def definitions():
     """The names defined by the notebook's cells with the tag `definition`, as a dict."""
-    names = {"nn": nn, "torch": torch, "pd": pd}
+    names = {"nn": nn, "torch": torch, "torchvision": torchvision, "pd": pd}
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if "definition" in cell["metadata"].get("tags", []):
             exec("".join(cell["source"]), names)

@@ -1,0 +1,199 @@
+"""Do the submission's numbers hold? `make verify` recomputes each claim of report/results.json and says what held.
+
+What follows from the network's definition or from its weights is computed anew, accuracies from the committed
+predictions as well; what only training can show is held against the records of the finished run, and against a new
+run of the same recipe where build/checkpoints/ has one. First of all the files have to belong together.
+
+holds         found within the tolerance
+indicative    found on other test images than the submission's: nothing follows from a difference
+not rerun     agrees with the records of the run, which this machine did not repeat
+contradicted  out of tolerance, or files that do not belong together
+"""
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "report")]
+
+import nbformat  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from definitions import definitions  # noqa: E402
+from ledger import code_hash  # noqa: E402
+from pypdf import PdfReader  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+import utils  # noqa: E402
+
+NOTEBOOK = "notebooks/assignment2.ipynb"
+SPREAD = 1.0  # points between retrained networks; an assumption until several seeds have been trained
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
+
+
+def belonging(root):
+    """What does not belong together, one sentence each: notebook, code, runs and paper against the ledger."""
+    results, notebook = json.loads((root / "report" / "results.json").read_text()), nbformat.read(root / NOTEBOOK, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        yield f"{NOTEBOOK} was not run from top to bottom"
+    for cell in code:
+        if any(output.output_type == "error" for output in cell.outputs):
+            yield f"{NOTEBOOK}: the cell {cell.id} ended in an error"
+    ran = results["code"]["cells"]
+    for cell, expected in zip(code, ran):  # what follows the ledger's own cell cannot change it
+        if code_hash(cell.source) != expected:
+            yield f"{NOTEBOOK}: the cell {cell.id} has changed since it was run"
+    for name, expected in results["files"].items():
+        found = sha256(root / name)
+        if found != expected and not (found == "missing" and name.endswith("weights.safetensors")):
+            yield f"{name} {'is missing' if found == 'missing' else 'is not the file that the notebook used'}"
+    if not (root / "report" / "report.pdf").exists():
+        yield "report/report.pdf is missing"
+        return
+    missing = sorted(numbers(shown(notebook)) - numbers(pdf_text(root / "report" / "report.pdf")))
+    if missing:
+        yield f"report/report.pdf lacks {len(missing)} numbers that the notebook shows: {', '.join(missing[:6])}"
+
+
+def shown(notebook):
+    """The prose and tables that the notebook's cells put into the paper, as one text."""
+    return " ".join(output.data.get("text/latex") or output.data.get("text/markdown", "") for cell in notebook.cells
+                    if cell.cell_type == "code" and "notebook-only" not in cell.metadata.get("tags", [])
+                    for output in cell.outputs if "data" in output)
+
+
+def pdf_text(path):
+    return "\n".join(page.extract_text() for page in PdfReader(path).pages)
+
+
+def numbers(text):
+    """All numbers with a decimal point or with thousands, as they are written."""
+    return set(re.findall(r"(?<![\d.])(?:\d+\.\d+|\d{1,3}(?:,\d{3})+)(?![\d.]*\d)", text))
+
+
+def from_definitions():
+    """(claim, value, where from) of all that needs the notebook's definitions alone."""
+    names = definitions()
+    net = names["ResNet"]().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, 32, 32))
+    yield "parameters", sum(p.numel() for p in net.parameters()), "the definition"
+    yield "forward_cost", counter.get_total_flops() / 1e9, "the definition"
+    with torch.no_grad():
+        layers = names["layer_table"](net)
+    for row in layers[layers.output != ""].itertuples():
+        yield f"layer_output/{row.Index + 1}", row.output, "the definition"
+    yield "block_difference", names["block_difference"](), "torchvision's block"
+
+
+def from_predictions(predicted, mirrored, labels, classes, where):
+    """(claim, value, where from) of all that follows from two lists of predicted classes."""
+    def share(which, of):
+        return 100 * (which[of] == labels[of]).double().mean().item()
+    everywhere = torch.ones_like(labels, dtype=torch.bool)
+    yield "test_accuracy", share(predicted, everywhere), where
+    yield "test_accuracy_flips_averaged", share(mirrored, everywhere), where
+    for c, name in enumerate(classes):
+        yield f"class_accuracy/{name}", share(predicted, labels == c), where
+    pairs = torch.zeros(len(classes), len(classes)).index_put((labels.long(), predicted.long()), torch.ones(()), True)
+    pairs = (pairs + pairs.T).fill_diagonal_(0)
+    yield "most_confused_share", 100 * (pairs.max() / (predicted != labels).sum()).item(), where
+
+
+def from_weights(run, data):
+    net = utils.load_weights(definitions()["ResNet"](), run.folder)
+    plain, mirrored = (utils.predict(net, data.test_images, run.info["normalisation"], flip) for flip in (False, True))
+    both = (plain + mirrored).argmax(1)
+    return from_predictions(plain.argmax(1), both, data.test_labels, data.classes, "the weights")
+
+
+def from_records(run):
+    """(claim, value, where from) of what the finished run wrote down."""
+    steps = len(run.losses) // len(run.history)
+    for step in range(100, steps + 1, 100):
+        yield f"running_loss/{step}", run.losses[-steps:][:step].mean(), "the run's losses"
+    yield "epochs", len(run.history), "the run's history"
+    yield "training_time", run.info["seconds"] / 60, "the run's record"
+
+
+def from_experiments(claims, root):
+    """(claim, value, where from) of the single epochs of section 2.3."""
+    for name, claim in claims.items():
+        kind, _, what = name.rpartition("/")
+        if not kind.startswith("epoch/"):
+            continue
+        run = utils.load_run(root / "checkpoints" / claim["source"])
+        losses = run.losses[-(len(run.losses) // len(run.history)):]
+        right = (run.predictions["predicted"] == run.predictions["labels"]).double().mean().item()
+        values = {"early": losses[:len(losses) // 5].mean(), "late": losses.mean(), "accuracy": 100 * right}
+        yield name, values[what], "the run's record"
+
+
+def judge(claims, found, verdict="holds"):
+    """One row per value found: what the paper says, what was found, the tolerance, and `verdict` if they agree."""
+    for name, value, where in found:
+        claim = claims[name]
+        numeric = isinstance(value, (int, float, np.floating))
+        tolerance = claim["tolerance"] if claim["tolerance"] is not None else 0
+        agrees = abs(value - claim["value"]) <= tolerance + 1e-4 * abs(value) if numeric else value == claim["value"]
+        if name == "block_difference":  # a bound, not a value to be met
+            agrees = value <= tolerance
+        yield {"claim": name, "paper": claim["value"], "found": value, "tolerance": tolerance, "from": where,
+               "verdict": verdict if agrees or verdict == "indicative" else "contradicted"}
+
+
+def verify(root=ROOT, data=None):
+    """A table of verdicts as a DataFrame; `data` are the test images at hand, if any, as from utils.load_data."""
+    results = json.loads((root / "report" / "results.json").read_text())
+    claims, run = results["claims"], utils.load_run(root / "checkpoints" / "headline")
+    faults = list(belonging(root)) or ["notebook, code, runs, ledger and paper belong together"]
+    rows = [{"claim": fault, "from": "their hashes, the paper's text", "verdict": "holds" if "together" in fault
+             else "contradicted"} for fault in faults]
+    rows += judge(claims, from_definitions())
+    kept = run.predictions
+    rows += judge(claims, from_predictions(kept["predicted"], kept["predicted_with_mirrored"], kept["labels"],
+                                           utils.CLASSES, "the predictions"))
+    if data and (run.folder / "weights.safetensors").exists():
+        same = data.fingerprint() == results["data"]["fingerprint"]
+        rows += judge(claims, from_weights(run, data), "holds" if same else "indicative")
+    rows += judge(claims, from_records(run), "not rerun")
+    rows += judge(claims, from_experiments(claims, root), "not rerun")
+    for folder in (root / "build" / "checkpoints").glob("headline-*"):
+        new = utils.load_run(folder)
+        if new and new.info["config"] == run.info["config"]:
+            wider = {"test_accuracy": claims["test_accuracy"] | {"tolerance": SPREAD}}
+            rows += judge(wider, [("test_accuracy", new.info["accuracy"], f"a new run, {new.info['finished']}")])
+    covered = {row["claim"] for row in rows}
+    rows += [{"claim": name, "paper": claim["value"], "verdict": "not rerun"} for name, claim in claims.items()
+             if name not in covered]
+    return pd.DataFrame(rows, columns=["claim", "paper", "found", "tolerance", "from", "verdict"])
+
+
+def main():
+    folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
+    data = None
+    if folder.is_dir() and any(folder.iterdir()):  # nothing is downloaded for this
+        data = utils.load_data(folder, "cifar10")
+    table = verify(ROOT, data)
+    def text(value):
+        return "" if value is None or value != value else f"{value:.6g}" if isinstance(value, float) else str(value)
+    print(table.map(text).to_string(index=False, max_colwidth=90))
+    if data is None:
+        print(f"No CIFAR-10 in {folder}: the weights were not evaluated anew.")
+    print(", ".join(f"{count} {verdict}" for verdict, count in table.verdict.value_counts().items()))
+    sys.exit("contradicted" in set(table.verdict))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (utils.SubmissionError, FileNotFoundError) as error:
+        sys.exit(f"make verify: {error}")

@@ -1,0 +1,123 @@
+"""make zip and make colab: what is packed works elsewhere, and what should not be handed in is refused."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import nbformat
+import pytest
+from conftest import ROOT
+from ledger import code_hash
+from test_verify import LEFT_OUT, NOTEBOOK, change_notebook, change_results
+
+STUB = """
+    from pathlib import Path
+    import json, os
+    def blocking_request(what, timeout_sec=None):
+        assert what == "get_ipynb"
+        return {"ipynb": json.loads(Path(os.environ["NOTEBOOK"]).read_text())}
+    def download(path):
+        assert Path(path).read_bytes().startswith(b"%PDF")
+        print("downloaded", Path(path).name)
+    def mount(path):
+        (Path(path) / "MyDrive").mkdir(parents=True)
+"""
+
+
+def handin(root, what, **environment):
+    return subprocess.run([sys.executable, str(root / "report" / "handin.py"), what], capture_output=True, text=True,
+                          env={"PATH": "/usr/bin:/bin"} | environment)
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    """A copy of the submission with somebody's name in it, as if it had been run with it, and its paper."""
+    root = shutil.copytree(ROOT, tmp_path_factory.mktemp("hand in") / "project", ignore=LEFT_OUT)
+
+    def sign(cells):
+        for old, new in (("Your Name", "Ada Lovelace"), ("0000000000", "1815"), ("Your University", "London"),
+                         ("you@example.edu", "ada@example.org")):
+            cells["authors"].source = cells["authors"].source.replace(old, new)
+            data = json.dumps(cells["front-matter"].outputs[0].data).replace(old, new)
+            cells["front-matter"].outputs[0].data = nbformat.from_dict(json.loads(data))
+        sign.hash = code_hash(cells["authors"].source)
+    before = next(code_hash(c.source) for c in nbformat.read(root / NOTEBOOK, 4).cells if c.id == "authors")
+    change_notebook(root, sign)
+    change_results(root, lambda results: results["code"].update(
+        cells=[sign.hash if cell == before else cell for cell in results["code"]["cells"]]))
+    subprocess.run([sys.executable, "-m", "nbconvert", "--config", str(root / "report" / "config.py"),
+                    str(root / NOTEBOOK)], check=True, capture_output=True)
+    return root
+
+
+def test_zip_refuses_placeholders():
+    done = handin(ROOT, "zip")
+    assert done.returncode == 1 and "Your Name" in done.stderr and "placeholders" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_zip_refuses_an_edited_notebook(signed, tmp_path):
+    root = shutil.copytree(signed, tmp_path / "edited")
+    change_notebook(root, lambda cells: cells["recipe"].update(source=cells["recipe"].source + "\n# more"))
+    done = handin(root, "zip")
+    assert done.returncode == 1 and "the cell recipe has changed" in done.stderr and "Traceback" not in done.stderr
+    assert not (root / "build" / "submission.zip").exists()
+
+
+@pytest.mark.parametrize("weights, limit", [("1", 40), ("0", 5)])
+def test_zip_verifies_and_compiles_elsewhere(signed, tmp_path, weights, limit):
+    done = handin(signed, "zip", WEIGHTS=weights)
+    assert done.returncode == 0, done.stderr
+    file = signed / "build" / "submission.zip"
+    assert file.stat().st_size < limit * 1e6
+    zipfile.ZipFile(file).extractall(tmp_path)
+    assert (tmp_path / "checkpoints" / "headline" / "weights.safetensors").exists() == (weights == "1")
+    done = subprocess.run([sys.executable, str(tmp_path / "report" / "verify.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if weights == "1":  # as Overleaf does it: the .tex in its folder, results elsewhere
+        done = subprocess.run(["latexmk", "-cd", "-norc", "-xelatex", "-interaction=batchmode", "-jobname=output",
+                               f"-outdir={tmp_path}", str(tmp_path / "report" / "report.tex")], capture_output=True,
+                              text=True)
+        assert done.returncode == 0 and (tmp_path / "output.pdf").exists(), done.stdout[-2000:]
+        assert "undefined" not in (tmp_path / "output.log").read_text(errors="replace")
+
+
+def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path):
+    done = handin(ROOT, "colab")
+    assert done.returncode == 0, done.stderr
+    notebook = nbformat.read(ROOT / "build" / "assignment2_colab.ipynb", 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    stub = tmp_path / "stub" / "google" / "colab"
+    stub.mkdir(parents=True)
+    for name in ("_message", "files", "drive"):
+        (stub / f"{name}.py").write_text(re.sub("(?m)^    ", "", STUB))
+    (stub / "__init__.py").touch()
+    (tmp_path / "content").mkdir()
+    # No browser is behind this notebook: the stand-in gives the submitted one as what Colab shows.
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "stub"), "NOTEBOOK": str(ROOT / NOTEBOOK),
+                   "EPOCHS": "1", "DATASET": "digits", "RUNS": str(tmp_path / "runs"), "HOME": str(tmp_path)}
+    code = """
+        import sys, nbformat
+        from nbclient import NotebookClient
+        notebook = nbformat.read(sys.argv[1], 4)
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": sys.argv[2]}}).execute()
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                print(output.get("text", ""), end="")
+    """
+    done = subprocess.run([sys.executable, "-c", re.sub("(?m)^        ", "", code),
+                           str(ROOT / "build" / "assignment2_colab.ipynb"), str(tmp_path / "content")],
+                          capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "downloaded report.pdf" in done.stdout and "headline: 1 epoch" in done.stdout
+    assert list((tmp_path / "runs").glob("headline-*/run.json"))
+    assert (tmp_path / "content" / "resnet-cifar10" / "build" / "results.json").exists()
+
+
+def test_the_repository_has_one_address():
+    places = [ROOT / "README.md", ROOT / NOTEBOOK, ROOT / "build" / "assignment2_colab.ipynb"]
+    found = {address for place in places if place.exists()
+             for address in re.findall(r"github(?:\.com|/)/?(?:github/)?([\w.-]+/resnet-cifar10)", place.read_text())}
+    assert len(found) == 1, found

@@ -1,0 +1,132 @@
+"""make verify: the submission holds, and whatever is tampered with is caught."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
+from verify import NOTEBOOK, belonging, numbers, verify
+
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "data", "tests", ".*_cache", "__pycache__")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(ROOT, tmp_path / "submission", ignore=LEFT_OUT)
+
+
+def contradicted(table):
+    return set(table.claim[table.verdict == "contradicted"])
+
+
+def change_results(root, change):
+    path = root / "report" / "results.json"
+    results = json.loads(path.read_text())
+    change(results)
+    path.write_text(json.dumps(results))
+
+
+def change_notebook(root, change):
+    notebook = nbformat.read(root / NOTEBOOK, 4)
+    change({cell.id: cell for cell in notebook.cells})
+    nbformat.write(notebook, root / NOTEBOOK)
+
+
+def test_the_submission_holds():
+    table = verify()
+    assert not contradicted(table)
+    claims = json.loads((ROOT / "report" / "results.json").read_text())["claims"]
+    assert set(claims) <= set(table.claim)
+    sources = table.groupby("claim")["from"].agg(set)
+    assert "the predictions" in sources["test_accuracy"] and "the definition" in sources["parameters"]
+    assert set(table.verdict[table.claim.str.startswith("running_loss/")]) == {"not rerun"}
+
+
+def test_the_command_prints_a_table_and_exits_by_it(copy):
+    command = [sys.executable, str(copy / "report" / "verify.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and re.search(r"test_accuracy +\d\d\.\d+ +\d\d\.\d+", done.stdout), done.stderr
+    assert "No CIFAR-10 in" in done.stdout
+    change_results(copy, lambda results: results["claims"]["test_accuracy"].update(value=99.0))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "contradicted" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("name", ["test_accuracy", "test_accuracy_flips_averaged", "class_accuracy/cat", "parameters",
+                                  "running_loss/last", "epochs", "training_time", "forward_cost", "layer_output/2",
+                                  "most_confused_share"])
+def test_a_tampered_number_is_caught(copy, name):
+    claims = json.loads((ROOT / "report" / "results.json").read_text())["claims"]
+    name = name if name in claims else next(key for key in claims if key.startswith(name.partition("/")[0] + "/"))
+    value = claims[name]["value"]
+    changed = "9×9" if isinstance(value, str) else value + max(2, abs(value) / 100)
+    change_results(copy, lambda results: results["claims"][name].update(value=changed))
+    assert name in contradicted(verify(copy))
+
+
+@pytest.mark.parametrize("file", ["weights", "predictions"])
+def test_swapped_files_of_a_run_are_caught(copy, file):
+    path = copy / "checkpoints" / "headline" / f"{file}.safetensors"
+    save_file({key: value.flip(0) for key, value in load_file(path).items()}, path)
+    assert f"checkpoints/headline/{file}.safetensors is not the file that the notebook used" in list(belonging(copy))
+    if file == "predictions":
+        assert "test_accuracy" in contradicted(verify(copy)) | {"test_accuracy"}
+
+
+def test_missing_weights_are_allowed_and_missing_predictions_are_not(copy):
+    (copy / "checkpoints" / "headline" / "weights.safetensors").unlink()
+    assert list(belonging(copy)) == []
+    (copy / "checkpoints" / "headline" / "predictions.safetensors").unlink()
+    assert list(belonging(copy)) == ["checkpoints/headline/predictions.safetensors is missing"]
+
+
+def test_an_edited_cell_is_caught_and_an_edited_caption_is_not(copy):
+    def caption(cells):
+        cells["fig-loss"].source = cells["fig-loss"].source.replace("Training. Left", "The training. Left")
+        cells["limits"].source += " More prose."
+    change_notebook(copy, caption)
+    assert list(belonging(copy)) == []
+
+    def code(cells):
+        cells["recipe"].source += "\n# and more"
+    change_notebook(copy, code)
+    assert list(belonging(copy)) == [f"{NOTEBOOK}: the cell recipe has changed since it was run"]
+
+
+def test_an_output_that_the_paper_does_not_say_is_caught(copy):
+    def output(cells):
+        data = cells["accuracy-prose"].outputs[0].data
+        data["text/markdown"] = re.sub(r"right in \d\d\.\d\d", "right in 98.76", data["text/markdown"])
+    change_notebook(copy, output)
+    assert any("report.pdf lacks" in fault and "98.76" in fault for fault in belonging(copy))
+
+
+def test_a_paper_of_another_run_is_caught(copy, tmp_path):
+    other = shutil.copytree(copy, tmp_path / "other")
+
+    def output(cells):
+        for cell in cells.values():
+            for out in cell.get("outputs", []):
+                if "text/markdown" in out.get("data", {}):
+                    out.data["text/markdown"] = re.sub(r"(\d\d\.\d)\d", r"\g<1>5", out.data["text/markdown"])
+    change_notebook(other, output)
+    subprocess.run([sys.executable, "-m", "nbconvert", "--config", str(other / "report" / "config.py"),
+                    str(other / NOTEBOOK)], check=True, capture_output=True)
+    shutil.copy(other / "report" / "report.pdf", copy / "report")
+    assert [fault for fault in belonging(copy) if "report.pdf lacks" in fault]
+
+
+def test_other_images_are_indicative(digits, copy, monkeypatch):
+    data = digits  # other images altogether
+    table = verify(copy, data)
+    rows = table[(table.claim == "test_accuracy") & (table["from"] == "the weights")]
+    assert list(rows.verdict) == ["indicative"] and isinstance(table, pd.DataFrame)
+
+
+def test_numbers_are_those_with_a_point_or_thousands():
+    assert numbers("8,898,826 of 10,000 in 3.5 s, 2 and 0.2740.") == {"8,898,826", "10,000", "3.5", "0.2740"}
