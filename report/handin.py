@@ -45,8 +45,8 @@ def make_zip():
                  if "front-matter" in cell.metadata.get("tags", []) for output in cell.outputs)
     left = [text for text in PLACEHOLDERS if text in front]
     if left:
-        sys.exit(f"{', '.join(left)}: these are placeholders; put your own data into the notebook's cell \"Who hands this "
-                 "in\", run make submission, then make zip again")
+        sys.exit(f"{', '.join(left)}: these are placeholders; put your own data into the cell \"Who hands this in\", "
+                 "run make submission, then make zip again")
     for fault in belonging(ROOT):
         sys.exit(f"{fault}: run make submission, then make zip again")
     weights = os.environ.get("WEIGHTS", "1") != "0"
@@ -57,7 +57,7 @@ def make_zip():
     limit = 40 if weights else 5
     if size > limit:
         target.with_suffix(".tmp").unlink()
-        sys.exit(f"the archive would have {size:.1f} MB, more than {limit}: take runs out of checkpoints/, or WEIGHTS=0")
+        sys.exit(f"the archive would have {size:.1f} MB, more than {limit}; take runs out of checkpoints/")
     os.replace(target.with_suffix(".tmp"), target)
     print(f"{target} ({size:.1f} MB)")
 

@@ -57,16 +57,15 @@ def test_the_command_prints_a_table_and_exits_by_it(copy):
     assert done.returncode == 1 and "contradicted" in done.stdout and not done.stderr
 
 
-@pytest.mark.parametrize("name", ["test_accuracy", "test_accuracy_flips_averaged", "class_accuracy/cat", "parameters",
-                                  "running_loss/last", "epochs", "training_time", "forward_cost", "layer_output/2",
-                                  "most_confused_share"])
-def test_a_tampered_number_is_caught(copy, name):
-    claims = json.loads((ROOT / "report" / "results.json").read_text())["claims"]
-    name = name if name in claims else next(key for key in claims if key.startswith(name.partition("/")[0] + "/"))
-    value = claims[name]["value"]
-    changed = "9×9" if isinstance(value, str) else value + max(2, abs(value) / 100)
-    change_results(copy, lambda results: results["claims"][name].update(value=changed))
-    assert name in contradicted(verify(copy))
+def test_every_tampered_number_is_caught(copy):
+    def tamper(results):
+        for claim in results["claims"].values():
+            value = claim["value"]
+            claim["value"] = "9×9" if isinstance(value, str) else value + max(2, abs(value) / 100)
+    change_results(copy, tamper)
+    table = verify(copy)
+    unlike = set(table.claim) - contradicted(table)
+    assert unlike == {"notebook, code, runs, ledger and paper belong together"}
 
 
 @pytest.mark.parametrize("file", ["weights", "predictions"])
@@ -74,8 +73,6 @@ def test_swapped_files_of_a_run_are_caught(copy, file):
     path = copy / "checkpoints" / "headline" / f"{file}.safetensors"
     save_file({key: value.flip(0) for key, value in load_file(path).items()}, path)
     assert f"checkpoints/headline/{file}.safetensors is not the file that the notebook used" in list(belonging(copy))
-    if file == "predictions":
-        assert "test_accuracy" in contradicted(verify(copy)) | {"test_accuracy"}
 
 
 def test_missing_weights_are_allowed_and_missing_predictions_are_not(copy):
