@@ -18,8 +18,9 @@ report:  ## run the notebook and build the paper from it, in build/
 test:  ## run the tests
 	@$(ENV) python -m pytest
 
-paper:  ## build report/report.pdf from the submitted notebook as it stands, without running it
+paper:  ## build report/report.pdf from the submitted notebook as it stands, without running it (DRAFT=1: in any case)
 	@$(ENV) $(CONVERT) notebooks/assignment2.ipynb
+	@$(ENV) pdftoppm -png -singlefile -r 80 report/report.pdf figures/first-page
 
 submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then build report/report.pdf
 	@OUTPUT=submission DATASET=cifar10 $(ENV) python report/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb

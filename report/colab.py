@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fresh import record
 from packaging.requirements import Requirement
 
 try:
@@ -52,15 +53,11 @@ def live_notebook():
     """The running notebook with its outputs: on Colab as it stands, elsewhere as it was last saved."""
     if HERE:
         return _message.blocking_request("get_ipynb", timeout_sec=60)["ipynb"]
-    from ledger import code_hash  # not above: what it imports may only just have been installed
     path = Path(os.environ.get("JPY_SESSION_NAME") or "assignment2.ipynb")  # JupyterLab says where; else try here
     if not path.exists():
         raise SystemExit(f"{path} is not to be found: save the notebook under that name, then run this cell again")
     notebook = json.loads(path.read_text())
-    ran = json.loads((ROOT / "build" / "results.json").read_text())["code"]["cells"]
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"][:len(ran)]
-    saved = [code_hash("".join(cell["source"])) for cell in code if cell["execution_count"]]
-    if saved != ran:
+    if record(notebook) != json.loads((ROOT / "build" / "results.json").read_text())["code"]:
         raise SystemExit(f"{path} is not yet saved as it was run: save it, then run this cell again")
     return notebook
 

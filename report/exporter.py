@@ -13,19 +13,25 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
+import nbformat
 import yaml
+from fresh import record, stale
 from nbconvert.exporters import LatexExporter, PDFExporter
 from nbconvert.writers import FilesWriter
 from nbformat.v4 import new_raw_cell
 from pandocfilters import Header, Para, RawBlock, RawInline, Str, stringify, walk
+from pypdf import PdfWriter
 
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parent / "build"  # where a failed run leaves its .tex and .log
+ROOT = HERE.parent
+BUILD = ROOT / "build"  # where a failed run leaves its .tex and .log
 BIBLIOGRAPHY = HERE / "references.bib"
+DRAFT = bool(os.environ.get("DRAFT"))  # builds whatever it is given, and says DRAFT on every page
 PACKAGES = "pandoc latexmk texlive-xetex texlive-latex-recommended lmodern"
 LATEXMK = "latexmk -norc -xelatex -interaction=nonstopmode -halt-on-error -file-line-error report.tex"
 TEX_ENVIRONMENT = {
@@ -283,6 +289,26 @@ def find_fault(log, latex):
     return warning and warning[0]
 
 
+def sources_of(nb):
+    """What a paper is made from, file name -> bytes: executed notebook, ledger, versions, references."""
+    sources = {"assignment2.ipynb": nbformat.writes(nb).encode(), BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
+    results = ROOT / record(nb).get("results", "no ledger")
+    if results.exists():
+        sources["results.json"] = results.read_bytes()
+        packages = json.loads(sources["results.json"])["environment"]["packages"]
+        sources["environment.txt"] = "".join(f"{line}\n" for line in packages).encode()
+    return sources
+
+
+def attach(pdf, sources):
+    """The PDF with `sources` as attachments."""
+    writer, buffer = PdfWriter(clone_from=BytesIO(pdf)), BytesIO()
+    for name, data in sorted(sources.items()):
+        writer.add_attachment(name, data)
+    writer.write(buffer)
+    return buffer.getvalue()
+
+
 class PaperExporter(PDFExporter):
     """Notebook to paper; the source of the PDF travels in resources["tex"]."""
 
@@ -292,13 +318,18 @@ class PaperExporter(PDFExporter):
 
     def compose(self, nb, resources):
         """Replace the cells by one that holds the body of the paper in LaTeX."""
+        faults = "; ".join(stale(nb, ROOT))
+        if faults and not DRAFT:
+            fail(f"{faults}: run the notebook again (make submission or make report), or build with DRAFT=1.")
         paper = resources["paper"] = Paper(nb, resources["metadata"]["name"])
+        paper.draft = DRAFT
         nb.cells = [new_raw_cell(paper.latex("body"))]
         return nb, resources
 
     def from_notebook_node(self, nb, resources=None, **kw):
+        sources = sources_of(nb)
         latex, resources = LatexExporter.from_notebook_node(self, nb, resources, **kw)
-        pdf = typeset(latex, resources["paper"].files)
+        pdf = attach(typeset(latex, resources["paper"].files), sources)
         return pdf, resources | {"tex": latex, "outputs": {}}
 
 

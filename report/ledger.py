@@ -1,16 +1,20 @@
 """What the notebook shows and claims: figures and tables for two readers, notebook and paper, and the ledger."""
 import base64
-import hashlib
 import html
 import io
 import json
+import os
+from importlib.metadata import distributions
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import yaml
+from fresh import code_hash, file_hash
 from IPython import get_ipython
 from IPython.display import display
 
+ROOT = Path(__file__).resolve().parent.parent
+_drawn = []  # the files of the figures shown
 _numbers = {"fig": {}, "tbl": {}}  # label -> number, in the order in which cells were first run
 
 
@@ -33,7 +37,8 @@ def show_figure(figure, folder):
         figure.savefig(buffer, format=kind, metadata=metadata)
         files[kind] = buffer.getvalue()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{options['label']}.{kind}").write_bytes(files[kind])
+        _drawn.append(folder / f"{options['label']}.{kind}")
+        _drawn[-1].write_bytes(files[kind])
     plt.close(figure)
     encoded = {kind: base64.b64encode(value).decode() for kind, value in files.items()}
     image = (f'<img alt="{html.escape(options["fig-alt"])}" width="{figure.get_figwidth() * 130:.0f}" '
@@ -61,22 +66,17 @@ class Ledger(dict):
         return value
 
     def write(self, folder, data, environment, runs):
-        """Write results.json to `folder`, with hashes of code, every cell run so far, and runs; returns its path."""
-        root = Path(__file__).parent.parent
+        """Write results.json to `folder`, and display the record by which fresh.py knows what belongs to this run."""
         about = {"source": data.source, "fingerprint": data.fingerprint(), "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
-        code = {name: hashlib.sha256((root / name).read_bytes()).hexdigest()
-                for name in ("utils.py", "report/ledger.py")}
-        code["cells"] = [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]]
-        files = {file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file):
-                 hashlib.sha256(file.read_bytes()).hexdigest() for run in runs for file in sorted(run.folder.iterdir())}
-        path = folder / "results.json"
-        path.write_text(json.dumps({"claims": self, "data": about, "environment": environment, "code": code,
-                                    "files": files}, indent=1, ensure_ascii=False) + "\n")
-        return path
-
-
-def code_hash(source):
-    """SHA-256 of a code cell's source without its cell options: captions may change without a rerun."""
-    lines = [line.rstrip() for line in source.strip().splitlines() if not line.startswith("#|")]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        files = [ROOT / "utils.py", ROOT / "report" / "ledger.py", *_drawn,
+                 *(file for run in runs for file in sorted(run.folder.iterdir()))]
+        record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
+                  "files": {os.path.relpath(file, ROOT): file_hash(file) for file in files}}
+        record["results"] = os.path.relpath(folder / "results.json", ROOT)
+        packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+        (folder / "results.json").write_text(json.dumps(
+            {"claims": self, "data": about, "environment": environment | {"packages": packages}, "code": record},
+            indent=1, ensure_ascii=False) + "\n")
+        text = f"{len(self)} claims written to {record['results']}."
+        display({"application/json": record, "text/markdown": text}, raw=True)

@@ -1,6 +1,7 @@
 """The exporter on small notebooks: what enters the paper, and what ends the build."""
 
 import base64
+import hashlib
 import io
 import os
 import re
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "report"))
 
 import exporter  # noqa: E402
+from fresh import code_hash  # noqa: E402
 
 matplotlib.use("pdf")
 HOSTILE = r"\ % $ # & _ { } ~ ^ \input{/etc/passwd} \write18{id}"
@@ -248,6 +250,40 @@ def test_refusals_name_the_culprit(cells, words):
 def test_wide_floats_come_early_and_in_order():
     tex = to_tex(table(), markdown("text"), figure("fig-wide", more="#| fig-env: figure*\n"), figure())
     assert tex.index("{tbl-layers}") < tex.index("{fig-wide}") < tex.index("text\n") < tex.index("{fig-loss}")
+
+
+def ran(*cells):
+    """The cells with a ledger cell behind them, whose record says that they were run as they stand."""
+    sources = [cell.source for cell in cells if cell.cell_type == "code"] + ["ledger"]
+    pictures = {f"figures/{re.search('fig-[a-z]+', cell.source)[0]}.pdf": hashlib.sha256(
+        base64.b64decode(cell.outputs[0].data["application/pdf"])).hexdigest()
+        for cell in cells if "fig-" in cell.source}
+    record = {"cells": [code_hash(source) for source in sources], "files": pictures}
+    return *cells, code("ledger", {"application/json": record}, tags=["notebook-only"])
+
+
+def test_stale_notebooks_are_refused_and_become_drafts(monkeypatch, tmp_path):
+    monkeypatch.setattr(exporter, "ROOT", tmp_path)
+    cells = ran(front(), code("a = 1"), figure())
+    (tmp_path / "figures").mkdir()
+    drawn = tmp_path / "figures" / "fig-loss.pdf"
+    drawn.write_bytes(base64.b64decode(cells[2].outputs[0].data["application/pdf"]))
+    assert r"\caption{The loss.}" in to_tex(*cells)
+    cells[2].source = cells[2].source.replace("The loss.", "Its loss.")
+    assert r"\caption{Its loss.}" in to_tex(*cells)  # a caption needs no rerun
+    drawn.write_bytes(b"another")
+    assert "figures/fig-loss.pdf is not the file that the notebook was run with" in refusal(*cells)
+    drawn.unlink()
+    assert "figures/fig-loss.pdf is missing" in refusal(*cells)
+    drawn.write_bytes(base64.b64decode(cells[2].outputs[0].data["application/pdf"]))
+    cells[1].source = "a = 2"
+    assert f"the cell {cells[1].id} changed since the notebook was run" in refusal(*cells)
+    cells[1].source = "a = 1"
+    assert "not run once each from top to bottom" in refusal(cells[1], cells[0], *cells[2:])
+    cells[2].outputs[0].data["application/pdf"] = figure_pdf(2)
+    assert f"the picture in the cell {cells[2].id} is not the file" in refusal(*cells)
+    monkeypatch.setattr(exporter, "DRAFT", True)
+    assert "DRAFT" in to_tex(*cells)
 
 
 def test_lists_in_markdown_outputs():

@@ -9,8 +9,9 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import ROOT
+from pypdf import PdfReader, PdfWriter
 from safetensors.torch import load_file, save_file
-from verify import NOTEBOOK, belonging, numbers, verify
+from verify import NOTEBOOK, belonging, numbers, paper_alone, verify
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "data", "tests", ".*_cache", "__pycache__")
 
@@ -72,7 +73,8 @@ def test_every_tampered_number_is_caught(copy):
 def test_swapped_files_of_a_run_are_caught(copy, file):
     path = copy / "checkpoints" / "headline" / f"{file}.safetensors"
     save_file({key: value.flip(0) for key, value in load_file(path).items()}, path)
-    assert f"checkpoints/headline/{file}.safetensors is not the file that the notebook used" in list(belonging(copy))
+    fault = f"checkpoints/headline/{file}.safetensors is not the file that the notebook was run with"
+    assert list(belonging(copy)) == [fault]
 
 
 def test_missing_weights_are_allowed_and_missing_predictions_are_not(copy):
@@ -92,7 +94,7 @@ def test_an_edited_cell_is_caught_and_an_edited_caption_is_not(copy):
     def code(cells):
         cells["recipe"].source += "\n# and more"
     change_notebook(copy, code)
-    assert list(belonging(copy)) == [f"{NOTEBOOK}: the cell recipe has changed since it was run"]
+    assert list(belonging(copy)) == ["the cell recipe changed since the notebook was run"]
 
 
 def test_an_output_that_the_paper_does_not_say_is_caught(copy):
@@ -116,6 +118,29 @@ def test_a_paper_of_another_run_is_caught(copy, tmp_path):
                     str(other / NOTEBOOK)], check=True, capture_output=True)
     shutil.copy(other / "report" / "report.pdf", copy / "report")
     assert [fault for fault in belonging(copy) if "report.pdf lacks" in fault]
+
+
+def test_a_paper_is_checked_against_its_attachments_alone(copy, tmp_path):
+    paper = copy / "report" / "report.pdf"
+    assert list(paper_alone(paper)) == []
+    reader = PdfReader(paper)
+    assert set(reader.attachments) == {"assignment2.ipynb", "results.json", "references.bib", "environment.txt"}
+    assert reader.metadata.title.startswith("A Residual Network") and reader.metadata.author == "Your Name"
+    assert reader.trailer["/Root"]["/Lang"] == "en"
+
+    def changed(name, data):
+        writer = PdfWriter(clone_from=PdfReader(paper))
+        for old in list(writer.attachment_list):
+            if old.name == name:
+                old.content = data
+        writer.write(tmp_path / "changed.pdf")
+        return list(paper_alone(tmp_path / "changed.pdf"))
+    results = json.loads(reader.attachments["results.json"][0])
+    results["claims"]["test_accuracy"]["value"] = 99.01
+    assert any("99.01" in fault for fault in changed("results.json", json.dumps(results).encode()))
+    notebook = reader.attachments["assignment2.ipynb"][0].decode()
+    for old, new, fault in ((" points", "9.87 points", "lacks"), ("seed=SEED", "seed=7", "the cell recipe changed")):
+        assert any(fault in found for found in changed("assignment2.ipynb", notebook.replace(old, new).encode()))
 
 
 def test_other_images_are_indicative(digits, copy, monkeypatch):
