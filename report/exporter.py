@@ -26,6 +26,7 @@ from nbconvert.writers import FilesWriter
 from nbformat.v4 import new_raw_cell
 from pandocfilters import Header, Para, RawBlock, RawInline, Str, stringify, walk
 from pypdf import PdfWriter
+from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -85,8 +86,22 @@ def cell_options(cell, place):
     """Quarto's cell options: the `#| key: value` lines at the top of a code cell."""
     try:
         return dict(yaml.safe_load("\n".join(re.findall(r"(?m)^#\| ?(.*)", cell.source))) or {})
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         fail(f"{place}: the cell options are not lines of `#| key: value`, in YAML ({error}).")
+
+
+def front_matter(shown, place):
+    """Title, authors and keywords, checked."""
+    front = shown[0] if shown else {}
+    fits = isinstance(front, dict) and isinstance(front.get("title", ""), str) and all(
+        isinstance(front.get(name, []), list) for name in ("authors", "keywords")) and all(
+        isinstance(word, str) for word in front.get("keywords", [])) and all(
+        isinstance(author, dict) and all(isinstance(value, str) for value in author.values())
+        for author in front.get("authors", []))
+    if not fits:
+        fail(f"{place}: the front matter is a title, a list of authors (name, student_number, university, email) and a "
+             "list of keywords, all of them text.")
+    return front
 
 
 def prepare(markdown):
@@ -124,7 +139,8 @@ class Paper:
                 fail(f"{place} ended in an error: {output.ename}: {output.evalue[:200]}")
         shown = [output.data for output in outputs if "data" in output]
         if "front-matter" in tags:
-            self.front |= next((data["application/json"] for data in shown if "application/json" in data), {})
+            found = [data["application/json"] for data in shown if "application/json" in data]
+            self.front |= front_matter(found, place)
         elif "notebook-only" not in tags and cell.cell_type == "markdown":
             self.fragments.append(Fragment(place, prepare(cell.source)))
         elif "notebook-only" not in tags and cell.cell_type == "code":
@@ -144,7 +160,10 @@ class Paper:
         for mime, data in found:
             file = f"{label}.{mime[-3:]}"
             if kind == "figure":
-                self.files[file] = base64.b64decode(data)
+                try:
+                    self.files[file] = base64.b64decode("".join(data.split()), validate=True)
+                except ValueError:
+                    fail(f"{place}: its picture is damaged (not base64): run the cell again.")
                 self.add_float(kind, options, place, above=f"\\includegraphics{{{file}}}\n")
             else:
                 self.add_float(kind, options, place, below=f"\\fitcolumn{{%\n{data.strip()}}}\n")
@@ -311,6 +330,13 @@ def attach(pdf, sources):
 
 class PaperExporter(PDFExporter):
     """Notebook to paper; the source of the PDF travels in resources["tex"]."""
+
+    @property
+    def default_config(self):
+        """Without nbconvert's own handling of pictures, which trips over damaged ones and wants Inkscape for SVG."""
+        settings, off = super().default_config, {"enabled": False}
+        settings.merge(Config({"ExtractOutputPreprocessor": off, "SVG2PDFPreprocessor": off}))
+        return settings
 
     def __init__(self, **kw):
         super().__init__(template_name="twocolumn", extra_template_basedirs=[str(HERE)], **kw)

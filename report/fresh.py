@@ -17,9 +17,10 @@ def file_hash(path):
 
 def record(notebook):
     """What the ledger cell recorded: hashes of the cells run before it ("cells") and of files; {} without one."""
-    found = [output["data"]["application/json"] for cell in notebook["cells"] for output in cell.get("outputs", [])
-             if "cells" in output.get("data", {}).get("application/json", {})]
-    return found[-1] if found else {}
+    shown = [output.get("data", {}).get("application/json") for cell in notebook["cells"]
+             for output in cell.get("outputs", [])]
+    return next((data for data in reversed(shown) if isinstance(data, dict)
+                 and isinstance(data.get("cells"), list) and isinstance(data.get("files"), dict)), {})
 
 
 def stale(notebook, root):
@@ -32,14 +33,14 @@ def stale(notebook, root):
         return
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     hashes, ran = [code_hash(cell["source"]) for cell in code], kept["cells"]
-    changed = [cell["id"] for cell, found in zip(code[:len(ran)], hashes) if found not in ran]
+    changed = [cell for cell, found in zip(code[:len(ran)], hashes) if found not in ran]
     if changed:
-        yield f"{_cells(changed)} changed since the notebook was run"
+        yield f"{_names(changed)} changed since the notebook was run"
     elif hashes[:len(ran)] != ran:
         yield "the notebook's cells were not run once each from top to bottom"
-    failed = [cell["id"] for cell in code if any(output["output_type"] == "error" for output in cell["outputs"])]
+    failed = [cell for cell in code if any(output["output_type"] == "error" for output in cell["outputs"])]
     if failed:
-        yield f"{_cells(failed)} ended in an error"
+        yield f"{_names(failed)} ended in an error"
     for name, expected in kept["files"].items() if root else ():
         found = file_hash(root / name)
         if found == "missing" and not name.endswith("weights.safetensors"):  # these may be left out of a hand-in
@@ -50,10 +51,19 @@ def stale(notebook, root):
     for cell in code:
         label = re.search(r"(?m)^#\| label: (fig-\S+)", cell["source"])
         for output in cell["outputs"] if label else []:
-            data = output.get("data", {}).get("application/pdf", "")
-            if hashlib.sha256(base64.b64decode(data)).hexdigest() != pictures.get(f"{label[1]}.pdf"):
-                yield f"the picture in the cell {cell['id']} is not the file that the notebook drew"
+            picture = output.get("data", {}).get("application/pdf")
+            if picture and _picture_hash(picture) != pictures.get(f"{label[1]}.pdf"):
+                yield f"the picture in {_names([cell])} is not the file that the notebook drew"
 
 
-def _cells(ids):
+def _picture_hash(encoded):
+    try:
+        return hashlib.sha256(base64.b64decode(encoded)).hexdigest()
+    except ValueError:
+        return "damaged"
+
+
+def _names(cells):
+    """The cells' ids, which Colab keeps in the metadata, in words."""
+    ids = [cell.get("id") or cell["metadata"].get("id", "without an id") for cell in cells]
     return f"the cell{'s' * (len(ids) > 1)} {', '.join(ids)}"

@@ -1,0 +1,56 @@
+"""The exporter on random notebooks: a paper, or one sentence; never a traceback. FUZZ=1000 tries that many."""
+import base64
+import os
+
+import exporter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nbconvert.exporters import LatexExporter
+from nbformat import from_dict
+from test_exporter import HOSTILE, figure_pdf
+
+EXAMPLES = int(os.environ.get("FUZZ") or 60)
+FRAGMENTS = (
+    "# Title", "## 1 Section", "## Results", "$x$", "$$x^2 \\tag{1}\\label{eq-x}$$", "[1](#eq-x)",
+    "[a](#ref-he2016)",
+    "[Figure 1](#fig-a)", "```python\nx\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "<div>", "<script>x</script>", "<!--",
+    "![](attachment:x.png)", "\\begin{align}a&=b\\end{align}", "한국어", "🙂", "é", "\\n", "\x00", "\r", "-" * 300, "{#x}",
+    HOSTILE, "#| label: fig-a", "#| fig-cap: A figure.", "#| fig-alt: x", "#| label: tbl-a", "#| tbl-cap: A table.",
+    "#| label: [", "#| :", "&nbsp;", "$", "$$", "\\", "`", "*", "~~~", "^[note]", "[^1]: x")
+KEYS = ("title", "authors", "name", "keywords", "cells", "files")
+MIMES = ("text/plain", "text/markdown", "text/latex", "text/html", "image/png", "application/pdf", "image/svg+xml")
+TAGS = ("notebook-only", "abstract", "banner", "front-matter", "parameters", "other")
+
+
+def record(optional=None, **fields):
+    """Dicts with these fields; a field that is a plain value is always that."""
+    return st.fixed_dictionaries({key: value if isinstance(value, st.SearchStrategy) else st.just(value)
+                                  for key, value in fields.items()}, optional=optional or {})
+
+
+text = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=20), max_size=6).map("\n".join)
+values = text | st.sampled_from(("", "AAAA", "not base64!", figure_pdf(), base64.b64encode(b"x").decode()))
+anything = st.recursive(st.none() | st.booleans() | st.integers() | text, lambda inner: st.lists(inner, max_size=3)
+                        | st.dictionaries(st.sampled_from(KEYS), inner), max_leaves=6)
+bundle = record(dict.fromkeys(MIMES, values) | {"application/json": anything})
+count = st.none() | st.integers(0, 9)
+output = (record(output_type="stream", name=st.sampled_from(("stdout", "stderr")), text=text)
+          | record(output_type="error", ename=text, evalue=text, traceback=st.lists(text))
+          | record(output_type="display_data", data=bundle, metadata={})
+          | record(output_type="execute_result", data=bundle, metadata={}, execution_count=count))
+metadata = record({"tags": st.lists(st.sampled_from(TAGS), max_size=2, unique=True)})
+cell = (record(cell_type="markdown", source=text, metadata=metadata)
+        | record(cell_type="raw", source=text, metadata=metadata)
+        | record(cell_type="code", source=text, metadata=metadata, execution_count=count,
+                 outputs=st.lists(output, max_size=3)))
+notebook = record(cells=st.lists(cell, max_size=5), metadata={}, nbformat=4, nbformat_minor=4)
+
+
+@given(notebook)
+@settings(max_examples=EXAMPLES, deadline=20_000, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES < 100)
+def test_any_notebook_becomes_latex_or_one_sentence(nb):
+    try:
+        latex, _ = LatexExporter.from_notebook_node(exporter.PaperExporter(), from_dict(nb))
+        assert r"\end{document}" in latex
+    except SystemExit as stop:
+        assert 0 < len(str(stop)) < 2000 and "\n" not in str(stop) and "Traceback" not in str(stop)
