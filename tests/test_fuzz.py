@@ -14,7 +14,8 @@ FRAGMENTS = (
     "# Title", "## 1 Section", "## Results", "$x$", "$$x^2 \\tag{1}\\label{eq-x}$$", "[1](#eq-x)",
     "[a](#ref-he2016)",
     "[Figure 1](#fig-a)", "```python\nx\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "<div>", "<script>x</script>", "<!--",
-    "![](attachment:x.png)", "\\begin{align}a&=b\\end{align}", "한국어", "🙂", "é", "\\n", "\x00", "\r", "-" * 300, "{#x}",
+    "![](attachment:x.png)", "\\begin{align}a&=b\\end{align}",
+    "한국어", "🙂", "é", "\\n", "\x00", "\r", "-" * 300, "{#x}",
     HOSTILE, "#| label: fig-a", "#| fig-cap: A figure.", "#| fig-alt: x", "#| label: tbl-a", "#| tbl-cap: A table.",
     "#| label: [", "#| :", "&nbsp;", "$", "$$", "\\", "`", "*", "~~~", "^[note]", "[^1]: x")
 KEYS = ("title", "authors", "name", "keywords", "cells", "files")

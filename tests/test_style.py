@@ -1,0 +1,32 @@
+"""House rules that a commit can break: ruff, the notebook's hygiene, references that nobody cites."""
+import json
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+from definitions import NOTEBOOK
+
+
+def test_ruff():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format=concise", str(ROOT)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_notebook_carries_nothing_of_the_machine_it_ran_on():
+    notebook = json.loads(NOTEBOOK.read_text())
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    for cell in notebook["cells"]:
+        assert set(cell["metadata"]) <= {"tags"}, cell["id"]
+        assert not cell.get("attachments"), cell["id"]
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert not re.search(r"/(home|root|Users|tmp)/", NOTEBOOK.read_text())
+
+
+def test_each_reference_is_cited():
+    keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "report" / "references.bib").read_text(), re.M))
+    sources = "".join("".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"])
+    assert keys == set(re.findall(r"\(#ref-(\w+)\)", sources))
