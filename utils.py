@@ -509,7 +509,7 @@ def _train(model, data, folder, recipe, state):
                                           "finite state)")
                 loss, accuracy = losses.mean().item(), 100 * accuracies.mean().item()
                 bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.1f}%", rate=f"{rate:.2g}")
-                if recipe.epochs <= 3 and done % 100 == 0:  # the course's log line, with the running mean of the loss
+                if recipe.epochs <= 3 and (done % 100 == 0 or last):  # the course's log line: the running mean
                     log(f"Epoch [{epoch + 1}/{recipe.epochs}], Step [{done}/{batches.steps}] Loss: {loss:.4f}")
                 state.update(step=done, partial=[losses.tolist(), accuracies.tolist()])
                 if last:

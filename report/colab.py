@@ -24,20 +24,31 @@ def missing():
     needed = (ROOT / "requirements.txt").read_text().partition("# Tools")[0]
     lines = [line.partition("#")[0].strip() for line in needed.splitlines()]
     requirements = [Requirement(line) for line in lines if line]
-    installed = {d.metadata["Name"].lower().replace("-", "_"): d.version for d in importlib.metadata.distributions()}
-    return [r for r in requirements if not r.specifier.contains(installed.get(r.name.lower().replace("-", "_"), "0"))]
+    return [r for r in requirements if not r.specifier.contains(version(r.name), prereleases=True)]
+
+
+def version(name):
+    """The version of a package that is installed, "0" where it is not."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
 
 
 def install_missing():
-    """pip install what is missing; the torch that is there stays. Raises SystemExit where pip cannot."""
-    wanted = [str(requirement) for requirement in missing()]
+    """pip install what is missing; the torch that is there stays. Raises SystemExit where that cannot be."""
+    wanted, keep = missing(), []
     if not wanted:
         return
-    keep = [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "torchvision")
-            if not any(r.startswith(name) for r in wanted)]
+    for name in ("torch", "torchvision"):
+        if version(name) != "0":
+            keep.append(f"{name}=={version(name)}")
+            if any(requirement.name == name for requirement in wanted):
+                raise SystemExit(f"{keep[-1]} is here, too old or too new for this notebook (see requirements.txt)")
+    wanted = [str(requirement) for requirement in wanted]
     print("Installing", ", ".join(wanted))
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted, *keep], text=True,
-                          stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted, *keep]
+    done = subprocess.run(command, text=True, stderr=subprocess.PIPE)
     if done.returncode:
         raise SystemExit(f"pip could not install {', '.join(wanted)}: {done.stderr.strip().splitlines()[-1]}")
 
@@ -57,8 +68,9 @@ def live_notebook():
     if not path.exists():
         raise SystemExit(f"{path} is not to be found: save the notebook under that name, then run this cell again")
     notebook = json.loads(path.read_text())
-    if record(notebook) != json.loads((ROOT / "build" / "results.json").read_text())["code"]:
-        raise SystemExit(f"{path} is not yet saved as it was run: save it, then run this cell again")
+    results = ROOT / record(notebook).get("results", "none")
+    if not results.exists() or record(notebook) != json.loads(results.read_text())["code"]:
+        raise SystemExit(f"{path} is not saved as it was run: save it, then run this cell again")
     return notebook
 
 

@@ -10,10 +10,10 @@ from torch import nn
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "assignment2.ipynb"
 
 
-def definitions():
+def definitions(notebook=NOTEBOOK):
     """The names defined by the notebook's cells with the tag `definition`, as a dict."""
     names = {"nn": nn, "torch": torch, "torchvision": torchvision, "pd": pd}
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+    for cell in json.loads(notebook.read_text())["cells"]:
         if "definition" in cell["metadata"].get("tags", []):
             exec("".join(cell["source"]), names)
     return names

@@ -1,13 +1,19 @@
 """Whether a notebook's outputs are those of the code beside them, by the record that its ledger cell left."""
 import base64
 import hashlib
+import json
 import re
 
 
 def code_hash(source):
     """SHA-256 of a code cell's source without its cell options: captions may change without a rerun."""
     lines = [line.rstrip() for line in source.strip().splitlines() if not line.startswith("#|")]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return text_hash("\n".join(lines))
+
+
+def text_hash(text):
+    """SHA-256 of a string."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def file_hash(path):
@@ -15,12 +21,18 @@ def file_hash(path):
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
 
 
+def results_hash(results):
+    """SHA-256 of what results.json says, its record of the code left out."""
+    said = {name: value for name, value in results.items() if name != "code"}
+    return text_hash(json.dumps(said, sort_keys=True))
+
+
 def record(notebook):
-    """What the ledger cell recorded: hashes of the cells run before it ("cells") and of files; {} without one."""
+    """What the ledger cell recorded: hashes of cells, shown texts, files and results; {} where none has run."""
     shown = [output.get("data", {}).get("application/json") for cell in notebook["cells"]
              for output in cell.get("outputs", [])]
-    return next((data for data in reversed(shown) if isinstance(data, dict)
-                 and isinstance(data.get("cells"), list) and isinstance(data.get("files"), dict)), {})
+    return next((data for data in reversed(shown) if isinstance(data, dict) and isinstance(data.get("files"), dict)
+                 and isinstance(data.get("cells"), list) and isinstance(data.get("texts"), list)), {})
 
 
 def stale(notebook, root):
@@ -31,13 +43,13 @@ def stale(notebook, root):
     kept = record(notebook)
     if not kept:
         return
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"].strip()]
     hashes, ran = [code_hash(cell["source"]) for cell in code], kept["cells"]
     changed = [cell for cell, found in zip(code[:len(ran)], hashes) if found not in ran]
     if changed:
         yield f"{_names(changed)} changed since the notebook was run"
     elif hashes[:len(ran)] != ran:
-        yield "the notebook's cells were not run once each from top to bottom"
+        yield "the notebook's cells were not run once each from top to bottom (Restart and Run All does that)"
     failed = [cell for cell in code if any(output["output_type"] == "error" for output in cell["outputs"])]
     if failed:
         yield f"{_names(failed)} ended in an error"
@@ -47,20 +59,26 @@ def stale(notebook, root):
             yield f"{name} is missing"
         elif found not in ("missing", expected):
             yield f"{name} is not the file that the notebook was run with"
-    pictures = {name.rpartition("/")[2]: expected for name, expected in kept["files"].items()}
-    for cell in code:
+    other = [cell for cell in code if any(_foreign(cell, output, kept) for output in cell["outputs"])]
+    if other:
+        yield f"what {_names(other)} shows is not what the code gave"
+
+
+def _foreign(cell, output, kept):
+    """Whether an output that enters the paper, a text or a picture, is not among those recorded."""
+    data, tags = output.get("data", {}), cell["metadata"].get("tags", [])
+    if "front-matter" in tags or "banner" in tags or "notebook-only" in tags:
+        return False
+    if "application/pdf" in data:
         label = re.search(r"(?m)^#\| label: (fig-\S+)", cell["source"])
-        for output in cell["outputs"] if label else []:
-            picture = output.get("data", {}).get("application/pdf")
-            if picture and _picture_hash(picture) != pictures.get(f"{label[1]}.pdf"):
-                yield f"the picture in {_names([cell])} is not the file that the notebook drew"
-
-
-def _picture_hash(encoded):
-    try:
-        return hashlib.sha256(base64.b64decode(encoded)).hexdigest()
-    except ValueError:
-        return "damaged"
+        try:
+            found = hashlib.sha256(base64.b64decode(data["application/pdf"])).hexdigest()
+        except ValueError:
+            return True
+        drawn = {name.rpartition("/")[2]: expected for name, expected in kept["files"].items()}
+        return not label or drawn.get(f"{label[1]}.pdf") != found
+    text = data.get("text/latex") or data.get("text/markdown")
+    return text is not None and text_hash(text) not in kept["texts"]
 
 
 def _names(cells):

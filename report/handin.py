@@ -1,7 +1,6 @@
 """Packs the submission: `make zip` for handing in, `make colab` into one notebook that carries everything with it."""
 import base64
 import io
-import json
 import os
 import re
 import sys
@@ -21,7 +20,7 @@ UNPACK = '''# This notebook carries its project with it: here it is unpacked, be
 import base64, io, pathlib, zipfile
 
 here = pathlib.Path.cwd()
-if not any((p / "utils.py").exists() for p in (here / "{folder}", here, *here.parents)):
+if not any((p / "report" / "colab.py").exists() for p in (here / "{folder}", here, *here.parents)):
     zipfile.ZipFile(io.BytesIO(base64.b64decode("{archive}"))).extractall("{folder}")
 '''
 
@@ -32,48 +31,49 @@ def pack(target, weights, without=()):
              for file in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(files):
-            if file.is_file() and "__pycache__" not in file.parts and (weights or file.name != "weights.safetensors"):
-                entry = zipfile.ZipInfo(file.relative_to(ROOT).as_posix())
+            name = file.relative_to(ROOT)
+            left_out = name.suffix in (".aux", ".log") or not weights and file.name == "weights.safetensors"
+            if file.is_file() and not left_out and not any(part.startswith((".", "__")) for part in name.parts):
+                entry = zipfile.ZipInfo(name.as_posix())
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, file.read_bytes())
 
 
 def make_zip():
     """build/submission.zip, or SystemExit with a sentence where it should not be handed in."""
-    notebook = nbformat.read(ROOT / NOTEBOOK, 4)
-    front = next(json.dumps(output.data["application/json"], ensure_ascii=False) for cell in notebook.cells
-                 if "front-matter" in cell.metadata.get("tags", []) for output in cell.outputs)
-    left = [text for text in PLACEHOLDERS if text in front]
+    for fault in belonging(ROOT):
+        sys.exit(f"{fault}: run make submission, then make zip again")
+    text = (ROOT / NOTEBOOK).read_text()
+    left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
     if left:
         sys.exit(f"{', '.join(left)}: these are placeholders; put your own data into the cell \"Who hands this in\", "
                  "run make submission, then make zip again")
-    for fault in belonging(ROOT):
-        sys.exit(f"{fault}: run make submission, then make zip again")
     weights = os.environ.get("WEIGHTS", "1") != "0"
     target = ROOT / "build" / "submission.zip"
     target.parent.mkdir(exist_ok=True)
-    pack(target.with_suffix(".tmp"), weights)
-    size = target.with_suffix(".tmp").stat().st_size / 1e6
-    limit = 40 if weights else 5
+    new, limit = target.with_suffix(".new"), 40 if weights else 5
+    pack(new, weights)
+    size = new.stat().st_size / 1e6
     if size > limit:
-        target.with_suffix(".tmp").unlink()
+        new.unlink()
         sys.exit(f"the archive would have {size:.1f} MB, more than {limit}; take runs out of checkpoints/")
-    os.replace(target.with_suffix(".tmp"), target)
+    os.replace(new, target)
     print(f"{target} ({size:.1f} MB)")
 
 
 def make_colab():
-    """build/assignment2_colab.ipynb: the notebook without outputs, and before it a cell that unpacks the project."""
+    """build/assignment2_colab.ipynb: the notebook without outputs, its first code cell unpacks the project."""
     notebook, archive = nbformat.read(ROOT / NOTEBOOK, 4), io.BytesIO()
-    pack(archive, weights=False, without=("figures", "tests"))
+    pack(archive, weights=False, without=("tests",))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    setup = next(cell.source for cell in notebook.cells if cell.id == "setup")
-    folder = re.search(r'REPOSITORY = ".*/(.*)"', setup)[1]
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith(UNPACK.partition("\n")[0])]
+    at, folder = next((i, found[1]) for i, cell in enumerate(notebook.cells)
+                      if (found := re.search(r'(?m)^REPOSITORY = ".*/(.*)"', cell.source)))
     source = UNPACK.format(folder=folder, archive=base64.b64encode(archive.getvalue()).decode())
-    unpack = nbformat.v4.new_code_cell(source, id="unpack", metadata={"tags": ["notebook-only"], "cellView": "form"})
-    notebook.cells.insert(1, unpack)
+    unpack = nbformat.v4.new_code_cell(source, metadata={"tags": ["notebook-only"], "cellView": "form"})
+    notebook.cells.insert(at, unpack)
     target = ROOT / "build" / "assignment2_colab.ipynb"
     target.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, target)
@@ -81,4 +81,7 @@ def make_colab():
 
 
 if __name__ == "__main__":
-    {"zip": make_zip, "colab": make_colab}[sys.argv[1]]()
+    try:
+        {"zip": make_zip, "colab": make_colab}[sys.argv[1]]()
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"make {sys.argv[1]}: a file of the submission is missing or damaged ({error})")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import yaml
-from fresh import code_hash, file_hash
+from fresh import code_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import Markdown, display
 
 ROOT = Path(__file__).resolve().parent.parent
-_drawn = []  # the files of the figures shown
+_drawn, _said = [], []  # the files of the figures shown; the hashes of the paper's other outputs
 _numbers = {"fig": {}, "tbl": {}}  # label -> number, in the order in which cells were first run
 
 
@@ -52,9 +52,20 @@ def show_table(frame, precision=2):
     def styled(kind):
         style = frame.style.hide(axis="index").format(precision=precision, thousands=",", na_rep="–", escape=kind)
         return style.format_index(escape=kind, axis="columns")
-    options = cell_options()
+    options, latex = cell_options(), styled("latex").to_latex(hrules=True)
+    _said.append(text_hash(latex))
     display({"text/html": options["shown"] + styled("html").to_html(table_uuid=options["label"]),
-             "text/latex": styled("latex").to_latex(hrules=True)}, raw=True)
+             "text/latex": latex}, raw=True)
+
+
+def prose(text, place=None):
+    """Show a paragraph of Markdown, here or at `place`, a display handle; numbers keep their per cent signs."""
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    _said.append(text_hash(text))
+    if place:
+        place.update(Markdown(text))
+    else:
+        display(Markdown(text))
 
 
 class Ledger(dict):
@@ -73,10 +84,12 @@ class Ledger(dict):
                  *(file for run in runs for file in sorted(run.folder.iterdir()))]
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
                   "files": {os.path.relpath(file, ROOT): file_hash(file) for file in files}}
-        record["results"] = os.path.relpath(folder / "results.json", ROOT)
         packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
-        (folder / "results.json").write_text(json.dumps(
-            {"claims": self, "data": about, "environment": environment | {"packages": packages}, "code": record},
-            indent=1, ensure_ascii=False) + "\n")
+        results = {"claims": self, "data": about, "environment": environment | {"packages": packages}, "code": record}
+        results = json.loads(json.dumps(results))  # as they are read again
+        record |= {"texts": sorted(_said), "results": os.path.relpath(folder / "results.json", ROOT),
+                   "results_hash": results_hash(results)}
+        text = json.dumps(results | {"code": record}, indent=1, ensure_ascii=False)
+        (folder / "results.json").write_text(text + "\n")
         text = f"{len(self)} claims written to {record['results']}."
         display({"application/json": record, "text/markdown": text}, raw=True)

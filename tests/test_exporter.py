@@ -258,7 +258,7 @@ def ran(*cells):
     pictures = {f"figures/{re.search('fig-[a-z]+', cell.source)[0]}.pdf": hashlib.sha256(
         base64.b64decode(cell.outputs[0].data["application/pdf"])).hexdigest()
         for cell in cells if "fig-" in cell.source}
-    record = {"cells": [code_hash(source) for source in sources], "files": pictures}
+    record = {"cells": [code_hash(source) for source in sources], "files": pictures, "texts": []}
     return *cells, code("ledger", {"application/json": record}, tags=["notebook-only"])
 
 
@@ -281,7 +281,7 @@ def test_stale_notebooks_are_refused_and_become_drafts(monkeypatch, tmp_path):
     cells[1].source = "a = 1"
     assert "not run once each from top to bottom" in refusal(cells[1], cells[0], *cells[2:])
     cells[2].outputs[0].data["application/pdf"] = figure_pdf(2)
-    assert f"the picture in the cell {cells[2].id} is not the file" in refusal(*cells)
+    assert f"what the cell {cells[2].id} shows is not what the code gave" in refusal(*cells)
     monkeypatch.setattr(exporter, "DRAFT", True)
     assert "DRAFT" in to_tex(*cells)
 

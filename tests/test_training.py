@@ -155,7 +155,8 @@ def test_a_log_file_gets_lines_and_no_bars(digits, tmp_path, capfd):
     assert err == "" and "\r" not in out
     lines = out.splitlines()
     assert [line.split()[:3] for line in lines[:4]] == [["epoch", str(n), "train_loss"] for n in range(1, 5)]
-    assert re.fullmatch(r"Epoch \[1/1\], Step \[100/119\] Loss: \d\.\d{4}", lines[4]) and len(lines) == 5
+    assert re.fullmatch(r"Epoch \[1/1\], Step \[100/119\] Loss: \d\.\d{4}", lines[4])
+    assert lines[5].startswith("Epoch [1/1], Step [119/119] Loss: ") and len(lines) == 6
     assert list(run.history.epoch) == [1, 2, 3, 4] and run.history.seconds.is_monotonic_increasing
 
 
