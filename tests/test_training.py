@@ -187,7 +187,7 @@ def test_kill_at_random_moments_never_loses_or_changes_the_run(uninterrupted, tm
         process = child(folder)
         process.stdout.readline()
         if kills < 12:
-            time.sleep(dice.uniform(0.1, 1.2))
+            time.sleep(dice.uniform(0.05, 0.4))
             process.kill()
             kills += 1
         out, err = process.communicate()
