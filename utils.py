@@ -267,7 +267,6 @@ class Recipe:
     padding: int = 4                   # pixels on each side before a crop
     pad_with: str = "zeros"            # or "reflection"
     seed: int = 0                      # of the order of the images and of their augmentation
-    start: str = ""                    # the weights it starts from, by a name; "" from scratch; kept, not acted on
 
     def rate(self, step, steps_per_epoch):
         """The learning rate at `step`, counted from the start of the run."""
@@ -402,8 +401,9 @@ class FilterMuon(torch.optim.Muon):
 
 def _optimizers(model, recipe):
     """Fused SGD or Adam, or Muon on the filters with fused AdamW for the rest; no decay of biases and batch norms."""
-    filters = [p for p in model.parameters() if p.ndim == 4] if recipe.optimizer == "muon" else []
-    others = [p for p in model.parameters() if all(p is not f for f in filters)]
+    muon = recipe.optimizer == "muon"
+    filters = [p for p in model.parameters() if muon and p.ndim == 4]
+    others = [p for p in model.parameters() if not (muon and p.ndim == 4)]
     groups = [{"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay},
               {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}]
     if recipe.optimizer == "sgd":
@@ -456,9 +456,9 @@ def _train(model, data, folder, recipe, state):
         if not scaler.is_enabled():  # a scaler finds gradients that are not finite itself, and expects a few
             norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             finite &= norm.isfinite()
-        for optimizer in optimizers:
-            if not scaler.is_enabled():
+            for optimizer in optimizers:
                 optimizer.found_inf = 1 - finite.float()  # read by the optimiser, on the device
+        for optimizer in optimizers:
             scaler.step(optimizer)
         scaler.update()
         return torch.stack([torch.where(finite, loss.detach(), torch.nan), accuracy])

@@ -85,7 +85,7 @@ class Ledger(dict):
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
                   "files": {os.path.relpath(file, ROOT): file_hash(file) for file in files}}
         packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
-        results = {"claims": self, "data": about, "environment": environment | {"packages": packages}, "code": record}
+        results = {"claims": self, "data": about, "environment": environment | {"packages": packages}}
         results = json.loads(json.dumps(results))  # as they are read again
         record |= {"texts": sorted(_said), "results": os.path.relpath(folder / "results.json", ROOT),
                    "results_hash": results_hash(results)}
