@@ -36,6 +36,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HOST = "www.cs.toronto.edu"  # where torchvision downloads CIFAR-10 from
 SAVE_EVERY = 180  # seconds between two saves within an epoch
+PADDING = 4  # pixels on each side of an image before a crop
 # Training images from which torch.compile earns its start-up; on a CPU it measured no faster than channels_last.
 COMPILE_PAYS = {"cpu": math.inf, "cuda": 2_000_000}
 
@@ -92,6 +93,12 @@ class Data:
                     self.standin)
 
 
+def has_data(folder):
+    """Whether `folder` has anything that `load_data` would read, damaged or not."""
+    official = torchvision.datasets.CIFAR10
+    return any((Path(folder) / name).exists() for name in ("train", "test", official.filename, official.base_folder))
+
+
 def load_data(folder, dataset=""):
     """CIFAR-10 from `folder`, else by download, else scikit-learn's digits as a stand-in.
 
@@ -107,7 +114,7 @@ def load_data(folder, dataset=""):
     archive, batches = folder / official.filename, folder / official.base_folder
     if (folder / "train").is_dir() or (folder / "test").is_dir():
         return _load_tree(folder)
-    if archive.exists() or batches.exists() or _reachable(HOST):
+    if has_data(folder) or _reachable(HOST):
         try:
             return _load_official(folder)
         except (RuntimeError, OSError, EOFError, http.client.HTTPException) as error:
@@ -204,7 +211,7 @@ class Batches:
     def __init__(self, data, recipe, device):
         self.recipe, self.device, self.labels = recipe, device, data.train_labels.to(device)
         self.mean, self.std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in data.normalisation())
-        pad, size = recipe.padding, data.train_images.shape[-1]
+        pad, size = PADDING, data.train_images.shape[-1]
         position = torch.arange(-pad, size + pad)
         inside = (size - 1) - ((size - 1) - position.abs()).abs()  # reflected at both edges
         self.images = data.train_images[:, :, inside[:, None], inside].to(device)
@@ -218,11 +225,13 @@ class Batches:
         """Draw the epoch's order, crops and flips."""
         draw, n = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch), len(self.labels)
         order = torch.randperm(n, generator=draw)
-        shift = torch.randint(0, 2 * self.recipe.padding + 1, (2, n), generator=draw)
+        shift = torch.randint(0, 2 * PADDING + 1, (2, n), generator=draw)
         flip = torch.rand(n, generator=draw) < (0.5 if "flip" in self.recipe.augmentation else 0)
         if "crop" not in self.recipe.augmentation:
-            shift[:] = self.recipe.padding
-        self.boxes = torch.rand(self.steps, 4, generator=draw)  # of CutMix: applied or not, area, centre
+            shift[:] = PADDING
+        self.boxes = torch.rand(self.steps, 4, generator=draw)  # of CutMix: applied where below half, area, centre
+        if "cutmix" not in self.recipe.augmentation or epoch >= self.recipe.epochs - self.recipe.refine:
+            self.boxes[:, 0] = 1
         self.order, self.shift, self.flip = order.to(self.device), shift.to(self.device), flip.to(self.device)
 
     def batch(self, step):
@@ -238,7 +247,7 @@ class Batches:
                              (top + across)[:, None, :, None], columns[:, None, None, :]]
         images, labels = (images - self.mean) / self.std, self.labels[index]
         apply, area, row, column = self.boxes[step].tolist()
-        if "cutmix" not in self.recipe.augmentation or apply > 0.5:
+        if apply > 0.5:
             return images, labels, labels, 0.0
         # Yun et al. draw the area kept from Beta(1, 1), which is uniform; partners are the batch rolled by one.
         half = self.size * math.sqrt(area) / 2
@@ -258,15 +267,16 @@ class Recipe:
     batch_size: int = 100
     optimizer: str = "adam"            # Kingma and Ba 2015; "sgd", with Nesterov momentum; "muon", with Adam's help
     learning_rate: float = 1e-3        # the highest one of the schedule
-    schedule: str = "constant"         # or "linear", "cosine" (both to zero), "thirds" (a third every 20 epochs)
-    warmup: float = 0.0                # share of all steps in which the rate rises, with "linear" and "cosine"
+    schedule: str = "constant"         # or "linear" (to zero), "thirds" (a third every 20 epochs)
+    warmup: float = 0.0                # share of the steps before `refine` in which the rate rises, with "linear"
     momentum: float = 0.9
     weight_decay: float = 0.0          # on convolutions and the linear layer, never on biases and batch norms
     label_smoothing: float = 0.0
     augmentation: str = "crop flip"    # any of "crop", "flip", "cutmix"
-    padding: int = 4                   # pixels on each side before a crop
-    pad_with: str = "zeros"            # or "reflection"
+    pad_with: str = "zeros"            # at the edges, before a crop; or "reflection"
+    refine: int = 0                    # the last epochs, without CutMix, from a third of the rate linearly to zero
     seed: int = 0                      # of the order of the images and of their augmentation
+    start: str = ""                    # names the weights the run begins with; "" from scratch; kept, not acted on
 
     def rate(self, step, steps_per_epoch):
         """The learning rate at `step`, counted from the start of the run."""
@@ -274,11 +284,13 @@ class Recipe:
             return self.learning_rate
         if self.schedule == "thirds":
             return self.learning_rate / 3 ** (step // steps_per_epoch // 20)
-        progress = (step + 1) / (self.epochs * steps_per_epoch + 1)
+        steps, last = self.epochs * steps_per_epoch, self.refine * steps_per_epoch
+        if step >= steps - last:
+            return self.learning_rate / 3 * (steps - step) / last
+        progress = (step + 1) / (steps - last + 1)
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
-        left = (1 - progress) / (1 - self.warmup)
-        return self.learning_rate * (left if self.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
+        return self.learning_rate * (1 - progress) / (1 - self.warmup)
 
 
 @dataclasses.dataclass
@@ -515,7 +527,8 @@ def _train(model, data, folder, recipe, state):
                 if last:
                     bar.close()
                     row = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
-                    if (epoch + 1) % max(1, recipe.epochs // 10) == 0:  # for a curve; nothing is chosen by it
+                    told = recipe.epochs - recipe.refine, *range(0, recipe.epochs + 1, max(1, recipe.epochs // 10))
+                    if epoch + 1 in told:  # for a curve; nothing is chosen by it
                         row["test_accuracy"] = accuracy_of(
                             predict(model, data.test_images, data.normalisation()), data.test_labels)
                     row["seconds"] = state["seconds"] + time.perf_counter() - mark
@@ -616,8 +629,8 @@ def _finish(model, data, folder, state):
             "accuracy": accuracy[released], "accuracy_in_full_precision": accuracy["full"]}
     with _disk(folder):
         save_file(weights, folder / "weights.safetensors")
-        save_file({"probabilities": probabilities.half(), "predicted": probabilities.argmax(1).byte(),
-                   "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte(), "labels": labels.byte()},
+        save_file({"predicted": probabilities.argmax(1).byte(), "labels": labels.byte(),
+                   "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte()},
                   folder / "predictions.safetensors")
         pd.DataFrame(state["history"]).to_csv(folder / "history.csv", index=False)
         np.savetxt(folder / "losses.csv", state["losses"], "%.6g")

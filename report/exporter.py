@@ -2,44 +2,31 @@
 
 Cells become fragments: Markdown, with LaTeX before and after it. Pandoc reads all Markdown into one syntax tree, in
 which headings and equations are numbered and links become references, and writes it as LaTeX. The template in
-twocolumn/ adds title block and style, and latexmk makes the PDF. Whatever is wrong ends the build with one sentence.
+twocolumn/ adds title block and style, and typeset.py makes the PDF. Whatever is wrong ends the build with one sentence.
 """
 
 import base64
 import json
 import os
 import re
-import shutil
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import nbformat
 import yaml
-from fresh import record, stale
+from fresh import record, shown, stale
 from nbconvert.exporters import LatexExporter, PDFExporter
 from nbconvert.writers import FilesWriter
 from nbformat.v4 import new_raw_cell
 from pandocfilters import Header, Para, RawBlock, RawInline, Str, stringify, walk
-from pypdf import PdfWriter
 from traitlets.config import Config
+from typeset import BIBLIOGRAPHY, attach, fail, run, typeset
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-BUILD = ROOT / "build"  # where a failed run leaves its .tex and .log
-BIBLIOGRAPHY = HERE / "references.bib"
 DRAFT = bool(os.environ.get("DRAFT"))  # builds whatever it is given, and says DRAFT on every page
-PACKAGES = "pandoc latexmk texlive-xetex texlive-latex-recommended lmodern"
-LATEXMK = "latexmk -norc -xelatex -interaction=nonstopmode -halt-on-error -file-line-error report.tex"
-TEX_ENVIRONMENT = {
-    "openin_any": "p", "openout_any": "p", "shell_escape": "f",  # TeX touches nothing outside its folder
-    "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1",  # same input, same bytes
-    "max_print_line": "10000",  # one message, one line in the log
-}
 # What Jupyter renders, and no more: raw TeX outside of math stays text.
 MARKDOWN = (
     "markdown_strict+tex_math_dollars+pipe_tables+backtick_code_blocks+fenced_code_blocks+header_attributes"
@@ -47,17 +34,6 @@ MARKDOWN = (
 )
 FLOATS = {"application/pdf": "figure", "image/png": "figure", "text/latex": "table"}  # of two pictures the first
 NUMBER = r"\d+(?:\.\d+)*"
-
-
-def fail(sentence):
-    raise SystemExit(" ".join(sentence.split()))
-
-
-def run(command, **options):
-    try:
-        return subprocess.run(command.split(), capture_output=True, **options)
-    except FileNotFoundError:
-        fail(f"{command.split()[0]} is not installed (Debian: apt-get install {PACKAGES}).")
 
 
 def pandoc(text, source, target):
@@ -133,27 +109,27 @@ class Paper:
 
     def read_cell(self, cell, place):
         """Markdown and labelled floats enter the paper; code, streams and other outputs do not."""
-        tags, outputs = cell.metadata.get("tags", []), cell.get("outputs", [])
-        for output in outputs:
+        for output in cell.get("outputs", []):
             if output.output_type == "error":
                 fail(f"{place} ended in an error: {output.ename}: {output.evalue[:200]}")
-        shown = [output.data for output in outputs if "data" in output]
+        tags, outputs = cell.metadata.get("tags", []), shown(cell)
         if "front-matter" in tags:
-            found = [data["application/json"] for data in shown if "application/json" in data]
+            found = [data["application/json"] for data in outputs if "application/json" in data]
             self.front |= front_matter(found, place)
         elif "notebook-only" not in tags and cell.cell_type == "markdown":
             self.fragments.append(Fragment(place, prepare(cell.source)))
-        elif "notebook-only" not in tags and cell.cell_type == "code":
+        elif outputs:
             part = next((tag for tag in tags if tag in ("abstract", "banner")), "body")
             if part == "body":
-                self.read_float(shown, cell_options(cell, place), place)
-            texts = [data["text/markdown"] for data in shown if "text/markdown" in data]
+                self.read_float(outputs, cell_options(cell, place), place)
+            texts = [data["text/markdown"] for data in outputs if "text/markdown" in data]
             self.fragments += [Fragment(place, text, part=part) for text in texts]
 
-    def read_float(self, shown, options, place):
+    def read_float(self, outputs, options, place):
         label = str(options.get("label", ""))
         kind = {"fig-": "figure", "tbl-": "table"}.get(label[:4])
-        found = [next((mime, data[mime]) for mime in FLOATS if mime in data) for data in shown if FLOATS.keys() & data]
+        floats = [data for data in outputs if FLOATS.keys() & data]
+        found = [next((mime, data[mime]) for mime in FLOATS if mime in data) for data in floats]
         if [FLOATS[mime] for mime, _ in found] != [kind] * bool(kind):
             fail(f"{place}: a cell labelled fig-… shows one picture (PDF or PNG), one labelled tbl-… one table "
                  "(text/latex), and no other cell shows any, unless tagged notebook-only.")
@@ -278,36 +254,6 @@ class Paper:
         return [Str(before), RawInline("latex", f"\\ref{{{label}}}"), Str(typed[3])]
 
 
-def typeset(latex, files):
-    """The PDF; a faulty run leaves its source and log in build/."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copy(BIBLIOGRAPHY, folder)
-        (folder / "report.tex").write_text(latex, encoding="utf-8")
-        for file, data in files.items():
-            (folder / file).write_bytes(data)
-        done = run(LATEXMK, cwd=folder, env=os.environ | TEX_ENVIRONMENT)
-        log = folder / "report.log"
-        fault = log.exists() and find_fault(log.read_text(encoding="utf-8", errors="replace"), latex)
-        if fault or done.returncode:
-            BUILD.mkdir(exist_ok=True)
-            for file in folder.glob("report.[tl]*"):
-                shutil.copy(file, BUILD)
-            fault = fault or f"latexmk stopped: {done.stderr.decode(errors='replace')[-200:]}"
-            fail(f"{fault} (report.tex and report.log are kept in {BUILD}).")
-        return (folder / "report.pdf").read_bytes()
-
-
-def find_fault(log, latex):
-    """LaTeX's error, with the cell it comes from, or a warning that a paper cannot live with; else None."""
-    error = re.search(r"^(?:\./)?report\.tex:(\d+): (.*)(?s:.*?)^l\.\d+ (.*)", log, re.M)
-    if error:
-        cells = re.findall(r"^ *% (cell \d+)$", "\n".join(latex.split("\n")[:int(error[1])]), re.M)
-        return f"{cells[-1] if cells else 'the title block'}: LaTeX stopped: {error[2]} {error[3][-80:]}"
-    warning = re.search(r"Missing character: [^:;!]*|Warning: .*(?:undefined on|multiply defined).*", log)
-    return warning and warning[0]
-
-
 def sources_of(nb):
     """What a paper is made from, file name -> bytes: executed notebook, ledger, versions, references."""
     sources = {"assignment2.ipynb": nbformat.writes(nb).encode(), BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
@@ -317,15 +263,6 @@ def sources_of(nb):
         packages = json.loads(sources["results.json"])["environment"]["packages"]
         sources["environment.txt"] = "".join(f"{line}\n" for line in packages).encode()
     return sources
-
-
-def attach(pdf, sources):
-    """The PDF with `sources` as attachments."""
-    writer, buffer = PdfWriter(clone_from=BytesIO(pdf)), BytesIO()
-    for name, data in sorted(sources.items()):
-        writer.add_attachment(name, data)
-    writer.write(buffer)
-    return buffer.getvalue()
 
 
 class PaperExporter(PDFExporter):
@@ -355,15 +292,28 @@ class PaperExporter(PDFExporter):
     def from_notebook_node(self, nb, resources=None, **kw):
         sources = sources_of(nb)
         latex, resources = LatexExporter.from_notebook_node(self, nb, resources, **kw)
-        pdf = attach(typeset(latex, resources["paper"].files), sources)
-        return pdf, resources | {"tex": latex, "outputs": {}}
+        try:
+            pdf, latex = typeset(latex, resources["paper"].files)
+        except OSError as error:
+            fail(f"There is no room or no right to write temporary files: {error}.")
+        return attach(pdf, sources), resources | {"tex": latex, "outputs": {}}
 
 
 class PaperWriter(FilesWriter):
-    """Writes the .tex beside the .pdf and says where they are. It is called only once there is a PDF."""
+    """Writes .pdf and .tex and says where they are. It is called only once there is a PDF."""
 
     def write(self, output, resources, notebook_name=None, **kw):
-        pdf = super().write(output, resources, notebook_name, **kw)
-        pdf.with_suffix(".tex").write_text(resources["tex"], encoding="utf-8")
+        pdf = Path(self.build_directory).resolve() / f"{notebook_name}.pdf"
+        new = {pdf: pdf.with_suffix(".pdf.new"), pdf.with_suffix(".tex"): pdf.with_suffix(".tex.new")}
+        try:
+            pdf.parent.mkdir(parents=True, exist_ok=True)
+            for file, data in zip(new.values(), (output, resources["tex"].encode())):
+                file.write_bytes(data)
+            for file, written in new.items():
+                os.replace(written, file)
+        except OSError as error:
+            for file in new.values():
+                file.unlink(missing_ok=True)
+            fail(f"{pdf} cannot be written ({error.strerror}); the paper that was there before is kept.")
         print(pdf)
         return pdf

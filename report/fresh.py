@@ -35,6 +35,12 @@ def record(notebook):
                  and isinstance(data.get("cells"), list) and isinstance(data.get("texts"), list)), {})
 
 
+def shown(cell):
+    """What a code cell puts into the paper: the data of its outputs, unless it is tagged notebook-only."""
+    tags = cell["metadata"].get("tags", [])
+    return [] if "notebook-only" in tags else [out["data"] for out in cell.get("outputs", []) if "data" in out]
+
+
 def stale(notebook, root):
     """Yield what is not of the notebook's present code, one sentence each; nothing where no ledger cell has run.
 
@@ -59,15 +65,14 @@ def stale(notebook, root):
             yield f"{name} is missing"
         elif found not in ("missing", expected):
             yield f"{name} is not the file that the notebook was run with"
-    other = [cell for cell in code if any(_foreign(cell, output, kept) for output in cell["outputs"])]
+    other = [cell for cell in code if any(_foreign(cell, data, kept) for data in shown(cell))]
     if other:
         yield f"what {_names(other)} shows is not what the code gave"
 
 
-def _foreign(cell, output, kept):
+def _foreign(cell, data, kept):
     """Whether an output that enters the paper, a text or a picture, is not among those recorded."""
-    data, tags = output.get("data", {}), cell["metadata"].get("tags", [])
-    if "front-matter" in tags or "banner" in tags or "notebook-only" in tags:
+    if "front-matter" in cell["metadata"].get("tags", []):
         return False
     if "application/pdf" in data:
         label = re.search(r"(?m)^#\| label: (fig-\S+)", cell["source"])

@@ -52,6 +52,7 @@ if [ $tex = yes ]; then
         packages="$packages lmodern latexmk"
     fi
     have pandoc || packages="$packages pandoc"
+    have fc-match || packages="$packages fontconfig"
     have pdftotext || packages="$packages poppler-utils"
 fi
 if [ -n "$packages" ]; then

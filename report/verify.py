@@ -22,7 +22,7 @@ import nbformat  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from definitions import definitions  # noqa: E402
-from fresh import record, results_hash, stale  # noqa: E402
+from fresh import record, results_hash, shown, stale  # noqa: E402
 from pypdf import PdfReader  # noqa: E402
 from pypdf.errors import PdfReadError  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
@@ -58,7 +58,8 @@ def lacking(pdf, notebook):
     text = pdf_text(pdf)
     if "DRAFT" in text:
         yield f"{pdf.name} is a draft"
-    missing = sorted(numbers(shown(notebook)) - numbers(text))
+    texts = [data.get("text/latex") or data.get("text/markdown", "") for cell in notebook.cells for data in shown(cell)]
+    missing = sorted(numbers(" ".join(texts)) - numbers(text))
     if missing:
         yield f"{pdf.name} lacks {len(missing)} numbers that the notebook shows: {', '.join(missing[:6])}"
 
@@ -80,13 +81,6 @@ def paper_alone(pdf):
     accuracy = f"{results['claims']['test_accuracy']['value']:.2f}"
     if accuracy not in numbers(pdf_text(pdf)):
         yield f"{pdf.name} does not say the test accuracy of its results.json, {accuracy}"
-
-
-def shown(notebook):
-    """The prose and tables that the notebook's cells put into the paper, as one text."""
-    return " ".join(output.data.get("text/latex") or output.data.get("text/markdown", "") for cell in notebook.cells
-                    if cell.cell_type == "code" and "notebook-only" not in cell.metadata.get("tags", [])
-                    for output in cell.outputs if "data" in output)
 
 
 def pdf_text(path):
@@ -128,11 +122,16 @@ def from_predictions(predicted, mirrored, labels, classes, where):
 
 
 def from_weights(run, data, root):
-    """(claim, value, where from) of all that the weights give on the test images at hand."""
+    """(claim, value, where from) of all that the weights of the two runs kept give on the test images at hand."""
     net = utils.load_weights(definitions(root / NOTEBOOK)["ResNet"](), run.folder)
     plain, mirrored = (utils.predict(net, data.test_images, run.info["normalisation"], flip) for flip in (False, True))
     both = (plain + mirrored).argmax(1)
-    return from_predictions(plain.argmax(1), both, data.test_labels, data.classes, "the weights")
+    yield from from_predictions(plain.argmax(1), both, data.test_labels, data.classes, "the weights")
+    course = utils.load_run(root / "checkpoints" / "course")
+    if course and (course.folder / "weights.safetensors").exists():
+        utils.load_weights(net, course.folder)
+        probabilities = utils.predict(net, data.test_images, course.info["normalisation"])
+        yield "course/accuracy", utils.accuracy_of(probabilities, data.test_labels), "the weights"
 
 
 def from_records(run):
@@ -142,6 +141,20 @@ def from_records(run):
         yield f"running_loss/{step}", run.losses[-steps:][:step].mean(), "the run's losses"
     yield "epochs", len(run.history), "the run's history"
     yield "training_time", run.info["seconds"] / 60, "the run's record"
+
+
+def from_experiments(claims, root):
+    """(claim, value, where from) of the runs beside the headline's; such a claim is named <run>/<what>."""
+    for name, claim in claims.items():
+        folder, _, what = name.partition("/")
+        run = utils.load_run(root / "checkpoints" / folder) if folder == claim["source"] else None
+        if run:
+            losses = run.losses[-(len(run.losses) // len(run.history)):]
+            first, right = len(losses) // 5, run.predictions["predicted"] == run.predictions["labels"]
+            values = {"early": losses[:first].mean(), "late": losses.mean(),
+                      "noise": losses.std() * (1 / first - 1 / len(losses)) ** 0.5,
+                      "accuracy": 100 * right.double().mean().item()}
+            yield name, values[what], "the run's records"
 
 
 def judge(claims, found, verdict="holds"):
@@ -189,6 +202,7 @@ def verify(root=ROOT, data=None):
         same = data.fingerprint() == results["data"]["fingerprint"]
         rows += judge(claims, from_weights(run, data, root), "holds" if same else "indicative")
     rows += judge(claims, from_records(run), "not rerun")
+    rows += judge(claims, from_experiments(claims, root), "not rerun")
     rows += from_new_runs(claims, run, root)
     rows += [{"claim": name, "paper": claim["value"], "from": "nothing here checks it", "verdict": "contradicted"}
              for name, claim in claims.items() if name not in {row["claim"] for row in rows}]
@@ -197,8 +211,8 @@ def verify(root=ROOT, data=None):
 
 def images():
     """The CIFAR-10 at hand, or None and a printed line; nothing is downloaded for this."""
-    folder, official = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data"), utils.torchvision.datasets.CIFAR10
-    if not any((folder / name).exists() for name in ("train", official.filename, official.base_folder)):
+    folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
+    if not utils.has_data(folder):
         print(f"No CIFAR-10 in {folder}: the weights were not evaluated anew.")
         return None
     try:

@@ -125,7 +125,7 @@ def test_without_apt_the_line_to_run_is_printed(machine):
     assert done.returncode == 1 and not done.stdout
     line = done.stderr.splitlines()[-1]
     assert line.startswith("sudo apt-get update && sudo apt-get install --no-install-recommends texlive-xetex ")
-    assert {"latexmk", "pandoc", "poppler-utils"} <= set(line.split())
+    assert {"latexmk", "pandoc", "poppler-utils", "fontconfig"} <= set(line.split())
 
 
 def test_without_tex_the_benchmark_runs(machine):

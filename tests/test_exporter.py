@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "report"))
 
 import exporter  # noqa: E402
+import typeset  # noqa: E402
 from fresh import code_hash  # noqa: E402
 
 matplotlib.use("pdf")
@@ -350,16 +351,45 @@ def test_paper(tmp_path):
     assert (out / "report.pdf").read_bytes() == before
 
 
+def fonts(monkeypatch, tmp_path, *folders):
+    """Have this system offer the fonts of these folders alone."""
+    places = "".join(f"<dir>{folder}</dir>" for folder in folders)
+    (tmp_path / "fonts.conf").write_text(f"<fontconfig>{places}<cachedir>{tmp_path}/cache</cachedir></fontconfig>")
+    monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
+
+
+def test_other_scripts_borrow_a_font(monkeypatch, tmp_path):
+    fonts(monkeypatch, tmp_path, Path(matplotlib.get_data_path()) / "fonts/ttf")  # DejaVu
+    pdf, resources = exporter.PaperExporter().from_notebook_node(
+        new_notebook(cells=[front("Часть 1", "Жанна"), markdown("Привет, **мир** ☃, Zoë.")]))
+    (tmp_path / "paper.pdf").write_bytes(pdf)
+    text = pdf_text(tmp_path / "paper.pdf")
+    assert "Часть 1 Жанна" in text and "Привет, мир ☃, Zoë." in text
+    assert resources["tex"].count(r"\fontspec{DejaVu") >= 5
+    info = subprocess.run(["pdfinfo", tmp_path / "paper.pdf"], capture_output=True, text=True).stdout
+    assert re.search("Title: +Часть 1\n", info) and re.search("Author: +Жанна\n", info)
+
+
+@pytest.mark.skipif(not subprocess.run(["fc-list", ":charset=d55c"], capture_output=True).stdout,
+                    reason="needs a Korean font: fonts-nanum or fonts-noto-cjk")
+def test_korean(tmp_path):
+    cells = [front("논문", "김철수"), markdown("한국어")]
+    pdf, _ = exporter.PaperExporter().from_notebook_node(new_notebook(cells=cells))
+    (tmp_path / "paper.pdf").write_bytes(pdf)
+    assert "논문 김철수" in pdf_text(tmp_path / "paper.pdf") and "한국어" in pdf_text(tmp_path / "paper.pdf")
+
+
 @pytest.mark.parametrize(
     "source, words",
     [
-        ("A dropped glyph: \U000130b8.", ["Missing character", "\U000130b8", "U+130B8", "font"]),
+        ("Dropped glyphs: \U000130b8, 한.", ["no font here has 한 (U+D55C), \U000130b8 (U+130B8)", "fonts-noto-cjk"]),
         (r"$\nosuchcommand$", ["cell 1", "Undefined control sequence", "nosuchcommand"]),
         (r"$\input{/etc/passwd}$", ["cell 1", "/etc/passwd"]),
     ],
 )
 def test_latex_faults_are_one_sentence(tmp_path, monkeypatch, source, words):
-    monkeypatch.setattr(exporter, "BUILD", tmp_path / "build")
+    fonts(monkeypatch, tmp_path)
+    monkeypatch.setattr(typeset, "BUILD", tmp_path / "build")
     with pytest.raises(SystemExit) as stop:
         exporter.PaperExporter().from_notebook_node(new_notebook(cells=[markdown(source)]))
     for word in words:
@@ -368,11 +398,29 @@ def test_latex_faults_are_one_sentence(tmp_path, monkeypatch, source, words):
     assert {path.name for path in (tmp_path / "build").iterdir()} == {"report.tex", "report.log"}
 
 
-@pytest.mark.parametrize("tool", ["pandoc", "latexmk"])
+def test_a_full_disk_keeps_the_paper_before(tmp_path):
+    script = (  # files of more than 10,000 bytes cannot be written
+        "import resource, exporter; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        f"writer = exporter.PaperWriter(build_directory={str(tmp_path)!r})\n"
+        "writer.write(b'new' * 10_000, {'tex': 'new'}, 'report')")
+    (tmp_path / "report.pdf").write_bytes(b"before")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "report", capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1
+    assert "report.pdf cannot be written" in done.stderr and "kept" in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.pdf": b"before"}
+
+
+def test_no_room_for_temporary_files_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(typeset.tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(SystemExit, match="temporary files"):
+        exporter.PaperExporter().from_notebook_node(new_notebook(cells=[markdown("text")]))
+
+
+@pytest.mark.parametrize("tool", ["pandoc", "latexmk", "xelatex"])
 def test_missing_tools_are_one_sentence(tmp_path, monkeypatch, tool):
     (tmp_path / "bin").mkdir()
-    if tool == "latexmk":
-        (tmp_path / "bin/pandoc").symlink_to(shutil.which("pandoc"))
+    for other in {"pandoc", "latexmk", "xelatex"} - {tool}:
+        (tmp_path / "bin" / other).symlink_to(shutil.which(other))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(SystemExit, match=f"{tool} is not installed"):
         exporter.PaperExporter().from_notebook_node(new_notebook(cells=[markdown("text")]))

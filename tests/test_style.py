@@ -26,6 +26,14 @@ def test_the_notebook_carries_nothing_of_the_machine_it_ran_on():
     assert not re.search(r"/(home|root|Users|tmp)/", NOTEBOOK.read_text())
 
 
+def test_the_cell_options_are_quartos():
+    """By the names of https://quarto.org/docs/reference/cells/cells-jupyter.html; more are used by adding them here."""
+    known = {"label", "fig-cap", "fig-alt", "fig-env", "tbl-cap"}
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        options = re.findall(r"(?m)^#\| *([^:]*)", "".join(cell["source"]))
+        assert set(options) <= known and len(options) == len(set(options)), cell["id"]
+
+
 def test_each_reference_is_cited():
     keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "report" / "references.bib").read_text(), re.M))
     sources = "".join("".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"])

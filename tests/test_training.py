@@ -261,6 +261,12 @@ def test_cutmix_weighs_labels_by_area(digits):
         assert pasted.float().mean() <= share + 1e-6
         mixed += share > 0
     assert 0.3 * batches.steps < mixed < 0.7 * batches.steps
+    refining = utils.Batches(digits, replace(recipe, epochs=2, refine=1), torch.device("cpu"))
+    shares = []
+    for epoch in (0, 1):
+        refining.start_epoch(epoch)
+        shares.append(sum(refining.batch(step)[3] for step in range(refining.steps)))
+    assert shares[0] > 0 and shares[1] == 0
 
 
 def test_schedules():
@@ -268,8 +274,10 @@ def test_schedules():
     rates = [linear.rate(step, 100) for step in range(1000)]
     assert max(rates) == pytest.approx(1, abs=0.01) and 198 <= np.argmax(rates) <= 201
     assert rates[0] < 0.01 and rates[-1] < 0.01 and rates[600] == pytest.approx(0.5, abs=0.01)
-    cosine = replace(linear, schedule="cosine", warmup=0.0)
-    assert cosine.rate(500, 100) == pytest.approx(0.5, abs=0.01)
+    refined = replace(linear, epochs=14, refine=4)  # the ten epochs of before, and four from a third
+    assert [refined.rate(step, 100) for step in range(1000)] == [linear.rate(step, 100) for step in range(1000)]
+    assert refined.rate(1000, 100) == pytest.approx(linear.learning_rate / 3) and refined.rate(1399, 100) > 0
+    assert refined.rate(1200, 100) == pytest.approx(linear.learning_rate / 6)
     course = replace(linear, schedule="thirds")
     assert [course.rate(100 * e, 100) for e in (0, 19, 20, 40)] == pytest.approx([1, 1, 1 / 3, 1 / 9])
     assert replace(linear, schedule="constant").rate(7, 100) == 1

@@ -104,7 +104,7 @@ def test_missing_weights_are_allowed_and_missing_predictions_are_not(copy):
 def test_an_edited_cell_is_caught_and_an_edited_caption_is_not(copy):
     def caption(cells):
         cells["fig-loss"].source = cells["fig-loss"].source.replace("Training. Left", "The training. Left")
-        cells["limits"].source += " More prose."
+        cells["layers"].source += " More prose."
     change_notebook(copy, caption)
     assert list(belonging(copy)) == []
 
