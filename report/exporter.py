@@ -37,7 +37,7 @@ NUMBER = r"\d+(?:\.\d+)*"
 
 
 def pandoc(text, source, target):
-    return run(f"pandoc -f {source} -t {target} --wrap=preserve", input=text.encode()).stdout.decode()
+    return run(f"pandoc -f {source} -t {target} --wrap=preserve", input=text.encode(errors="replace")).stdout.decode()
 
 
 @dataclass
@@ -66,9 +66,9 @@ def cell_options(cell, place):
         fail(f"{place}: the cell options are not lines of `#| key: value`, in YAML ({error}).")
 
 
-def front_matter(shown, place):
+def front_matter(found, place):
     """Title, authors and keywords, checked."""
-    front = shown[0] if shown else {}
+    front = found[0] if found else {}
     fits = isinstance(front, dict) and isinstance(front.get("title", ""), str) and all(
         isinstance(front.get(name, []), list) for name in ("authors", "keywords")) and all(
         isinstance(word, str) for word in front.get("keywords", [])) and all(
@@ -256,7 +256,8 @@ class Paper:
 
 def sources_of(nb):
     """What a paper is made from, file name -> bytes: executed notebook, ledger, versions, references."""
-    sources = {"assignment2.ipynb": nbformat.writes(nb).encode(), BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
+    sources = {"assignment2.ipynb": nbformat.writes(nb).encode(errors="replace"),
+               BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
     results = ROOT / record(nb).get("results", "no ledger")
     if results.exists():
         sources["results.json"] = results.read_bytes()

@@ -29,9 +29,9 @@ def results_hash(results):
 
 def record(notebook):
     """What the ledger cell recorded: hashes of cells, shown texts, files and results; {} where none has run."""
-    shown = [output.get("data", {}).get("application/json") for cell in notebook["cells"]
+    found = [output.get("data", {}).get("application/json") for cell in notebook["cells"]
              for output in cell.get("outputs", [])]
-    return next((data for data in reversed(shown) if isinstance(data, dict) and isinstance(data.get("files"), dict)
+    return next((data for data in reversed(found) if isinstance(data, dict) and isinstance(data.get("files"), dict)
                  and isinstance(data.get("cells"), list) and isinstance(data.get("texts"), list)), {})
 
 

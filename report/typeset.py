@@ -76,7 +76,7 @@ def borrow_fonts(latex, lacking):
         has = {c for c in lacking if any(low <= ord(c) <= high for low, *_, high in (end * 2 for end in ends))}
         if has and color == "False":  # coloured emoji are pictures, which XeLaTeX cannot use
             characters = f"[{re.escape(''.join(sorted(has)))}]+"
-            latex = re.sub(characters, rf"{{\\fontspec{{{family}}}\g<0>}}", latex)
+            latex = re.sub(characters, rf"\\borrow{{{family}}}{{\g<0>}}", latex)
             lacking = lacking - has
     return latex
 
@@ -86,7 +86,8 @@ def find_fault(log, latex):
     if dropped_glyphs(log):
         names = ", ".join(f"{glyph} (U+{ord(glyph):04X})" for glyph in sorted(dropped_glyphs(log))[:5])
         return (f"no font here has {names}: leave it out, or install one that has (Debian: fonts-noto-cjk for Chinese, "
-                "Japanese and Korean, fonts-noto-core for other scripts, fonts-symbola for emoji)")
+                "Japanese and Korean, fonts-noto-core for other scripts, fonts-symbola for emoji); in formulas and in "
+                f"{BIBLIOGRAPHY.name} only the paper's own font is used")
     error = re.search(r"^(?:\./)?report\.tex:(\d+): (.*)(?s:.*?)^l\.\d+ (.*)", log, re.M)
     if error:
         cells = re.findall(r"^ *% (cell \d+)$", "\n".join(latex.split("\n")[:int(error[1])]), re.M)

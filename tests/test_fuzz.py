@@ -1,8 +1,13 @@
-"""The exporter on random notebooks: a paper, or one sentence; never a traceback. FUZZ=1000 tries that many."""
+"""The exporter on random notebooks: a paper, or one sentence; never a traceback. FUZZ=1000 tries that many.
+
+Every twentieth of that number goes all the way to PDF.
+"""
 import base64
 import os
 
 import exporter
+import pytest
+import typeset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbconvert.exporters import LatexExporter
@@ -29,7 +34,7 @@ def record(optional=None, **fields):
                                   for key, value in fields.items()}, optional=optional or {})
 
 
-text = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=20), max_size=6).map("\n".join)
+text = st.lists(st.sampled_from(FRAGMENTS) | st.text(st.characters(), max_size=20), max_size=6).map("\n".join)
 values = text | st.sampled_from(("", "AAAA", "not base64!", figure_pdf(), base64.b64encode(b"x").decode()))
 anything = st.recursive(st.none() | st.booleans() | st.integers() | text, lambda inner: st.lists(inner, max_size=3)
                         | st.dictionaries(st.sampled_from(KEYS), inner), max_leaves=6)
@@ -47,11 +52,35 @@ cell = (record(cell_type="markdown", source=text, metadata=metadata)
 notebook = record(cells=st.lists(cell, max_size=5), metadata={}, nbformat=4, nbformat_minor=4)
 
 
-@given(notebook)
-@settings(max_examples=EXAMPLES, deadline=20_000, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES < 100)
-def test_any_notebook_becomes_latex_or_one_sentence(nb):
+@pytest.fixture(scope="module", autouse=True)
+def build(tmp_path_factory):
+    """Where faulty runs of LaTeX leave their log: not in the project."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch.setattr(typeset, "BUILD", tmp_path_factory.mktemp("build"))
+
+
+def tries(count):
+    return settings(max_examples=count, deadline=60_000, suppress_health_check=list(HealthCheck),
+                    derandomize=EXAMPLES < 100)
+
+
+def paper_or_sentence(convert, nb):
+    """What becomes of a notebook, or None where the build ended with one sentence."""
     try:
-        latex, _ = LatexExporter.from_notebook_node(exporter.PaperExporter(), from_dict(nb))
-        assert r"\end{document}" in latex
+        return convert(exporter.PaperExporter(), from_dict(nb))[0]
     except SystemExit as stop:
         assert 0 < len(str(stop)) < 2000 and "\n" not in str(stop) and "Traceback" not in str(stop)
+
+
+@given(notebook)
+@tries(EXAMPLES)
+def test_any_notebook_becomes_latex_or_one_sentence(nb):
+    latex = paper_or_sentence(LatexExporter.from_notebook_node, nb)
+    assert latex is None or r"\end{document}" in latex
+
+
+@given(notebook)
+@tries(max(1, EXAMPLES // 20))
+def test_any_notebook_becomes_a_pdf_or_one_sentence(nb):
+    pdf = paper_or_sentence(exporter.PaperExporter.from_notebook_node, nb)
+    assert pdf is None or pdf.startswith(b"%PDF")

@@ -58,9 +58,29 @@ def test_the_paper_says_what_the_ledger_says():
 
 
 def test_the_readme_says_what_the_ledger_says():
-    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `headline`"))
+    row, course = (next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{run}`"))
+                   for run in ("headline", "course"))
     assert f"{CLAIMS['test_accuracy']:.2f} %" in row and f"{CLAIMS['test_accuracy_flips_averaged']:.2f} %" in row
     assert f"{CLAIMS['epochs']} epochs" in row and f"{CLAIMS['training_time']:.0f} minutes" in row
+    assert f"{CLAIMS['course/accuracy']:.2f} %" in course
+
+
+def test_the_experiments_started_from_the_runs_submitted():
+    started = {"epoch-": RUN, "course-epoch-": utils.load_run(ROOT / "checkpoints" / "course")}
+    found = 0
+    for prefix, source in started.items():
+        for folder in (ROOT / "checkpoints").glob(f"{prefix}*"):
+            expected = f"{source.folder.name} {utils.key_of(source.info)}"
+            assert utils.load_run(folder).info["config"]["start"] == expected, folder
+            found += 1
+    assert found == 12
+    assert sum(file.stat().st_size for file in (ROOT / "checkpoints").rglob("*") if file.is_file()) < 40e6
+
+
+def test_the_refinement_continued_the_run_submitted():
+    refined = utils.load_run(ROOT / "checkpoints" / "refined")
+    assert refined.info["config"]["epochs"] == CLAIMS["epochs"] + refined.info["config"]["refine"]
+    assert refined.losses[:len(RUN.losses)].tolist() == RUN.losses.tolist()
 
 
 @pytest.mark.skipif(not os.environ.get("CIFAR10_DIR"), reason="needs CIFAR-10 in CIFAR10_DIR")

@@ -159,9 +159,21 @@ def test_a_paper_is_checked_against_its_attachments_alone(copy, tmp_path):
     results["claims"]["test_accuracy"]["value"] = 99.01
     assert any("99.01" in fault for fault in changed("results.json", json.dumps(results).encode()))
     notebook = reader.attachments["assignment2.ipynb"][0].decode()
-    cases = (" points", " and 9.87 points", "lacks"), ("seed=SEED", "seed=7", "the cell recipe changed")
+    cases = (" points", " and 9.87 points", "lacks"), ("momentum=0.95", "momentum=0.8", "the cell recipe changed")
     for old, new, fault in cases:
         assert any(fault in found for found in changed("assignment2.ipynb", notebook.replace(old, new).encode()))
+
+
+@pytest.mark.parametrize("accuracy, change, verdicts", [
+    (-0.5, {}, ["holds"]), (-3, {}, ["contradicted"]), (-0.5, {"data": "of other images"}, ["indicative"]),
+    (-0.5, {"learning_rate": 1.0}, [])])
+def test_a_new_run_of_the_same_recipe_is_held_against_the_paper(copy, accuracy, change, verdicts):
+    new = shutil.copytree(copy / "checkpoints" / "headline", copy / "build" / "checkpoints" / "headline-12345678")
+    info = json.loads((new / "run.json").read_text())
+    info |= {"accuracy": info["accuracy"] + accuracy, "config": info["config"] | change, "finished": "2030-01-01"}
+    (new / "run.json").write_text(json.dumps(info))
+    table = verify(copy)
+    assert list(table.verdict[table["from"] == "a new run, finished 2030-01-01"]) == verdicts
 
 
 @needs_weights
