@@ -12,3 +12,16 @@ c.NbConvertApp.writer_class = "exporter.PaperWriter"
 c.NbConvertApp.output_base = "report"
 c.NbConvertApp.log_level = "WARN"  # the writer says where the paper is; faults stay visible
 c.FilesWriter.build_directory = str(HERE)  # --output-dir overrides it
+
+
+def one_sentence(kind, error, trace):
+    """What Python calls at the end: Ctrl-C and faults of the file system need no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("Interrupted; the paper that was there before is kept.", file=sys.stderr)
+    elif issubclass(kind, OSError):
+        print(f"The paper could not be written ({error}); one that was there before is kept.", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = one_sentence

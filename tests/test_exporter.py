@@ -6,8 +6,10 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib
@@ -408,6 +410,31 @@ def test_a_full_disk_keeps_the_paper_before(tmp_path):
     assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1
     assert "report.pdf cannot be written" in done.stderr and "kept" in done.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.pdf": b"before"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    done = convert(tmp_path, markdown("text"))
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "could not be written" in done.stderr
+
+
+def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
+    slow, out = tmp_path / "bin" / "latexmk", tmp_path / "out"
+    for folder in (slow.parent, out):
+        folder.mkdir()
+    slow.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\nexec sleep 60\n")
+    slow.chmod(0o755)
+    (out / "report.pdf").write_bytes(b"before")
+    nbformat.write(new_notebook(cells=[markdown("text")]), tmp_path / "paper.ipynb")
+    command = [sys.executable, "-m", "nbconvert", "--config", ROOT / "report/config.py", "--output-dir", out]
+    build = subprocess.Popen([*command, tmp_path / "paper.ipynb"], stderr=subprocess.PIPE, text=True,
+                             env=os.environ | {"PATH": f"{slow.parent}:{os.environ['PATH']}"})
+    while not (tmp_path / "started").exists() and build.poll() is None:
+        time.sleep(0.05)
+    build.send_signal(signal.SIGINT)
+    _, said = build.communicate(timeout=30)
+    assert build.returncode and said == "Interrupted; the paper that was there before is kept.\n"
+    assert [(file.name, file.read_bytes()) for file in out.iterdir()] == [("report.pdf", b"before")]
 
 
 def test_no_room_for_temporary_files_is_one_sentence(tmp_path, monkeypatch):
