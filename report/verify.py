@@ -185,7 +185,7 @@ def from_new_runs(claims, run, root):
             continue
         recipe, other = (dict(r.info.get("config", {})) for r in (run, new))
         same = recipe.pop("data", None) == other.pop("data", None)
-        if other.items() <= recipe.items():
+        if other and other.items() <= recipe.items():
             found = [("test_accuracy", new.info["accuracy"], f"a new run, finished {new.info['finished']}")]
             yield from judge({"test_accuracy": wider}, found, "holds" if same else "indicative")
 
