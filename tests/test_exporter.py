@@ -363,7 +363,7 @@ def fonts(monkeypatch, tmp_path, *folders):
 def test_other_scripts_borrow_a_font(monkeypatch, tmp_path):
     fonts(monkeypatch, tmp_path, Path(matplotlib.get_data_path()) / "fonts/ttf")  # DejaVu
     pdf, resources = exporter.PaperExporter().from_notebook_node(
-        new_notebook(cells=[front("Часть 1", "Жанна"), markdown("Привет, **мир** ☃, Zoë.")]))
+        new_notebook(cells=[front("Часть 1", "Жанна"), figure(caption="Рис."), markdown("## Привет, **мир** ☃, Zoë.")]))
     (tmp_path / "paper.pdf").write_bytes(pdf)
     text = pdf_text(tmp_path / "paper.pdf")
     assert "Часть 1 Жанна" in text and "Привет, мир ☃, Zoë." in text
