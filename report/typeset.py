@@ -40,8 +40,8 @@ def typeset(latex, files):
         for file, data in files.items():
             (folder / file).write_bytes(data)
         log, stopped = latexmk(folder, latex)
-        if dropped_glyphs(log):
-            latex = borrow_fonts(latex, dropped_glyphs(log))
+        if lacking := dropped_glyphs(log):
+            latex = borrow_fonts(latex, lacking)
             log, stopped = latexmk(folder, latex)
         fault = find_fault(log, latex) or stopped
         if fault:
@@ -83,8 +83,8 @@ def borrow_fonts(latex, lacking):
 
 def find_fault(log, latex):
     """What a paper cannot live with: dropped glyphs, LaTeX's error with its cell, or certain warnings; else None."""
-    if dropped_glyphs(log):
-        names = ", ".join(f"{glyph} (U+{ord(glyph):04X})" for glyph in sorted(dropped_glyphs(log))[:5])
+    if lacking := dropped_glyphs(log):
+        names = ", ".join(f"{glyph} (U+{ord(glyph):04X})" for glyph in sorted(lacking)[:5])
         return (f"no font here has {names}: leave it out, or install one that has (Debian: fonts-noto-cjk for Chinese, "
                 "Japanese and Korean, fonts-noto-core for other scripts, fonts-symbola for emoji); in formulas and in "
                 f"{BIBLIOGRAPHY.name} only the paper's own font is used")

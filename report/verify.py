@@ -50,18 +50,17 @@ def belonging(root):
     if not (root / "report" / "report.pdf").exists():
         yield "report/report.pdf is missing"
         return
-    yield from lacking(root / "report" / "report.pdf", notebook)
+    yield from lacking("report.pdf", pdf_text(root / "report" / "report.pdf"), notebook)
 
 
-def lacking(pdf, notebook):
-    """Yield a sentence where `pdf` is a draft, or does not have all the numbers that the notebook shows."""
-    text = pdf_text(pdf)
+def lacking(name, text, notebook):
+    """Yield a sentence where the PDF `name`, by its `text`, is a draft or lacks numbers that the notebook shows."""
     if "DRAFT" in text:
-        yield f"{pdf.name} is a draft"
+        yield f"{name} is a draft"
     texts = [data.get("text/latex") or data.get("text/markdown", "") for cell in notebook.cells for data in shown(cell)]
     missing = sorted(numbers(" ".join(texts)) - numbers(text))
     if missing:
-        yield f"{pdf.name} lacks {len(missing)} numbers that the notebook shows: {', '.join(missing[:6])}"
+        yield f"{name} lacks {len(missing)} numbers that the notebook shows: {', '.join(missing[:6])}"
 
 
 def paper_alone(pdf):
@@ -77,9 +76,10 @@ def paper_alone(pdf):
         yield "the attached results.json is of another run than the attached notebook"
     elif results_hash(results) != record(notebook)["results_hash"]:
         yield "the attached results.json has been changed since the notebook was run"
-    yield from lacking(pdf, notebook)
+    text = pdf_text(pdf)
+    yield from lacking(pdf.name, text, notebook)
     accuracy = f"{results['claims']['test_accuracy']['value']:.2f}"
-    if accuracy not in numbers(pdf_text(pdf)):
+    if accuracy not in numbers(text):
         yield f"{pdf.name} does not say the test accuracy of its results.json, {accuracy}"
 
 
@@ -145,17 +145,16 @@ def from_records(run):
 
 def from_experiments(claims, root):
     """(claim, value, where from) of the runs beside the headline's; such a claim is named <run>/<what>."""
-    for name, claim in claims.items():
-        folder, _, what = name.partition("/")
-        run = utils.load_run(root / "checkpoints" / folder) if folder == claim["source"] else None
-        if run:
-            losses = run.losses[-(len(run.losses) // len(run.history)):]
-            first, right = len(losses) // 5, run.predictions["predicted"] == run.predictions["labels"]
-            values = {"early": losses[:first].mean(), "late": losses.mean(),
-                      "noise": losses.std() * (1 / first - 1 / len(losses)) ** 0.5,
-                      "accuracy": 100 * right.double().mean().item()}
-            if what in values:
-                yield name, values[what], "the run's records"
+    for run in filter(None, map(utils.load_run, sorted((root / "checkpoints").iterdir()))):
+        losses = run.losses[-(len(run.losses) // len(run.history)):]
+        first, right = len(losses) // 5, run.predictions["predicted"] == run.predictions["labels"]
+        values = {"early": losses[:first].mean(), "late": losses.mean(),
+                  "noise": losses.std() * (1 / first - 1 / len(losses)) ** 0.5,
+                  "accuracy": 100 * right.double().mean().item()}
+        for what, value in values.items():
+            name = f"{run.folder.name}/{what}"
+            if name in claims and claims[name]["source"] == run.folder.name:
+                yield name, value, "the run's records"
 
 
 def judge(claims, found, verdict="holds"):
