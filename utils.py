@@ -4,7 +4,6 @@ Top to bottom: loading CIFAR-10 into two uint8 tensors; drawing augmented batche
 loop that can be stopped at any moment and continued to the same bits; prediction.
 """
 import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import http.client
@@ -30,6 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from tqdm import tqdm
+
+from kernels import FilterMuon, ProductGradients, keep_freed_memory
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -230,7 +231,7 @@ class Batches:
         if "crop" not in self.recipe.augmentation:
             shift[:] = PADDING
         self.boxes = torch.rand(self.steps, 4, generator=draw)  # of CutMix: applied where below half, area, centre
-        if "cutmix" not in self.recipe.augmentation or epoch >= self.recipe.epochs - self.recipe.refine:
+        if "cutmix" not in self.recipe.augmentation:
             self.boxes[:, 0] = 1
         self.order, self.shift, self.flip = order.to(self.device), shift.to(self.device), flip.to(self.device)
 
@@ -268,13 +269,12 @@ class Recipe:
     optimizer: str = "adam"            # Kingma and Ba 2015; "sgd", with Nesterov momentum; "muon", with Adam's help
     learning_rate: float = 1e-3        # the highest one of the schedule
     schedule: str = "constant"         # or "linear" (to zero), "thirds" (a third every 20 epochs)
-    warmup: float = 0.0                # share of the steps before `refine` in which the rate rises, with "linear"
+    warmup: float = 0.0                # share of the steps in which the rate rises, with "linear"
     momentum: float = 0.9
     weight_decay: float = 0.0          # on convolutions and the linear layer, never on biases and batch norms
     label_smoothing: float = 0.0
     augmentation: str = "crop flip"    # any of "crop", "flip", "cutmix"
     pad_with: str = "zeros"            # at the edges, before a crop; or "reflection"
-    refine: int = 0                    # the last epochs, without CutMix, from a third of the rate linearly to zero
     seed: int = 0                      # of the order of the images and of their augmentation
     start: str = ""                    # names the weights the run begins with; "" from scratch; kept, not acted on
 
@@ -284,10 +284,7 @@ class Recipe:
             return self.learning_rate
         if self.schedule == "thirds":
             return self.learning_rate / 3 ** (step // steps_per_epoch // 20)
-        steps, last = self.epochs * steps_per_epoch, self.refine * steps_per_epoch
-        if step >= steps - last:
-            return self.learning_rate / 3 * (steps - step) / last
-        progress = (step + 1) / (steps - last + 1)
+        progress = (step + 1) / (self.epochs * steps_per_epoch + 1)
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
         return self.learning_rate * (1 - progress) / (1 - self.warmup)
@@ -301,6 +298,11 @@ class Run:
     history: pd.DataFrame
     losses: np.ndarray
     predictions: dict
+
+    @property
+    def last_epoch(self):
+        """The losses of the last epoch's steps."""
+        return self.losses[-(len(self.losses) // len(self.history)):]
 
 
 def load_run(folder):
@@ -381,36 +383,6 @@ def choices(compiled=False):
             "torch": str(torch.__version__)}
 
 
-class FilterMuon(torch.optim.Muon):
-    """Muon (Jordan et al. 2024: each update of a matrix is made orthogonal) on filters (out, in, height, width).
-
-    torch.optim.Muon takes matrices alone: it gets views (out, height × width × in) of the filters and of their
-    gradients, which share their memory. Updates have the size of Adam's (Liu et al. 2025), so that one learning rate
-    serves both. As with the fused optimisers, nothing changes in a step at which `found_inf` is 1.
-    """
-
-    def __init__(self, filters, **settings):
-        def matrix(tensor):
-            return tensor.permute(0, 2, 3, 1).view(len(tensor), -1)  # channels_last: channels are innermost
-        super().__init__([torch.nn.Parameter(matrix(f.detach())) for f in filters],
-                         adjust_lr_fn="match_rms_adamw", **settings)
-        for view, f in zip(self.param_groups[0]["params"], filters):
-            f.grad = torch.zeros_like(f)
-            view.grad = matrix(f.grad)
-        self.found_inf = torch.zeros((), device=filters[0].device)
-
-    def zero_grad(self, set_to_none=False):
-        super().zero_grad(set_to_none=False)  # the gradients have to stay where the views look
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        kept = [t for p in self.param_groups[0]["params"] for t in (p, *self.state[p].values())]
-        before = [t.clone() for t in kept]
-        super().step(closure)
-        for now, old in zip(kept, before):
-            torch.where(self.found_inf > 0, old, now, out=now)
-
-
 def _optimizers(model, recipe):
     """Fused SGD or Adam, or Muon on the filters with fused AdamW for the rest; no decay of biases and batch norms."""
     muon = recipe.optimizer == "muon"
@@ -426,23 +398,16 @@ def _optimizers(model, recipe):
             torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)]
 
 
-def _keep_freed_memory():
-    """Have glibc keep what is freed: given back, each step's tensors cost thousands of page faults anew (on a CPU)."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2 ** 31 - 1)  # M_MMAP_THRESHOLD: no allocation gets a mapping of its own
-        mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: the heap is not trimmed
-
-
 def _train(model, data, folder, recipe, state):
     """The loop: from `state`'s epoch and step to the end of the last epoch; `state` follows and is saved on the way."""
-    _keep_freed_memory()
+    keep_freed_memory()
     batches, compiled = Batches(data, recipe, DEVICE), state["choices"]["compiled"]
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[state["choices"]["precision"]]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     model.to(DEVICE, memory_format=torch.channels_last)
     optimizers = _optimizers(model, recipe)
     scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
+    gradients = ProductGradients() if DEVICE.type == "cpu" else contextlib.nullcontext()
     if "optimizers" in state:
         for optimizer, kept in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(kept)
@@ -450,7 +415,7 @@ def _train(model, data, folder, recipe, state):
 
     def forward(step):
         images, labels, others, share = batches.batch(step)
-        with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32), gradients:
             logits = net(images.contiguous(memory_format=torch.channels_last)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         if share:
@@ -527,8 +492,7 @@ def _train(model, data, folder, recipe, state):
                 if last:
                     bar.close()
                     row = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
-                    told = recipe.epochs - recipe.refine, *range(0, recipe.epochs + 1, max(1, recipe.epochs // 10))
-                    if epoch + 1 in told:  # for a curve; nothing is chosen by it
+                    if (epoch + 1) % max(1, recipe.epochs // 10) == 0:  # for a curve; nothing is chosen by it
                         row["test_accuracy"] = accuracy_of(
                             predict(model, data.test_images, data.normalisation()), data.test_labels)
                     row["seconds"] = state["seconds"] + time.perf_counter() - mark

@@ -136,9 +136,9 @@ def from_weights(run, data, root):
 
 def from_records(run):
     """(claim, value, where from) of what the finished run wrote down."""
-    steps = len(run.losses) // len(run.history)
+    steps = len(run.last_epoch)
     for step in (*range(100, steps, 100), steps):
-        yield f"running_loss/{step}", run.losses[-steps:][:step].mean(), "the run's losses"
+        yield f"running_loss/{step}", run.last_epoch[:step].mean(), "the run's losses"
     yield "epochs", len(run.history), "the run's history"
     yield "training_time", run.info["seconds"] / 60, "the run's record"
 
@@ -146,7 +146,7 @@ def from_records(run):
 def from_experiments(claims, root):
     """(claim, value, where from) of the runs beside the headline's; such a claim is named <run>/<what>."""
     for run in filter(None, map(utils.load_run, sorted((root / "checkpoints").iterdir()))):
-        losses = run.losses[-(len(run.losses) // len(run.history)):]
+        losses = run.last_epoch
         first, right = len(losses) // 5, run.predictions["predicted"] == run.predictions["labels"]
         values = {"early": losses[:first].mean(), "late": losses.mean(),
                   "noise": losses.std() * (1 / first - 1 / len(losses)) ** 0.5,
