@@ -152,7 +152,7 @@ class Paper:
             fail(f"{place} has no {label[:3]}-cap.")
         self.counts[kind] += 1
         self.register(label, str(self.counts[kind]), place)
-        wide = options.get("fig-env") == "figure*" or options.get("column") == "page"
+        wide = options.get("fig-env") == "figure*"
         kind += "*" * wide
         before = f"\\begin{{{kind}}}\n\\centering\n{above}\\caption{{"
         after = f"}}\\label{{{label}}}\n{below}\\end{{{kind}}}"

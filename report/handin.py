@@ -13,8 +13,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "report")]
 import nbformat  # noqa: E402
 from verify import NOTEBOOK, belonging  # noqa: E402
 
-PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "kernels.py",
-         "utils.py", NOTEBOOK, "report", "figures", "checkpoints", "tests")
+PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
+         "training.py", "speed.py", NOTEBOOK, "report", "figures", "checkpoints", "tests")
 PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu")
 UNPACK = '''# This notebook carries its project with it: here it is unpacked, beside the notebook.
 import base64, io, pathlib, zipfile

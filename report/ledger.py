@@ -80,7 +80,7 @@ class Ledger(dict):
         """Write results.json to `folder`, and display the record by which fresh.py knows what belongs to this run."""
         about = {"source": data.source, "fingerprint": data.fingerprint(), "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
-        files = [ROOT / "utils.py", ROOT / "kernels.py", ROOT / "report" / "ledger.py", *_drawn,
+        files = [*sorted(ROOT.glob("*.py")), ROOT / "report" / "ledger.py", *_drawn,
                  *(file for run in runs for file in sorted(run.folder.iterdir()))]
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
                   "files": {os.path.relpath(file, ROOT): file_hash(file) for file in files}}

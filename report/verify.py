@@ -28,6 +28,7 @@ from pypdf.errors import PdfReadError  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+import training  # noqa: E402
 import utils  # noqa: E402
 
 NOTEBOOK = "notebooks/assignment2.ipynb"
@@ -123,13 +124,13 @@ def from_predictions(predicted, mirrored, labels, classes, where):
 
 def from_weights(run, data, root):
     """(claim, value, where from) of all that the weights of the two runs kept give on the test images at hand."""
-    net = utils.load_weights(definitions(root / NOTEBOOK)["ResNet"](), run.folder)
+    net = training.load_weights(definitions(root / NOTEBOOK)["ResNet"](), run.folder)
     plain, mirrored = (utils.predict(net, data.test_images, run.info["normalisation"], flip) for flip in (False, True))
     both = (plain + mirrored).argmax(1)
     yield from from_predictions(plain.argmax(1), both, data.test_labels, data.classes, "the weights")
-    course = utils.load_run(root / "checkpoints" / "course")
+    course = training.load_run(root / "checkpoints" / "course")
     if course and (course.folder / "weights.safetensors").exists():
-        utils.load_weights(net, course.folder)
+        training.load_weights(net, course.folder)
         probabilities = utils.predict(net, data.test_images, course.info["normalisation"])
         yield "course/accuracy", utils.accuracy_of(probabilities, data.test_labels), "the weights"
 
@@ -145,7 +146,7 @@ def from_records(run):
 
 def from_experiments(claims, root):
     """(claim, value, where from) of the runs beside the headline's; such a claim is named <run>/<what>."""
-    for run in filter(None, map(utils.load_run, sorted((root / "checkpoints").iterdir()))):
+    for run in filter(None, map(training.load_run, sorted((root / "checkpoints").iterdir()))):
         losses = run.last_epoch
         first, right = len(losses) // 5, run.predictions["predicted"] == run.predictions["labels"]
         values = {"early": losses[:first].mean(), "late": losses.mean(),
@@ -179,7 +180,7 @@ def judge(claims, found, verdict="holds"):
 def from_new_runs(claims, run, root):
     """Verdicts from runs of the same recipe that this machine has trained since."""
     for folder in sorted((root / "build" / "checkpoints").glob("headline-*")):
-        new, wider = utils.load_run(folder), claims["test_accuracy"] | {"tolerance": SPREAD}
+        new, wider = training.load_run(folder), claims["test_accuracy"] | {"tolerance": SPREAD}
         if new is None or {**new.info, "run": ""} == {**run.info, "run": ""}:
             continue
         recipe, other = (dict(r.info.get("config", {})) for r in (run, new))
@@ -192,7 +193,7 @@ def from_new_runs(claims, run, root):
 def verify(root=ROOT, data=None):
     """A table of verdicts as a DataFrame; `data` are the test images at hand, if any, as from utils.load_data."""
     results = json.loads((root / "report" / "results.json").read_text())
-    claims, run = results["claims"], utils.load_run(root / "checkpoints" / "headline")
+    claims, run = results["claims"], training.load_run(root / "checkpoints" / "headline")
     if run is None:
         raise utils.SubmissionError("checkpoints/headline holds no finished run; restore it, or run make submission")
     rows = [{"claim": fault, "verdict": "contradicted"} for fault in belonging(root)]

@@ -4,6 +4,7 @@ All rows are measured in one run on one machine, interleaved over several rounds
 is the share of this machine's own measured matrix-product rate, in the row's number format, that the network's
 training reaches, counting three times the forward cost per image.
 """
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -25,15 +26,17 @@ from torch.utils.data import DataLoader, Dataset  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
+import training  # noqa: E402
 import utils  # noqa: E402
+from speed import ProductGradients  # noqa: E402
 
 GPU = utils.DEVICE.type == "cuda"
 ROUNDS, IMAGES, BATCHES = (5, 50_000, (512, 1024)) if GPU else (5, 2_048, (256, 512, 1024))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ResNet = definitions()["ResNet"]
-SAME = utils.Recipe()  # the course's own algorithm: Adam, crop, flip
-MUON = utils.Recipe(batch_size=512, optimizer="muon", learning_rate=0.01, momentum=0.95, weight_decay=0.2,
-                     label_smoothing=0.1, augmentation="crop flip cutmix", pad_with="reflection")
+SAME = training.Recipe()  # the course's own algorithm: Adam, crop, flip
+MUON = training.Recipe(batch_size=512, optimizer="muon", learning_rate=0.01, momentum=0.95, weight_decay=0.2,
+                       label_smoothing=0.1, augmentation="crop flip cutmix", pad_with="reflection")
 
 
 def images():
@@ -100,9 +103,9 @@ def course_loop():
 
 def our_loop(data, recipe, compiled=False):
     """(b), (c), (e) One epoch of `fit`, without its evaluation; also the seconds of compiling."""
-    utils.COMPILE_PAYS[utils.DEVICE.type] = 0 if compiled else float("inf")
+    training.COMPILE_PAYS[utils.DEVICE.type] = 0 if compiled else float("inf")
     with tempfile.TemporaryDirectory() as folder:
-        run = utils.fit(ResNet(), data, folder, recipe)
+        run = training.fit(ResNet(), data, folder, recipe)
     return len(run.losses) * recipe.batch_size / run.info["seconds"], run.info["compile_seconds"]
 
 
@@ -112,9 +115,10 @@ def model_alone(data, batch_size, precision):
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
     images = torch.randn(batch_size, 3, 32, 32, device=utils.DEVICE).contiguous(memory_format=torch.channels_last)
     labels = data.train_labels[:batch_size].to(utils.DEVICE)
+    gradients = contextlib.nullcontext() if GPU else ProductGradients()
     began = clock()
     for _ in range(len(data.train_labels) // batch_size):
-        with torch.autocast(utils.DEVICE.type, DTYPES[precision], enabled=precision != "fp32"):
+        with torch.autocast(utils.DEVICE.type, DTYPES[precision], enabled=precision != "fp32"), gradients:
             logits = net(images)
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
@@ -124,7 +128,7 @@ def model_alone(data, batch_size, precision):
 
 def data_rate(data, batch_size):
     """Images per second of our data handling alone: order, crop, flip, normalisation."""
-    batches = utils.Batches(data, replace(SAME, batch_size=batch_size), utils.DEVICE)
+    batches = training.Batches(data, replace(SAME, batch_size=batch_size), utils.DEVICE)
     began = clock()
     for epoch in range(5):
         batches.start_epoch(epoch)
@@ -134,7 +138,7 @@ def data_rate(data, batch_size):
 
 
 def main():
-    data, precision = images(), utils.choices()["precision"]
+    data, precision = images(), training.choices()["precision"]
     worker = multiprocessing.get_context("spawn").Pool(1)  # a process without what `fit` sets for its own
     rows = {"(a) the course's loop, batch 100": ("fp32", lambda: worker.apply(course_loop)),
             "(b) ours, batch 100": (precision, lambda: our_loop(data, SAME))}
@@ -169,13 +173,13 @@ def main():
     best = max((name for name in rows if name.startswith("(c)")), key=median.get)
     batch_size = next(b for b in BATCHES if f"batch {b}" in best)
     share = median[best] / statistics.median(handling[batch_size])
-    print(f"{utils.choices()}; {data.source}; medians of {ROUNDS} rounds of {IMAGES:,} images")
+    print(f"{training.choices()}; {data.source}; medians of {ROUNDS} rounds of {IMAGES:,} images")
     print("matrix products: " + ", ".join(f"{p} {value / 1e9:,.0f} GFLOP/s" for p, value in sorted(rate.items())))
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
     print(f"{best}: {median[best] / reference:.2f} times (a); data handling takes {100 * share:.1f} % of its time")
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps({
-        "machine": utils.choices(), "rows": table.to_dict("records"), "speedup": median[best] / reference,
+        "machine": training.choices(), "rows": table.to_dict("records"), "speedup": median[best] / reference,
         "best": best, "data_share": share, "matmul_flops": rate}, indent=1))
 
 

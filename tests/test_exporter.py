@@ -120,7 +120,7 @@ def test_figures_and_tables_become_floats():
         figure(),
         figure("fig-wide", more="#| fig-env: figure*\n"),
         table(),
-        table("tbl-wide", more="#| column: page\n"),
+        table("tbl-wide", more="#| fig-env: figure*\n"),
         markdown("[Figure 1](#fig-loss), [Figures 1](#fig-loss) and [2](#fig-wide), [Table 2](#tbl-wide)"),
     )
     assert re.search(r"\\begin\{figure\}\s+\\centering\s+\\includegraphics\{fig-loss.pdf\}", tex)

@@ -10,11 +10,12 @@ import pytest
 from conftest import ROOT
 from definitions import NOTEBOOK, definitions
 
+import training
 import utils
 
 RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
 CLAIMS = {name: claim["value"] for name, claim in RESULTS["claims"].items()}
-RUN = utils.load_run(ROOT / "checkpoints" / "headline")
+RUN = training.load_run(ROOT / "checkpoints" / "headline")
 CELLS = nbformat.read(NOTEBOOK, 4).cells
 
 
@@ -65,12 +66,12 @@ def test_the_readme_says_what_the_ledger_says():
 
 
 def test_the_experiments_started_from_the_runs_submitted():
-    started = {"epoch-": RUN, "course-epoch-": utils.load_run(ROOT / "checkpoints" / "course")}
+    started = {"epoch-": RUN, "course-epoch-": training.load_run(ROOT / "checkpoints" / "course")}
     found = 0
     for prefix, source in started.items():
         for folder in (ROOT / "checkpoints").glob(f"{prefix}*"):
-            expected = f"{source.folder.name} {utils.key_of(source.info)}"
-            assert utils.load_run(folder).info["config"]["start"] == expected, folder
+            expected = f"{source.folder.name} {training.key_of(source.info)}"
+            assert training.load_run(folder).info["config"]["start"] == expected, folder
             found += 1
     assert found == 12
     assert sum(file.stat().st_size for file in (ROOT / "checkpoints").rglob("*") if file.is_file()) < 40e6
@@ -79,7 +80,7 @@ def test_the_experiments_started_from_the_runs_submitted():
 @pytest.mark.skipif(not os.environ.get("CIFAR10_DIR"), reason="needs CIFAR-10 in CIFAR10_DIR")
 def test_the_weights_reach_the_accuracy_claimed():
     data = utils.load_data(os.environ["CIFAR10_DIR"], "cifar10")
-    net = utils.load_weights(definitions()["ResNet"](), RUN.folder)
+    net = training.load_weights(definitions()["ResNet"](), RUN.folder)
     probabilities = utils.predict(net, data.test_images, RUN.info["normalisation"])
     same = data.fingerprint() == RUN.info["config"]["data"]
     assert utils.accuracy_of(probabilities, data.test_labels) == pytest.approx(CLAIMS["test_accuracy"],

@@ -14,19 +14,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, tiny
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+import training
 import utils
-from kernels import ProductGradients
+from speed import ProductGradients
 
-RECIPE = utils.Recipe(epochs=3, batch_size=64, optimizer="sgd", learning_rate=0.05, schedule="linear", warmup=0.2,
-                      weight_decay=5e-4, label_smoothing=0.1, augmentation="crop flip cutmix", pad_with="reflection")
+RECIPE = training.Recipe(epochs=3, batch_size=64, optimizer="sgd", learning_rate=0.05, schedule="linear", warmup=0.2,
+                         weight_decay=5e-4, label_smoothing=0.1, augmentation="crop flip cutmix", pad_with="reflection")
 
 
 def same(run, other):
     """Whether two finished runs agree to the bit in weights, losses, predictions and history, times aside."""
-    weights = [utils.load_file(r.folder / "weights.safetensors") for r in (run, other)]
+    weights = [load_file(r.folder / "weights.safetensors") for r in (run, other)]
     return (all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
             and np.array_equal(run.losses, other.losses)
             and all(torch.equal(run.predictions[k], other.predictions[k]) for k in run.predictions)
@@ -48,7 +50,7 @@ class Faulty(nn.Module):
 
 @pytest.fixture(scope="module")
 def uninterrupted(digits, tmp_path_factory):
-    return utils.fit(tiny(), digits, tmp_path_factory.mktemp("runs") / "whole", RECIPE)
+    return training.fit(tiny(), digits, tmp_path_factory.mktemp("runs") / "whole", RECIPE)
 
 
 def test_learns_and_repeats(digits, uninterrupted, tmp_path):
@@ -56,13 +58,14 @@ def test_learns_and_repeats(digits, uninterrupted, tmp_path):
     assert uninterrupted.info["accuracy"] > 60  # chance is 10
     assert len(uninterrupted.losses) == 3 * (1437 // 64)
     assert uninterrupted.info["accuracy_in_full_precision"] == uninterrupted.history.test_accuracy.iloc[-1]
-    assert same(uninterrupted, utils.fit(tiny(), digits, tmp_path / "again", RECIPE))
-    assert not same(uninterrupted, utils.fit(tiny(), digits, tmp_path / "seed", replace(RECIPE, seed=1)))
+    assert same(uninterrupted, training.fit(tiny(), digits, tmp_path / "again", RECIPE))
+    assert not same(uninterrupted, training.fit(tiny(), digits, tmp_path / "seed", replace(RECIPE, seed=1)))
 
 
-def test_finished_run_returns_at_once_and_loads_its_weights(digits, uninterrupted):
-    net = Faulty(1, lambda out: pytest.fail("it trained again")).net
-    run = utils.fit(net, digits, uninterrupted.folder, RECIPE)
+def test_finished_run_returns_at_once_and_loads_its_weights(digits, uninterrupted, monkeypatch):
+    net = tiny()
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("it trained again"))
+    run = training.fit(net, digits, uninterrupted.folder, RECIPE)
     found = utils.accuracy_of(utils.predict(net, digits.test_images, run.info["normalisation"]), digits.test_labels)
     assert found == run.info["accuracy"]
     assert not (run.folder / "state.pt").exists()
@@ -70,10 +73,10 @@ def test_finished_run_returns_at_once_and_loads_its_weights(digits, uninterrupte
 
 def test_another_configuration_is_refused(digits, uninterrupted):
     with pytest.raises(utils.SubmissionError, match=r"learning_rate \(0.05 there, 0.1 now\)"):
-        utils.fit(tiny(), digits, uninterrupted.folder, replace(RECIPE, learning_rate=0.1))
+        training.fit(tiny(), digits, uninterrupted.folder, replace(RECIPE, learning_rate=0.1))
     wider = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     with pytest.raises(utils.SubmissionError, match="network"):
-        utils.fit(wider, digits, uninterrupted.folder, RECIPE)
+        training.fit(wider, digits, uninterrupted.folder, RECIPE)
 
 
 @pytest.mark.parametrize("step", [1, 10, 22, 30])  # the first, mid-epoch, an epoch's last, the second epoch
@@ -83,17 +86,17 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(digits, tmp_path, step, optim
         os.kill(os.getpid(), signal.SIGINT)
         return out
     folder, recipe = tmp_path / "run", replace(RECIPE, optimizer=optimizer, learning_rate=0.01)
-    uninterrupted = utils.fit(tiny(), digits, tmp_path / "whole", recipe)
+    uninterrupted = training.fit(tiny(), digits, tmp_path / "whole", recipe)
     faulty = Faulty(step, interrupt)
-    with pytest.raises(utils.TrainingStopped, match="run this again to continue"):
-        utils.fit(faulty, digits, folder, recipe)
+    with pytest.raises(training.TrainingStopped, match="run this again to continue"):
+        training.fit(faulty, digits, folder, recipe)
     # Its parameters are named "net.…"; what was saved is renamed so that the plain network can continue it.
     state = torch.load(folder / "state.pt", weights_only=True)
     assert state["epoch"] * 22 + state["step"] == step
     state["model"] = {k.removeprefix("net."): v for k, v in state["model"].items()}
     state["config"]["network"] = uninterrupted.info["config"]["network"]
     torch.save(state, folder / "state.pt")
-    assert same(uninterrupted, utils.fit(tiny(), digits, folder, recipe))
+    assert same(uninterrupted, training.fit(tiny(), digits, folder, recipe))
 
 
 @pytest.mark.parametrize("filter_size, stride, padding",
@@ -113,19 +116,28 @@ def test_gradients_by_products_are_those_of_torch(filter_size, stride, padding):
 
 
 def test_other_convolutions_are_left_to_torch():
+    X = torch.randn(1, 4, 8, 8)
+    cases = [(nn.Conv2d(4, 4, 3), X)]  # no gradient is wanted of the first layer's input
+    for settings in ({"groups": 2}, {"dilation": 2}, {"bias": False}, {"padding": "same"}):
+        cases.append((nn.Conv2d(4, 4, 3, **settings), X.clone().requires_grad_()))
     with ProductGradients():
-        for layer in (nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, bias=False),
-                      nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(3, 4, 3)):
-            out = layer(torch.randn(1, layer.in_channels, 8, 8))
+        for layer, inputs in cases:
+            out = layer(inputs)
             assert "_Convolution" not in type(out.grad_fn).__name__
             out.sum().backward()
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"schedule": "cosine"}])
+def test_unknown_words_in_a_recipe_are_refused(digits, tmp_path, change):
+    with pytest.raises(utils.SubmissionError, match=f"{next(iter(change.values()))}' is none of"):
+        training.fit(tiny(), digits, tmp_path / "run", replace(RECIPE, **change))
 
 
 def test_muon_moves_filters_by_orthogonal_matrices_and_the_rest_by_adamw():
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    muon, adamw = utils._optimizers(layer, utils.Recipe(optimizer="muon", momentum=0.95))
+    muon, adamw = training._optimizers(layer, training.Recipe(optimizer="muon", momentum=0.95))
     layer(torch.randn(8, 4, 5, 5)).square().mean().backward()
     for optimizer in (muon, adamw):
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[-1]["lr"] = 0.01
@@ -136,22 +148,23 @@ def test_muon_moves_filters_by_orthogonal_matrices_and_the_rest_by_adamw():
 
 
 def test_other_data_is_refused_for_an_unfinished_run(digits, tmp_path):
-    with pytest.raises(utils.TrainingStopped):
-        utils.fit(Faulty(5, lambda out: os.kill(os.getpid(), signal.SIGINT) or out), digits, tmp_path / "run", RECIPE)
+    stopped = Faulty(5, lambda out: os.kill(os.getpid(), signal.SIGINT) or out)
+    with pytest.raises(training.TrainingStopped):
+        training.fit(stopped, digits, tmp_path / "run", RECIPE)
     other = replace(digits, train_labels=digits.train_labels.flip(0))
     with pytest.raises(utils.SubmissionError, match="other data"):
-        utils.fit(Faulty(0, None), other, tmp_path / "run", RECIPE)
+        training.fit(Faulty(0, None), other, tmp_path / "run", RECIPE)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 @pytest.mark.parametrize("poison", [lambda out: out * torch.nan, lambda out: out + (out - out).log().sum()])
 def test_a_loss_that_is_not_finite_changes_nothing_and_stops(digits, tmp_path, optimizer, poison, monkeypatch):
     net, seen = Faulty(25, poison), []
-    keep = utils.Batches.batch  # record the weights before each step
-    monkeypatch.setattr(utils.Batches, "batch", lambda self, step: (
+    keep = training.Batches.batch  # record the weights before each step
+    monkeypatch.setattr(training.Batches, "batch", lambda self, step: (
         seen.append([p.clone() for p in net.parameters()]), keep(self, step))[1])
     with pytest.raises(utils.SubmissionError, match=r"not finite at epoch 2, step 3, learning rate .*try a lower one"):
-        utils.fit(net, digits, tmp_path / "run", replace(RECIPE, optimizer=optimizer, learning_rate=0.01))
+        training.fit(net, digits, tmp_path / "run", replace(RECIPE, optimizer=optimizer, learning_rate=0.01))
     assert all(torch.equal(a, b) for a, b in zip(seen[24], seen[25], strict=True))  # that update was not applied
     assert not all(torch.equal(a, b) for a, b in zip(seen[23], seen[24], strict=True))
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
@@ -162,22 +175,22 @@ def test_no_gpu_memory_is_one_sentence(digits, tmp_path):
     def full(out):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(utils.SubmissionError, match="batch of 64; try BATCH_SIZE=32"):
-        utils.fit(Faulty(3, full), digits, tmp_path / "run", RECIPE)
+        training.fit(Faulty(3, full), digits, tmp_path / "run", RECIPE)
 
 
 def test_compile_failing_falls_back_and_says_so(digits, tmp_path, monkeypatch, capsys, uninterrupted):
     def fail(model):
         raise RuntimeError("no C++ compiler")
     monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setitem(utils.COMPILE_PAYS, utils.DEVICE.type, 0)
-    run = utils.fit(tiny(), digits, tmp_path / "run", RECIPE)
+    monkeypatch.setitem(training.COMPILE_PAYS, utils.DEVICE.type, 0)
+    run = training.fit(tiny(), digits, tmp_path / "run", RECIPE)
     assert "torch.compile failed (no C++ compiler)" in capsys.readouterr().out
     assert not run.info["choices"]["compiled"] and run.info["accuracy"] > 60
 
 
 def test_a_log_file_gets_lines_and_no_bars(digits, tmp_path, capfd):
-    run = utils.fit(tiny(), digits, tmp_path / "long", replace(RECIPE, epochs=4))
-    utils.fit(tiny(), digits, tmp_path / "short", replace(RECIPE, epochs=1, batch_size=12))
+    run = training.fit(tiny(), digits, tmp_path / "long", replace(RECIPE, epochs=4))
+    training.fit(tiny(), digits, tmp_path / "short", replace(RECIPE, epochs=1, batch_size=12))
     out, err = capfd.readouterr()
     assert err == "" and "\r" not in out
     lines = out.splitlines()
@@ -190,14 +203,14 @@ def test_a_log_file_gets_lines_and_no_bars(digits, tmp_path, capfd):
 CHILD = """
     import resource, sys
     sys.path[:0] = [{root!r}, {tests!r}]
-    import utils
+    import training, utils
     from conftest import tiny
     from test_training import RECIPE
-    utils.SAVE_EVERY = 0  # save after every step, so that many kills hit the writing
+    training.SAVE_EVERY = 0  # save after every step, so that many kills hit the writing
     {before}
     print("ready", flush=True)
     try:
-        utils.fit(tiny(), utils._load_digits(), {folder!r}, RECIPE)
+        training.fit(tiny(), utils._load_digits(), {folder!r}, RECIPE)
     except utils.SubmissionError as error:
         sys.exit(str(error))
 """
@@ -224,7 +237,7 @@ def test_kill_at_random_moments_never_loses_or_changes_the_run(uninterrupted, tm
             now = state["epoch"] * 22 + state["step"]
             assert now >= reached
             reached = now
-    assert kills > 2 and same(uninterrupted, utils.load_run(folder))
+    assert kills > 2 and same(uninterrupted, training.load_run(folder))
 
 
 def test_a_full_disk_keeps_the_state_before_and_says_so(uninterrupted, tmp_path):
@@ -241,18 +254,18 @@ def test_a_full_disk_keeps_the_state_before_and_says_so(uninterrupted, tmp_path)
     assert (folder / "state.pt").read_bytes() == before and not (folder / "state.tmp").exists()
     process = child(folder)
     process.communicate()
-    assert same(uninterrupted, utils.load_run(folder))
+    assert same(uninterrupted, training.load_run(folder))
 
 
 def test_a_damaged_state_is_named(digits, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(utils.SubmissionError, match="state.pt is damaged"):
-        utils.fit(tiny(), digits, tmp_path, RECIPE)
+        training.fit(tiny(), digits, tmp_path, RECIPE)
 
 
 def test_batches_crop_flip_and_normalise(digits):
     recipe = replace(RECIPE, augmentation="crop flip", pad_with="zeros")
-    batches = utils.Batches(digits, recipe, torch.device("cpu"))
+    batches = training.Batches(digits, recipe, torch.device("cpu"))
     batches.start_epoch(3)
     images, labels, _, share = batches.batch(2)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in digits.normalisation())
@@ -268,14 +281,14 @@ def test_batches_crop_flip_and_normalise(digits):
 
 
 def test_reflection_repeats_the_image_at_its_edges(digits):
-    batches = utils.Batches(digits, RECIPE, torch.device("cpu"))
+    batches = training.Batches(digits, RECIPE, torch.device("cpu"))
     expected = F.pad(digits.train_images[:5].float(), (4, 4, 4, 4), mode="reflect").byte()
     assert torch.equal(batches.images[:5], expected)
 
 
 def test_cutmix_weighs_labels_by_area(digits):
     recipe = replace(RECIPE, augmentation="cutmix", batch_size=32)
-    batches, plain = (utils.Batches(digits, replace(recipe, augmentation=words), torch.device("cpu"))
+    batches, plain = (training.Batches(digits, replace(recipe, augmentation=words), torch.device("cpu"))
                       for words in ("cutmix", ""))
     batches.start_epoch(0)
     plain.start_epoch(0)
@@ -291,7 +304,7 @@ def test_cutmix_weighs_labels_by_area(digits):
 
 
 def test_schedules():
-    linear = utils.Recipe(epochs=10, learning_rate=1.0, schedule="linear", warmup=0.2)
+    linear = training.Recipe(epochs=10, learning_rate=1.0, schedule="linear", warmup=0.2)
     rates = [linear.rate(step, 100) for step in range(1000)]
     assert max(rates) == pytest.approx(1, abs=0.01) and 198 <= np.argmax(rates) <= 201
     assert rates[0] < 0.01 and rates[-1] < 0.01 and rates[600] == pytest.approx(0.5, abs=0.01)
@@ -319,13 +332,13 @@ def test_no_second_float_copy_of_the_data():
     code = f"""
         import resource, sys
         sys.path[:0] = [{str(ROOT)!r}]
-        import torch, utils
+        import torch, training, utils
         images = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8)
         labels = torch.zeros(50_000, dtype=torch.int64)
         data = utils.Data(images, labels, images[:10], labels[:10], utils.CLASSES, "noise")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        recipe = utils.Recipe(batch_size=500, augmentation="crop flip cutmix")
-        batches = utils.Batches(data, recipe, torch.device("cpu"))
+        recipe = training.Recipe(batch_size=500, augmentation="crop flip cutmix")
+        batches = training.Batches(data, recipe, torch.device("cpu"))
         batches.start_epoch(0)
         for step in range(5):
             batches.batch(step)

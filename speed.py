@@ -1,4 +1,4 @@
-"""What torch does too slowly for this network, or not at all: filters' gradients on a CPU, Muon on filters, memory."""
+"""What training owes its speed to, beside the loop in utils.py: filters' gradients on a CPU, Muon, memory."""
 import contextlib
 import ctypes
 import itertools
@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Convolution(torch.autograd.Function):
-    """conv2d, images (N, in, H, W), whose filters get their gradient by one matrix product for each of their pixels."""
+    """conv2d of images (N, in, H, W), its filters' gradient a matrix product for each pixel of a filter."""
 
     @staticmethod
     def forward(ctx, images, filters, bias, stride, padding):
@@ -18,19 +18,19 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(images, filters, bias, stride, padding)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, grad_output):
         images, filters = ctx.saved_tensors
-        of_images, _, _ = torch.ops.aten.convolution_backward(
-            gradient, images, filters, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, (True, False, False))
-        (across, down), (right, below) = ctx.stride[::-1], ctx.padding[::-1]
-        inputs = F.pad(images, (right, right, below, below)) if any(ctx.padding) else images
-        height, width = (down * gradient.shape[2], across * gradient.shape[3])
-        rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)  # a row of channels for each pixel of the output
-        of_filters = torch.empty_like(filters)
+        grad_images, _, _ = torch.ops.aten.convolution_backward(
+            grad_output, images, filters, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, (True, False, False))
+        (down, across), (below, right) = ctx.stride, ctx.padding
+        padded = F.pad(images, (right, right, below, below)) if below or right else images
+        height, width = down * grad_output.shape[2], across * grad_output.shape[3]
+        rows = grad_output.permute(0, 2, 3, 1).flatten(0, 2)  # channels_last: no copy
+        grad_filters = torch.empty_like(filters)
         for i, j in itertools.product(*map(range, filters.shape[2:])):
-            met = inputs[:, :, i:i + height:down, j:j + width:across]  # the pixels that the filter's pixel (i, j) meets
-            of_filters[:, :, i, j] = rows.T @ met.permute(0, 2, 3, 1).flatten(0, 2)
-        return of_images, of_filters, rows.sum(0), None, None
+            window = padded[:, :, i:i + height:down, j:j + width:across]  # what pixel (i, j) of the filters meets
+            grad_filters[:, :, i, j] = rows.T @ window.permute(0, 2, 3, 1).flatten(0, 2)
+        return grad_images, grad_filters, rows.sum(0), None, None
 
 
 class ProductGradients(TorchFunctionMode):
@@ -43,7 +43,7 @@ class ProductGradients(TorchFunctionMode):
         if function is torch.conv2d and len(args) == 7:  # as nn.Conv2d calls it
             images, filters, bias, stride, padding, dilation, groups = args
             plain = bias is not None and dilation == (1, 1) and groups == 1 and not isinstance(padding, str)
-            if plain and filters.shape[1] > 3:  # not the first layer: nothing before it needs a gradient
+            if plain and images.requires_grad:  # in the first layer torch's way is good
                 dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else filters.dtype
                 return _Convolution.apply(images.to(dtype), filters.to(dtype), bias.to(dtype), stride, padding)
         return function(*args, **(kwargs or {}))
@@ -85,5 +85,5 @@ def keep_freed_memory():
     """Have glibc keep what is freed: given back, each step's tensors cost thousands of page faults anew (on a CPU)."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no mallopt
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2 ** 31 - 1)  # M_MMAP_THRESHOLD: no allocation gets a mapping of its own
+        mallopt(-4, 0)  # M_MMAP_MAX: no allocation gets a mapping of its own
         mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: the heap is not trimmed
