@@ -101,8 +101,9 @@ def course_loop():
     return len(pictures()) // 100 * 100 / (clock() - began), 0.0
 
 
-def our_loop(data, recipe, compiled=False):
+def our_loop(data, recipe, compiled=False, gradients=ProductGradients):
     """(b), (c), (e) One epoch of `fit`, without its evaluation; also the seconds of compiling."""
+    training.ProductGradients = gradients  # has no effect on a GPU
     training.COMPILE_PAYS[utils.DEVICE.type] = 0 if compiled else float("inf")
     with tempfile.TemporaryDirectory() as folder:
         run = training.fit(ResNet(), data, folder, recipe)
@@ -147,6 +148,9 @@ def main():
         rows[f"(c) ours, batch {batch_size}"] = (precision, lambda r=recipe: our_loop(data, r))
     rows[f"(c) ours, batch {BATCHES[0]}, compiled"] = (precision, lambda: our_loop(
         data, replace(SAME, batch_size=BATCHES[0]), compiled=True))
+    if not GPU:
+        rows["(c) ours, batch 512, gradients by oneDNN"] = (precision, lambda: our_loop(
+            data, replace(SAME, batch_size=512), gradients=contextlib.nullcontext))
     rows[f"(d) model alone, batch {BATCHES[-1]}"] = (precision, lambda: model_alone(data, BATCHES[-1], precision))
     rows["(e) ours, with Muon and CutMix, batch 512"] = (precision, lambda: our_loop(data, MUON))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
