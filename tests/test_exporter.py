@@ -428,7 +428,8 @@ def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
     nbformat.write(new_notebook(cells=[markdown("text")]), tmp_path / "paper.ipynb")
     command = [sys.executable, "-m", "nbconvert", "--config", ROOT / "report/config.py", "--output-dir", out]
     build = subprocess.Popen([*command, tmp_path / "paper.ipynb"], stderr=subprocess.PIPE, text=True,
-                             env=os.environ | {"PATH": f"{slow.parent}:{os.environ['PATH']}"})
+                             env=os.environ | {"PATH": f"{slow.parent}:{os.environ['PATH']}"},
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in a job of `&`
     while not (tmp_path / "started").exists() and build.poll() is None:
         time.sleep(0.05)
     build.send_signal(signal.SIGINT)
