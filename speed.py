@@ -1,4 +1,4 @@
-"""What training owes its speed to, beside the loop in utils.py: filters' gradients on a CPU, Muon, memory."""
+"""What training owes its speed to, beside the loop in training.py: filters' gradients on a CPU, Muon, memory."""
 import contextlib
 import ctypes
 import itertools
