@@ -21,6 +21,7 @@ from IPython.display import clear_output
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from speed import FilterMuon, ProductGradients, keep_freed_memory
@@ -46,6 +47,9 @@ class Batches:
     """
 
     def __init__(self, data, recipe, device):
+        words = ("crop", "flip", "trivialaugment", "cutmix")
+        if unknown := set(recipe.augmentation.split()).difference(words):
+            raise SubmissionError(f"augmentation={unknown.pop()!r} is none of {', '.join(words)}")
         self.recipe, self.device, self.labels = recipe, device, data.train_labels.to(device)
         self.mean, self.std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in data.normalisation())
         size = data.train_images.shape[-1]
@@ -56,9 +60,11 @@ class Batches:
             inside = (size - 1) - ((size - 1) - position).abs()  # reflected at both edges
             self.images = data.train_images[:, :, inside[:, None], inside].to(device)
         self.size, self.steps = size, len(self.labels) // recipe.batch_size  # the rest sits this epoch out
+        bilinear = v2.InterpolationMode.BILINEAR
+        self.change = v2.TrivialAugmentWide(interpolation=bilinear, fill=self.mean.flatten().tolist())
 
     def start_epoch(self, epoch):
-        """Draw the epoch's order, crops and flips."""
+        """Draw the epoch's order, crops and flips, and what CutMix and TrivialAugment draw from."""
         draw, n = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch), len(self.labels)
         order = torch.randperm(n, generator=draw)
         shift = torch.randint(0, 2 * PADDING + 1, (2, n), generator=draw)
@@ -68,12 +74,15 @@ class Batches:
         self.boxes = torch.rand(self.steps, 4, generator=draw)  # of CutMix: applied where below half, area, centre
         if "cutmix" not in self.recipe.augmentation:
             self.boxes[:, 0] = 1
+        self.seeds = torch.randint(2 ** 31, (self.steps,), generator=draw).tolist()  # of TrivialAugment
         self.order, self.shift, self.flip = order.to(self.device), shift.to(self.device), flip.to(self.device)
 
     def batch(self, step):
         """Batch `step` of the epoch: images float32 (B, 3, 32, 32), labels (B,), second labels (B,), their weight.
 
-        The second labels are those of the images pasted in by CutMix (Yun et al. 2019); without it they weigh 0.
+        TrivialAugment (Müller and Hutter 2021) changes images by one operation of random kind and strength; here eight
+        share it, which takes less time, and batches with CutMix (Yun et al. 2019) are left out. The second labels are
+        those of the images pasted in by CutMix; without it they weigh 0.
         """
         part = slice(step * self.recipe.batch_size, (step + 1) * self.recipe.batch_size)
         index, (top, left) = self.order[part], self.shift[:, part, None]
@@ -81,8 +90,12 @@ class Batches:
         columns = left + torch.where(self.flip[part, None], across.flip(0), across)
         images = self.images[index[:, None, None, None], channel[:, None, None],
                              (top + across)[:, None, :, None], columns[:, None, None, :]]
-        images, labels = (images - self.mean) / self.std, self.labels[index]
         apply, area, row, column = self.boxes[step].tolist()
+        if "trivialaugment" in self.recipe.augmentation and apply > 0.5:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.seeds[step])
+                images = torch.cat([self.change(few) for few in images.split(8)])
+        images, labels = (images - self.mean) / self.std, self.labels[index]
         if apply > 0.5:
             return images, labels, labels, 0.0
         # Yun et al. draw the area kept from Beta(1, 1), which is uniform; partners are the batch rolled by one.
@@ -108,7 +121,7 @@ class Recipe:
     momentum: float = 0.9              # of SGD and Muon; Adam keeps its own
     weight_decay: float = 0.0          # on convolutions and the linear layer, never on biases and batch norms
     label_smoothing: float = 0.0
-    augmentation: str = "crop flip"    # any of "crop", "flip", "cutmix"
+    augmentation: str = "crop flip"    # any of "crop", "flip", "trivialaugment", "cutmix"
     pad_with: str = "zeros"            # at the edges, before a crop; or "reflection"
     seed: int = 0                      # of the order of the images and of their augmentation
     start: str = ""                    # names the weights the run begins with; "" from scratch; kept, not acted on

@@ -5,7 +5,8 @@ predictions as well; what only training can show is held against the records of 
 run of the same recipe where build/checkpoints/ has one. First of all the files have to belong together.
 
 holds         found within the tolerance
-indicative    found on other images than the submission's: nothing follows from a difference
+indicative    found on other images than the submission's, or by a run trained for longer or in other stages: nothing
+              follows from a difference
 not rerun     agrees with the records of the run, which this machine did not repeat
 contradicted  out of tolerance, checked by nothing, or files that do not belong together
 """
@@ -151,7 +152,8 @@ def from_experiments(claims, root):
         first, right = len(losses) // 5, run.predictions["predicted"] == run.predictions["labels"]
         values = {"early": losses[:first].mean(), "late": losses.mean(),
                   "noise": losses.std() * (1 / first - 1 / len(losses)) ** 0.5,
-                  "accuracy": 100 * right.double().mean().item()}
+                  "accuracy": 100 * right.double().mean().item(),
+                  "epochs": len(run.history), "training_time": run.info["seconds"] / 60}
         for what, value in values.items():
             name = f"{run.folder.name}/{what}"
             if name in claims and claims[name]["source"] == run.folder.name:
@@ -178,16 +180,18 @@ def judge(claims, found, verdict="holds"):
 
 
 def from_new_runs(claims, run, root):
-    """Verdicts from runs of the same recipe that this machine has trained since."""
+    """Verdicts from runs of the same recipe, no shorter, that this machine has trained since."""
     for folder in sorted((root / "build" / "checkpoints").glob("headline-*")):
         new, wider = training.load_run(folder), claims["test_accuracy"] | {"tolerance": SPREAD}
         if new is None or {**new.info, "run": ""} == {**run.info, "run": ""}:
             continue
         recipe, other = (dict(r.info.get("config", {})) for r in (run, new))
-        same = recipe.pop("data", None) == other.pop("data", None)
-        if other and other.items() <= recipe.items():
+        for config in (recipe, other):
+            config["start"] = bool(config.get("start"))  # trained in two stages or in one
+        apart = {key for key in ("data", "start", "epochs") if recipe.get(key) != other.pop(key, None)}
+        if other and len(new.history) >= len(run.history) and other.items() <= recipe.items():
             found = [("test_accuracy", new.info["accuracy"], f"a new run, finished {new.info['finished']}")]
-            yield from judge({"test_accuracy": wider}, found, "holds" if same else "indicative")
+            yield from judge({"test_accuracy": wider}, found, "indicative" if apart else "holds")
 
 
 def verify(root=ROOT, data=None):

@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -55,6 +57,26 @@ def test_zero_init_makes_each_block_its_shortcut():
 
 def cells():
     return nbformat.read(NOTEBOOK, 4).cells
+
+
+@pytest.mark.parametrize("settings, stages", [
+    ({}, ["hundred-epochs (0)", "headline (0)"]), ({"FRESH": 1}, ["headline (1)"]), ({"EPOCHS": 3}, ["headline (3)"]),
+    ({"standin": True}, ["headline (True)"]), ({"FRESH": 1, "long": True}, ["hundred-epochs (1)", "headline (1)"]),
+    ({"FRESH": 1, "long": True, "EPOCHS": 3}, ["headline (1)"])])
+def test_it_is_trained_in_two_stages_as_submitted_and_otherwise_in_one(tmp_path, settings, stages):
+    def obtain(name, model, recipe, again, weights, start=None):
+        asked.append(f"{name} ({again})")
+        assert (start is not None) == (name == "headline" and len(stages) > 1)
+        return SimpleNamespace(folder=tmp_path, history=pd.DataFrame({"epoch": [1, 2, 3]}))
+    for file in ("headline/weights.safetensors", "hundred-epochs/run.json"):
+        (tmp_path / "checkpoints" / file).parent.mkdir(parents=True)
+        (tmp_path / "checkpoints" / file).touch()
+    asked, source = [], next(c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.id == "training")
+    names = {"torch": torch, "pd": pd, "ResNet": NAMES["ResNet"], "ROOT": tmp_path, "PLACE": "", "SEED": 0,
+             "obtain": obtain, "recipe": None, "first_recipe": None, "long": False, "FRESH": 0, "EPOCHS": 0,
+             "data": SimpleNamespace(standin=settings.get("standin", False))}
+    exec(source, names | settings)
+    assert asked == stages
 
 
 def test_form_of_the_notebook():
@@ -108,6 +130,8 @@ def test_report_says_what_the_ledger_says(report):
     assert "??" not in text and "[?]" not in text and "Step [" not in text and "epoch 1/1" not in text
     assert results["data"]["standin"] and "running_loss/100" not in results["claims"]
     assert {"value", "unit", "source", "tolerance"} == set(results["claims"]["parameters"])
+    assert not any(name.startswith("hundred-epochs") for name in results["claims"])  # this run had no first stage
+    assert not re.search("[{}]", text)  # an f-string that is none
 
 
 def test_report_leaves_the_submission_alone(report):

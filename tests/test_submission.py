@@ -55,13 +55,16 @@ def test_the_paper_says_what_the_ledger_says():
     assert RUN.info["source"] in text and "stand-in" not in text and "??" not in text
     steps = len(RUN.last_epoch)
     assert f"{CLAIMS[f'running_loss/{steps}']:.4f} at step {steps}" in text
+    assert not re.search("[{}]", text)  # an f-string that is none
 
 
 def test_the_readme_says_what_the_ledger_says():
     row, course = (next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{run}`"))
                    for run in ("headline", "course"))
     assert f"{CLAIMS['test_accuracy']:.2f} %" in row and f"{CLAIMS['test_accuracy_flips_averaged']:.2f} %" in row
-    assert f"{CLAIMS['epochs']} epochs" in row and f"{CLAIMS['training_time']:.0f} minutes" in row
+    for name in ("hundred-epochs/", ""):
+        assert f" {CLAIMS[name + 'epochs']} epochs" in row and f"{CLAIMS[name + 'training_time']:.0f} minutes" in row
+    assert f"{CLAIMS['hundred-epochs/accuracy']:.2f} %" in row
     assert f"{CLAIMS['course/accuracy']:.2f} %" in course
 
 
@@ -74,6 +77,8 @@ def test_the_experiments_started_from_the_runs_submitted():
             assert training.load_run(folder).info["config"]["start"] == expected, folder
             found += 1
     assert found == 12
+    first = training.load_run(ROOT / "checkpoints" / "hundred-epochs")
+    assert RUN.info["config"]["start"] == f"hundred-epochs {training.key_of(first.info)}"
     assert sum(file.stat().st_size for file in (ROOT / "checkpoints").rglob("*") if file.is_file()) < 40e6
 
 

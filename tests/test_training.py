@@ -23,7 +23,8 @@ import utils
 from speed import ProductGradients
 
 RECIPE = training.Recipe(epochs=3, batch_size=64, optimizer="sgd", learning_rate=0.05, schedule="linear", warmup=0.2,
-                         weight_decay=5e-4, label_smoothing=0.1, augmentation="crop flip cutmix", pad_with="reflection")
+                         weight_decay=5e-4, label_smoothing=0.1, augmentation="crop flip trivialaugment cutmix",
+                         pad_with="reflection")
 
 
 def same(run, other):
@@ -127,7 +128,7 @@ def test_other_convolutions_are_left_to_torch():
             out.sum().backward()
 
 
-@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"schedule": "cosine"}])
+@pytest.mark.parametrize("change", [{"optimizer": "adamw"}, {"schedule": "cosine"}, {"augmentation": "mixup"}])
 def test_unknown_words_in_a_recipe_are_refused(digits, tmp_path, change):
     with pytest.raises(utils.SubmissionError, match=f"{next(iter(change.values()))}' is none of"):
         training.fit(tiny(), digits, tmp_path / "run", replace(RECIPE, **change))
@@ -301,6 +302,32 @@ def test_cutmix_weighs_labels_by_area(digits):
         assert pasted.float().mean() <= share + 1e-6
         mixed += share > 0
     assert 0.3 * batches.steps < mixed < 0.7 * batches.steps
+
+
+def test_trivialaugment_derives_from_seed_epoch_and_step_alone(digits):
+    """Eight images by eight share an operation; batches with CutMix, and all other draws, are as without it."""
+    recipe = replace(RECIPE, augmentation="crop flip cutmix trivialaugment")
+    changed, again, plain = (training.Batches(digits, replace(recipe, augmentation=words), torch.device("cpu"))
+                             for words in (recipe.augmentation, recipe.augmentation, "crop flip cutmix"))
+    for batches in (changed, again, plain):
+        batches.start_epoch(2)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in digits.normalisation())
+    torch.manual_seed(7)
+    before, differing = torch.get_rng_state(), 0
+    for step in reversed(range(changed.steps)):
+        images, labels, others, share = changed.batch(step)
+        assert torch.equal(again.batch(step)[0], images) and torch.equal(torch.get_rng_state(), before)
+        original, *expected = plain.batch(step)
+        assert torch.equal(labels, expected[0]) and torch.equal(others, expected[1]) and share == expected[2]
+        if share:
+            assert torch.equal(images, original)
+        else:
+            differing += not torch.equal(images, original)
+            first = ((original[:8] * std + mean) * 255).round().byte()
+            with torch.random.fork_rng():
+                torch.manual_seed(changed.seeds[step])
+                torch.testing.assert_close(images[:8], (changed.change(first) / 255 - mean) / std, atol=1e-5, rtol=0)
+    assert differing > 5
 
 
 def test_schedules():

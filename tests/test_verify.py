@@ -166,7 +166,8 @@ def test_a_paper_is_checked_against_its_attachments_alone(copy, tmp_path):
 
 @pytest.mark.parametrize("accuracy, change, verdicts", [
     (-0.5, {}, ["holds"]), (-3, {}, ["contradicted"]), (-0.5, {"data": "of other images"}, ["indicative"]),
-    (-0.5, {"learning_rate": 1.0}, [])])
+    (-0.5, {"start": ""}, ["indicative"]), (-0.5, {"start": "another first stage"}, ["holds"]),
+    (-0.5, {"epochs": 500}, ["indicative"]), (-0.5, {"learning_rate": 1.0}, [])])
 def test_a_new_run_of_the_same_recipe_is_held_against_the_paper(copy, accuracy, change, verdicts):
     new = shutil.copytree(copy / "checkpoints" / "headline", copy / "build" / "checkpoints" / "headline-12345678")
     info = json.loads((new / "run.json").read_text())
@@ -174,6 +175,8 @@ def test_a_new_run_of_the_same_recipe_is_held_against_the_paper(copy, accuracy, 
     (new / "run.json").write_text(json.dumps(info))
     table = verify(copy)
     assert list(table.verdict[table["from"] == "a new run, finished 2030-01-01"]) == verdicts
+    (new / "history.csv").write_text("epoch\n1\n")  # a shorter run says nothing
+    assert "a new run, finished 2030-01-01" not in set(verify(copy)["from"])
 
 
 @needs_weights
