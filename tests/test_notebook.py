@@ -60,8 +60,9 @@ def cells():
 
 
 @pytest.mark.parametrize("settings, stages", [
-    ({}, ["hundred-epochs (0)", "headline (0)"]), ({"FRESH": 1}, ["headline (1)"]), ({"EPOCHS": 3}, ["headline (3)"]),
-    ({"standin": True}, ["headline (True)"]), ({"FRESH": 1, "long": True}, ["hundred-epochs (1)", "headline (1)"]),
+    ({}, ["hundred-epochs (0)", "headline (False)"]), ({"FRESH": 1}, ["headline (1)"]),
+    ({"EPOCHS": 3}, ["headline (3)"]), ({"standin": True}, ["headline (True)"]),
+    ({"FRESH": 1, "long": True}, ["hundred-epochs (1)", "headline (1)"]),
     ({"FRESH": 1, "long": True, "EPOCHS": 3}, ["headline (1)"])])
 def test_it_is_trained_in_two_stages_as_submitted_and_otherwise_in_one(tmp_path, settings, stages):
     def obtain(name, model, recipe, again, weights, start=None):
@@ -123,7 +124,7 @@ def test_report_says_what_the_ledger_says(report):
     text = re.sub(r"\s+", " ", subprocess.run(["pdftotext", str(report / "build" / "report.pdf"), "-"],
                                               capture_output=True, text=True, check=True).stdout)
     for words in ("A Residual Network for CIFAR-10", "Abstract", "1 Implementation", "1.1 Residual block", "1.2 Layers",
-                  "2 Result", "3 Discussion", "4 Reproducibility", "References", "Figure 1", "Figure 6", "Table 1",
+                  "2 Result", "Discussion", "Reproducibility", "References", "Figure 1", "Figure 6", "Table 1",
                   "Table 4", "8,898,826", "These results are not for CIFAR-10"):
         assert words in text, words
     assert f"{results['claims']['test_accuracy']['value']:.2f} %" in text
