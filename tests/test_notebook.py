@@ -115,14 +115,13 @@ def report(tmp_path_factory):
     return folder
 
 
-def pdf_text(path):
-    return subprocess.run(["pdftotext", "-layout", str(path), "-"], capture_output=True, text=True, check=True).stdout
+def pdf_text(path, order="-layout"):
+    return subprocess.run(["pdftotext", order, str(path), "-"], capture_output=True, text=True, check=True).stdout
 
 
 def test_report_says_what_the_ledger_says(report):
     results = json.loads((report / "build" / "results.json").read_text())
-    command = ["pdftotext", "-raw", str(report / "build" / "report.pdf"), "-"]  # raw: in the order it was typeset in
-    text = re.sub(r"\s+", " ", subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    text = re.sub(r"\s+", " ", pdf_text(report / "build" / "report.pdf", "-raw"))  # in the order it was typeset in
     for words in ("A Residual Network for CIFAR-10", "Abstract", "1 Implementation", "1.1 Residual block", "1.2 Layers",
                   "2 Result", "3 Discussion", "4 Reproducibility", "References", "Figure 1", "Figure 6", "Table 1",
                   "Table 4", "8,898,826", "These results are not for CIFAR-10"):
