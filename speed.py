@@ -49,36 +49,56 @@ class ProductGradients(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class FilterMuon(torch.optim.Muon):
-    """Muon (Jordan et al. 2024: each update of a matrix is made orthogonal) on filters (out, in, height, width).
+class FilterMuon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) on convolutions' filters (out, in, height, width): each update, as a matrix
+    (out, in × height × width), is made orthogonal. torch.optim.Muon takes matrices alone, one by one, in bfloat16.
 
-    torch.optim.Muon takes matrices alone: it gets views (out, height × width × in) of the filters and of their
-    gradients, which share their memory. Updates have the size of Adam's (Liu et al. 2025), so that one learning rate
-    serves both. As with the fused optimisers, nothing changes in a step at which `found_inf` is 1.
+    Updates have the size of Adam's (Liu et al. 2025), so that one learning rate serves both. Filters of one shape are a
+    parameter group and are computed as one batch, in `dtype`. As with PyTorch's fused optimisers, a step changes
+    nothing where the attribute `found_inf` (a tensor on the device) is 1.
     """
 
-    def __init__(self, filters, **settings):
-        def matrix(tensor):
-            return tensor.permute(0, 2, 3, 1).view(len(tensor), -1)  # channels_last: channels are innermost
-        super().__init__([torch.nn.Parameter(matrix(f.detach())) for f in filters],
-                         adjust_lr_fn="match_rms_adamw", **settings)
-        for view, f in zip(self.param_groups[0]["params"], filters):
-            f.grad = torch.zeros_like(f)
-            view.grad = matrix(f.grad)
-        self.found_inf = torch.zeros((), device=filters[0].device)
-
-    def zero_grad(self, set_to_none=False):
-        super().zero_grad(set_to_none=False)  # the gradients have to stay where the views look
+    def __init__(self, filters, momentum, weight_decay, dtype=torch.float32):
+        by_shape = itertools.groupby(sorted(filters, key=lambda f: f.shape), key=lambda f: f.shape)
+        super().__init__([{"params": list(group)} for _, group in by_shape],
+                         {"lr": 0.0, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype, self.found_inf = dtype, torch.zeros((), device=filters[0].device)
+        for group in self.param_groups:
+            first, *_ = filters = group["params"]
+            self.state[first]["momentum_buffer"] = torch.zeros(len(filters), len(first), first[0].numel(),
+                                                               device=first.device)
 
     @torch.no_grad()
     def step(self, closure=None):
-        if self.found_inf.is_cpu:  # nothing to wait for
-            return None if self.found_inf else super().step(closure)
-        kept = [t for p in self.param_groups[0]["params"] for t in (p, *self.state[p].values())]
-        before = [t.clone() for t in kept]
-        super().step(closure)
-        for now, old in zip(kept, before):
-            torch.where(self.found_inf > 0, old, now, out=now)
+        skip = self.found_inf > 0
+        for group in self.param_groups:
+            filters, decay = group["params"], group["lr"] * group["weight_decay"]
+            height, width = filters[0].shape[2:]
+            # channels_last: seen so, gradients and filters need no copy
+            gradient = torch.stack([f.grad.permute(0, 2, 3, 1).flatten(1) for f in filters])
+            buffer = self.state[filters[0]]["momentum_buffer"]
+            average = buffer.lerp(gradient, 1 - group["momentum"])
+            buffer.copy_(torch.where(skip, buffer, average))
+            update = orthogonal(gradient.lerp(average, group["momentum"]).to(self.dtype))  # Nesterov's momentum
+            size = group["lr"] * 0.2 * max(update.shape[1:]) ** 0.5
+            change = torch.where(skip, 0.0, size * update.float()).unflatten(2, (height, width, -1))
+            torch._foreach_mul_(filters, torch.where(skip, 1.0, 1.0 - decay))
+            torch._foreach_sub_(filters, [c.permute(0, 3, 1, 2) for c in change])
+
+
+def orthogonal(matrices, steps=3):
+    """The nearest matrices with orthonormal rows or columns, roughly, of `matrices` (n, rows, columns), one by one.
+
+    By Newton and Schulz's iteration with the coefficients of Jordan et al. (2024), which bring singular values near 1
+    rather than to it; three steps do for training, as in Jordan's airbench.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        A = X @ X.mT
+        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
+    return X.mT if matrices.shape[1] > matrices.shape[2] else X
 
 
 def keep_freed_memory():

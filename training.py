@@ -1,18 +1,23 @@
-"""One training loop, `fit`: it can be stopped at any moment and continued to the same bits.
+"""One training loop, which can be stopped at any moment and continued to the same bits.
 
-Top to bottom: drawing augmented batches, the recipe, a run and its folder, the loop, saving.
+Top to bottom: the recipe; a run, and how one is asked for; batches; the loop (`train` and `Learner.step`); what is
+measured, shown and saved beside it.
 """
+import ast
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
 import os
 import platform
 import signal
+import textwrap
 import time
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -21,124 +26,76 @@ from IPython.display import clear_output
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as V
 from tqdm import tqdm
 
 from speed import FilterMuon, ProductGradients, keep_freed_memory
 from utils import DEVICE, SubmissionError, accuracy_of, bar_settings, in_notebook, predict
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
-SAVE_EVERY = 180  # seconds between two saves within an epoch
+SAVE_EVERY = 180  # seconds between two saves
 PADDING = 4  # pixels on each side of an image before a crop
-# Training images from which torch.compile earns its start-up: on a CPU it measured no faster; for a GPU a guess.
-COMPILE_PAYS = {"cpu": math.inf, "cuda": 2_000_000}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class TrainingStopped(SubmissionError, KeyboardInterrupt):
     """Training was interrupted by Ctrl-C or the notebook's stop button; its state is saved."""
 
 
-# -------------------------------------------------------------------------------------------------- augmentation
-
-class Batches:
-    """The training images on the device, padded once; batches are cropped, flipped and mixed there.
-
-    Every draw derives from (seed, epoch, step) on the CPU, so each device sees the same batches in the same order.
-    """
-
-    def __init__(self, data, recipe, device):
-        words = ("crop", "flip", "trivialaugment", "cutmix")
-        if unknown := set(recipe.augmentation.split()).difference(words):
-            raise SubmissionError(f"augmentation={unknown.pop()!r} is none of {', '.join(words)}")
-        self.recipe, self.device, self.labels = recipe, device, data.train_labels.to(device)
-        self.mean, self.std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in data.normalisation())
-        size = data.train_images.shape[-1]
-        if recipe.pad_with == "zeros":
-            self.images = F.pad(data.train_images, 4 * [PADDING]).to(device)
-        else:
-            position = torch.arange(-PADDING, size + PADDING).abs()
-            inside = (size - 1) - ((size - 1) - position).abs()  # reflected at both edges
-            self.images = data.train_images[:, :, inside[:, None], inside].to(device)
-        self.size, self.steps = size, len(self.labels) // recipe.batch_size  # the rest sits this epoch out
-        bilinear = v2.InterpolationMode.BILINEAR
-        self.change = v2.TrivialAugmentWide(interpolation=bilinear, fill=self.mean.flatten().tolist())
-
-    def start_epoch(self, epoch):
-        """Draw the epoch's order, crops and flips, and what CutMix and TrivialAugment draw from."""
-        draw, n = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch), len(self.labels)
-        order = torch.randperm(n, generator=draw)
-        shift = torch.randint(0, 2 * PADDING + 1, (2, n), generator=draw)
-        flip = torch.rand(n, generator=draw) < (0.5 if "flip" in self.recipe.augmentation else 0)
-        if "crop" not in self.recipe.augmentation:
-            shift[:] = PADDING
-        self.boxes = torch.rand(self.steps, 4, generator=draw)  # of CutMix: applied where below half, area, centre
-        if "cutmix" not in self.recipe.augmentation:
-            self.boxes[:, 0] = 1
-        self.seeds = torch.randint(2 ** 31, (self.steps,), generator=draw).tolist()  # of TrivialAugment
-        self.order, self.shift, self.flip = order.to(self.device), shift.to(self.device), flip.to(self.device)
-
-    def batch(self, step):
-        """Batch `step` of the epoch: images float32 (B, 3, 32, 32), labels (B,), second labels (B,), their weight.
-
-        TrivialAugment (Müller and Hutter 2021) changes images by one operation of random kind and strength; here eight
-        share it, which takes less time, and batches with CutMix (Yun et al. 2019) are left out. The second labels are
-        those of the images pasted in by CutMix; without it they weigh 0.
-        """
-        part = slice(step * self.recipe.batch_size, (step + 1) * self.recipe.batch_size)
-        index, (top, left) = self.order[part], self.shift[:, part, None]
-        across, channel = torch.arange(self.size, device=self.device), torch.arange(3, device=self.device)
-        columns = left + torch.where(self.flip[part, None], across.flip(0), across)
-        images = self.images[index[:, None, None, None], channel[:, None, None],
-                             (top + across)[:, None, :, None], columns[:, None, None, :]]
-        apply, area, row, column = self.boxes[step].tolist()
-        if "trivialaugment" in self.recipe.augmentation and apply > 0.5:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(self.seeds[step])
-                images = torch.cat([self.change(few) for few in images.split(8)])
-        images, labels = (images - self.mean) / self.std, self.labels[index]
-        if apply > 0.5:
-            return images, labels, labels, 0.0
-        # Yun et al. draw the area kept from Beta(1, 1), which is uniform; partners are the batch rolled by one.
-        half = self.size * math.sqrt(area) / 2
-        low_high = [[min(max(round(centre * self.size + side * half), 0), self.size) for side in (-1, 1)]
-                    for centre in (row, column)]
-        rows, columns = (slice(*ends) for ends in low_high)
-        images[:, :, rows, columns] = images.roll(1, 0)[:, :, rows, columns]
-        return images, labels, labels.roll(1, 0), math.prod(high - low for low, high in low_high) / self.size ** 2
-
-
-# ------------------------------------------------------------------------------------------------------ training
+# -------------------------------------------------------------------------------------------------------- recipe
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The hyper-parameters of a run. The defaults are those of the course's own training loop."""
+    """The hyper-parameters of a run. The defaults are those of the course's own training loop.
+
+    Raises SubmissionError where a value is not among `CHOICES`, not within `LIMITS`, or of another type.
+    """
     epochs: int = 1
     batch_size: int = 100
     optimizer: str = "adam"            # Kingma and Ba 2015; "sgd", with Nesterov momentum; "muon", AdamW for the rest
     learning_rate: float = 1e-3        # the highest one of the schedule
-    schedule: str = "constant"         # or "linear" (to zero), "thirds" (a third every 20 epochs)
+    schedule: str = "constant"         # or "linear" (to zero), "thirds" (divided by 3 after each sixth of the run)
     warmup: float = 0.0                # share of the steps in which the rate rises, with "linear"
     momentum: float = 0.9              # of SGD and Muon; Adam keeps its own
     weight_decay: float = 0.0          # on convolutions and the linear layer, never on biases and batch norms
     label_smoothing: float = 0.0
-    augmentation: str = "crop flip"    # any of "crop", "flip", "trivialaugment", "cutmix"
+    augmentation: str = "crop flip"    # any of "crop", "flip", "trivialaugment", "cutmix", or ""
     pad_with: str = "zeros"            # at the edges, before a crop; or "reflection"
-    seed: int = 0                      # of the order of the images and of their augmentation
-    start: str = ""                    # names the weights the run begins with; "" from scratch; kept, not acted on
+    first_filters: str = "random"      # those of the first convolution at the start; or "whitening"
+    seed: int = 0                      # of the initial weights, the order of the images and their augmentation
+
+    CHOICES = {"optimizer": ("adam", "sgd", "muon"), "schedule": ("constant", "linear", "thirds"),
+               "augmentation": ("crop", "flip", "trivialaugment", "cutmix"), "pad_with": ("zeros", "reflection"),
+               "first_filters": ("random", "whitening")}
+    LIMITS = {"epochs": (1, 10_000), "batch_size": (1, 1_000_000), "learning_rate": (0, 10), "warmup": (0, 0.99),
+              "momentum": (0, 0.9999), "weight_decay": (0, 10), "label_smoothing": (0, 0.99),
+              "seed": (0, 2 ** 32 - 1)}
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if choices := self.CHOICES.get(name):
+                words = str(value).split() if name == "augmentation" else [value]
+                if not set(words) <= set(choices):
+                    raise SubmissionError(f"{name}={value!r} is none of {', '.join(choices)}")
+            else:
+                (low, high), whole = self.LIMITS[name], type(getattr(Recipe, name)) is int
+                if not (type(value) in ((int,) if whole else (int, float)) and low <= value <= high):
+                    raise SubmissionError(f"{name}={value!r} is no {'whole ' * whole}number from {low:,} to {high:,}")
 
     def rate(self, step, steps_per_epoch):
         """The learning rate at `step`, counted from the start of the run."""
+        steps = self.epochs * steps_per_epoch
         if self.schedule == "constant":
             return self.learning_rate
         if self.schedule == "thirds":
-            return self.learning_rate / 3 ** (step // steps_per_epoch // 20)
-        if self.schedule != "linear":
-            raise SubmissionError(f"schedule={self.schedule!r} is none of constant, thirds, linear")
-        progress = (step + 1) / (self.epochs * steps_per_epoch + 1)
+            return self.learning_rate / 3 ** (6 * step // steps)
+        progress = (step + 1) / (steps + 1)
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
         return self.learning_rate * (1 - progress) / (1 - self.warmup)
 
+
+# ---------------------------------------------------------------------------------------------------------- runs
 
 @dataclasses.dataclass
 class Run:
@@ -150,9 +107,61 @@ class Run:
     predictions: dict
 
     @property
+    def name(self):
+        """What it was asked for by."""
+        return self.info["run"]
+
+    @property
+    def key(self):
+        """Eight hexadecimal digits that tell it from runs of another configuration or result."""
+        return key_of(self.info)
+
+    @property
     def last_epoch(self):
         """The losses of the last epoch's steps."""
         return self.losses[-(len(self.losses) // len(self.history)):]
+
+
+def obtain(name, network, recipe, data, runs, stored=None, start=None, weights=False):
+    """The finished Run `name`: the one in the folder `stored`, or the one in the folder `runs`, or one trained there.
+
+    A run belongs to its network, recipe, data and start: one that differs in any of them is not used. `network` is
+    called for the network to train, whose initial weights are drawn with the recipe's seed; with `start`, a Run, they
+    are that run's. With `weights`, a run whose weights are missing is not used either.
+    Raises SubmissionError as `fit` does.
+    """
+    torch.manual_seed(recipe.seed)
+    model = network()
+    if start:
+        load_weights(model, start.folder)
+    elif recipe.first_filters == "whitening":
+        whiten_first_filters(model, data)
+    config = configuration(model, recipe, data, start)
+    run = load_run(Path(stored) / name) if stored else None
+    if run:
+        differences = differing(run.info["config"], config)
+        if weights and not (run.folder / "weights.safetensors").exists():
+            differences.append("no weights.safetensors")
+        if not differences:
+            return run
+        print(f"{name}: the run in {run.folder} is not used: {', '.join(differences)}")
+    return fit(model, data, Path(runs) / f"{name}-{key_of(config)}", recipe, start, name)
+
+
+@torch.no_grad()
+def whiten_first_filters(model, data, images=2_000):
+    """Have `model`'s first convolution and the batch norm after it whiten what they see, as Jordan's airbench does.
+
+    The filters become the largest principal components of patches of the first training images, once with either sign,
+    in the mean length of PyTorch's initial filters; the batch norm gives each of them its size.
+    """
+    layer = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in data.normalisation())
+    patches = F.unfold((data.train_images[:images] / 255 - mean) / std, layer.kernel_size, stride=4)
+    patches = patches.transpose(1, 2).flatten(0, 1)
+    _, components = torch.linalg.eigh(patches.T @ patches)
+    half = components.flip(1)[:, :layer.out_channels // 2].T.view(-1, *layer.weight.shape[1:])
+    layer.weight.copy_(torch.cat([half, -half]) * layer.weight.flatten(1).norm(dim=1).mean())
 
 
 def load_run(folder):
@@ -174,45 +183,15 @@ def load_weights(model, folder):
                               f"({str(error).splitlines()[0]})") from error
 
 
-def fit(model, data, folder, recipe):
-    """Train `model` in place on `data` by `recipe`, keeping the state in `folder`; returns the finished Run.
+def configuration(model, recipe, data, start=None):
+    """What a run belongs to, as a dict: the recipe's settings and the keys of network, data and start."""
+    return dataclasses.asdict(recipe) | {"network": network_key(model), "data": data.fingerprint(),
+                                         "start": start.key if start else ""}
 
-    Called again it continues an unfinished run, to the bits an uninterrupted one would have reached on the same
-    device and versions; a finished run is returned at once, its weights in `model`, whatever `data` is.
-    Raises SubmissionError where the folder holds another run, where the loss is no longer finite, where memory or
-    disk are short; TrainingStopped, after saving, on Ctrl-C.
-    """
-    folder, names = Path(folder), [f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()]
-    config = dataclasses.asdict(recipe) | {"network": key_of(*names)}
-    run = load_run(folder)
-    if run:
-        _refuse_other(folder, run.info["config"], config)
-        load_weights(model, folder)
-        return run
-    if len(data.train_labels) < recipe.batch_size:
-        raise SubmissionError(f"a batch of {recipe.batch_size} is more than the {len(data.train_labels)} training "
-                              "images; choose a smaller BATCH_SIZE")
-    config["data"] = data.fingerprint()
-    with _disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    state = _load_state(folder)
-    if state:
-        _refuse_other(folder, state["config"], config)
-        model.load_state_dict(state["model"])
-        torch.set_num_threads(state["choices"]["threads"])
-        print(f"{folder.name}: continuing at epoch {state['epoch'] + 1}, step {state['step'] + 1}")
-        if state["choices"] != (here := choices(state["choices"]["compiled"])):
-            print(f"{folder.name}: started with {state['choices']}, continued with {here}; its bits will differ")
-    else:
-        compiled = recipe.epochs * len(data.train_labels) >= COMPILE_PAYS[DEVICE.type]
-        state = {"config": config, "choices": choices(compiled), "epoch": 0, "step": 0, "partial": [[], []],
-                 "losses": [], "history": [], "seconds": 0.0, "compile_seconds": 0.0}
-    try:
-        _train(model, data, folder, recipe, state)
-    except torch.OutOfMemoryError as error:
-        raise SubmissionError(f"no GPU memory for a batch of {recipe.batch_size}; try "
-                              f"BATCH_SIZE={max(recipe.batch_size // 2, 1)}") from error
-    return _finish(model, data, folder, state)
+
+def differing(there, here):
+    """What differs between two configurations, in words: a list of strings."""
+    return [f"other {k} ({there.get(k)} there, {value} here)" for k, value in here.items() if there.get(k) != value]
 
 
 def key_of(*parts):
@@ -220,7 +199,89 @@ def key_of(*parts):
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
-def choices(compiled=False):
+def network_key(model):
+    """Eight hexadecimal digits of a network's code: its modules with their arguments, and the source of its own classes
+    and of what they use of the code around them. Comments, docstrings and layout do not count.
+    """
+    pending, texts = [cls for module in model.modules() for cls in type(module).__mro__], {}
+    while pending:
+        thing = inspect.unwrap(pending.pop())
+        if inspect.isclass(thing) and _own(thing) and thing not in texts:
+            texts[thing] = f"class {thing.__name__}"
+            for value in vars(thing).values():
+                value = getattr(value, "fget", getattr(value, "__func__", value))  # of properties, class methods
+                pending += [value] if inspect.isfunction(value) else []
+        elif inspect.isfunction(thing) and _own(thing) and thing not in texts:
+            texts[thing] = _plain_source(thing)
+            codes = [thing.__code__]
+            for code in codes:
+                codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
+                used = {name: thing.__globals__[name] for name in code.co_names if name in thing.__globals__}
+                pending += used.values()
+                texts |= {(name, thing): f"{name} = {value!r}" for name, value in used.items()
+                          if isinstance(value, (bool, int, float, str, tuple))}
+    return key_of(repr(model), sorted(texts.values()))
+
+
+def _own(thing):
+    """Whether a class or function is the submission's rather than PyTorch's or Python's."""
+    return thing.__module__.partition(".")[0] not in ("torch", "torchvision", "builtins")
+
+
+def _plain_source(function):
+    """The source of a function as Python itself writes it, without its docstring."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def fit(model, data, folder, recipe, start=None, name=None):
+    """Train `model` in place on `data` by `recipe`, keeping the state in `folder`; returns the finished Run `name`.
+
+    Called again it continues an unfinished run, to the bits an uninterrupted one would have reached on the same
+    device and versions; a finished run is returned at once, its weights in `model`. `start` is recorded, not loaded.
+    Raises SubmissionError where the folder holds another run, where the loss is no longer finite, where memory or
+    disk are short; TrainingStopped, after saving, on Ctrl-C.
+    """
+    folder, config = Path(folder), configuration(model, recipe, data, start)
+    run, state = load_run(folder), _load_state(folder)
+    if run or state:
+        if differences := differing((run.info if run else state)["config"], config):
+            raise SubmissionError(f"{folder} holds a run with {', '.join(differences)}: remove it or take another one")
+    if run:
+        load_weights(model, folder)
+        return run
+    if len(data.train_labels) < recipe.batch_size:
+        raise SubmissionError(f"a batch of {recipe.batch_size} is more than the {len(data.train_labels)} training "
+                              "images; choose a smaller BATCH_SIZE")
+    with _disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if state:
+        print(f"{folder.name}: continuing at epoch {state['progress']['epoch'] + 1}, "
+              f"step {state['progress']['step'] + 1}")
+        torch.set_num_threads(state["choices"]["threads"])
+    if state and state["choices"] != (here := choices()):
+        print(f"{folder.name}: started with {state['choices']}, continued with {here}; its bits will differ")
+    enough_memory = True
+    with _ctrl_c(folder) as pressed:
+        try:
+            learner, batches = Learner(model, recipe, choices()["precision"]), Batches(data, recipe, DEVICE)
+            progress = Progress(**state["progress"]) if state else Progress()
+            if state:
+                learner.load_state_dict(state["learner"])
+            monitor = Monitor(learner, progress, recipe, batches.steps, folder, config, pressed)
+            train(learner, batches, recipe, progress, monitor)
+        except torch.OutOfMemoryError:
+            enough_memory = False
+        if not enough_memory:  # said only now that the failed step's tensors are no longer held by the exception
+            raise SubmissionError(f"no GPU memory for a batch of {recipe.batch_size}; try "
+                                  f"BATCH_SIZE={max(recipe.batch_size // 2, 1)}")
+        return _finish(model, data, folder, name or folder.name, config, progress)
+
+
+def choices():
     """What influences the bits of a run on this machine beside its configuration, as a dict."""
     if DEVICE.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 would only emulate it
@@ -229,159 +290,293 @@ def choices(compiled=False):
         capabilities = torch.cpu.get_capabilities()
         native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         name, precision = capabilities.get("cpu_name", platform.machine()), "bf16" if native else "fp32"
-    return {"device": name, "precision": precision, "compiled": compiled, "threads": torch.get_num_threads(),
+    return {"device": name, "precision": precision, "threads": torch.get_num_threads(),
             "torch": str(torch.__version__)}
 
 
-def _optimizers(model, recipe):
+# ------------------------------------------------------------------------------------------------------- batches
+
+class Batches:
+    """The training images on the device, padded once; batches are cropped, flipped and mixed there.
+
+    Every draw derives from (seed, epoch, step) on the CPU, so each device sees the same batches in the same order.
+    """
+
+    def __init__(self, data, recipe, device):
+        self.recipe, self.device, self.labels = recipe, device, data.train_labels.to(device)
+        self.mean, self.std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in data.normalisation())
+        size = data.train_images.shape[-1]
+        if recipe.pad_with == "zeros":
+            self.images = F.pad(data.train_images, 4 * [PADDING]).to(device)
+        else:
+            position = torch.arange(-PADDING, size + PADDING).abs()
+            inside = (size - 1) - ((size - 1) - position).abs()  # reflected at both edges
+            self.images = data.train_images[:, :, inside[:, None], inside].to(device)
+        self.size, self.steps = size, len(self.labels) // recipe.batch_size  # the rest sits this epoch out
+
+    def start_epoch(self, epoch):
+        """Draw the order of the epoch's images, their crops and flips."""
+        draw, n, words = np.random.default_rng((self.recipe.seed, epoch)), len(self.labels), self.recipe.augmentation
+        order = draw.permutation(n)
+        shift = draw.integers(0, 2 * PADDING + 1, (2, n)) if "crop" in words else np.full((2, n), PADDING)
+        flip = draw.random(n) < 0.5 if "flip" in words else np.zeros(n, bool)
+        self.epoch = epoch
+        self.order, self.shift, self.flip = (torch.from_numpy(a).to(self.device) for a in (order, shift, flip))
+
+    def batch(self, step):
+        """Batch `step` of the epoch: images float32 (B, 3, 32, 32), labels (B,), second labels (B,), their share.
+
+        CutMix (Yun et al. 2019), in half of the batches, pastes a rectangle of another image into each; the second
+        labels are the other images', their share is the rectangle's. Elsewhere the share is 0, and TrivialAugment
+        (Müller and Hutter 2021) changes the images.
+        """
+        recipe, part = self.recipe, slice(step * self.recipe.batch_size, (step + 1) * self.recipe.batch_size)
+        draw = np.random.default_rng((recipe.seed, self.epoch, step))
+        mixed = "cutmix" in recipe.augmentation and draw.random() < 0.5
+        index, (top, left) = self.order[part], self.shift[:, part, None]
+        across, channel = torch.arange(self.size, device=self.device), torch.arange(3, device=self.device)
+        columns = left + torch.where(self.flip[part, None], across.flip(0), across)
+        images = self.images[index[:, None, None, None], channel[:, None, None],
+                             (top + across)[:, None, :, None], columns[:, None, None, :]]
+        labels = others = self.labels[index]
+        share = 0.0
+        if "trivialaugment" in recipe.augmentation and not mixed:
+            images = trivial_augment(images, draw, self.mean)
+        images = (images - self.mean) / self.std
+        if mixed:
+            # The area is Beta(1, 1), which is uniform; partners are the batch rolled by one.
+            half, centre = self.size * math.sqrt(draw.random()) / 2, self.size * draw.random(2)
+            (top, left), (bottom, right) = (np.clip(np.rint(centre + side * half), 0, self.size).astype(int)
+                                            for side in (-1, 1))
+            images[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+            others, share = labels.roll(1, 0), (bottom - top) * (right - left) / self.size ** 2
+        return images, labels, others, float(share)
+
+
+def trivial_augment(images, draw, fill):
+    """TrivialAugment, wide: each of `images`, uint8 (B, 3, H, W), changed by one operation of random kind and strength.
+
+    All geometric operations are one resampling, with a matrix for each image, `fill` (3, 1, 1) beyond the edges; the
+    images of a batch that get the same other operation share its strength. `draw` is a NumPy generator.
+    """
+    kind, strength = draw.integers(14, size=len(images)), draw.uniform(-1, 1, len(images))
+    shear_x, shear_y, move_x, move_y, turn = (np.where(kind == k, strength, 0) for k in range(5))  # 5: the identity
+    cos, sin, most = np.cos(0.75 * np.pi * turn), np.sin(0.75 * np.pi * turn), 64 / images.shape[-1]  # 32 pixels
+    matrix = np.stack([cos, 0.99 * shear_x - sin, most * move_x, 0.99 * shear_y + sin, cos, most * move_y], 1)
+    matrix = torch.from_numpy(matrix.astype(np.float32).reshape(-1, 2, 3)).to(images.device)
+    grid = F.affine_grid(matrix, images.shape, align_corners=False)
+    images = (F.grid_sample(images - fill, grid, align_corners=False) + fill).round().byte()  # exact where not moved
+    brightness, saturation, contrast, sharpness = draw.uniform(0.01, 1.99, 4)
+    bits, threshold = int(draw.integers(2, 9)), float(draw.uniform(0, 255))
+    others = (lambda x: V.adjust_brightness(x, brightness), lambda x: V.adjust_saturation(x, saturation),
+              lambda x: V.adjust_contrast(x, contrast), lambda x: V.adjust_sharpness(x, sharpness),
+              lambda x: V.posterize(x, bits), lambda x: V.solarize(x, threshold), V.autocontrast, V.equalize)
+    for k, operation in enumerate(others, 6):
+        chosen = torch.from_numpy(np.flatnonzero(kind == k)).to(images.device)
+        if len(chosen):
+            images[chosen] = operation(images[chosen])
+    return images
+
+
+# ------------------------------------------------------------------------------------------------------ the loop
+
+def train(learner, batches, recipe, progress, monitor):
+    """Every epoch, every step, from where `progress` is; `monitor` measures, shows and saves."""
+    for epoch in range(progress.epoch, recipe.epochs):
+        batches.start_epoch(epoch)
+        monitor.start_epoch()
+        for step in range(progress.step, batches.steps):
+            count = epoch * batches.steps + step
+            torch.manual_seed(recipe.seed + 1_000_003 * count)  # for layers that draw, such as dropout
+            learning_rate = recipe.rate(count, batches.steps)
+            loss_and_accuracy = learner.step(batches.batch(step), learning_rate)
+            monitor.after_step(loss_and_accuracy, learning_rate)
+        monitor.end_epoch(learning_rate)
+
+
+class Learner:
+    """A network on the device with what a training step needs: optimisers, number format, gradient scaler."""
+
+    def __init__(self, model, recipe, precision):
+        keep_freed_memory()
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        self.model = model.to(DEVICE, memory_format=torch.channels_last).train()
+        self.dtype, self.smoothing = DTYPES[precision], recipe.label_smoothing
+        self.optimizers = make_optimizers(model, recipe, self.dtype)
+        self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=self.dtype == torch.float16)
+        self.gradients = ProductGradients() if DEVICE.type == "cpu" else contextlib.nullcontext()
+
+    def forward(self, images, labels, others, share):
+        """The mean loss of a batch as from `Batches.batch`, and the share of its images classified right."""
+        with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype != torch.float32), self.gradients:
+            logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        if share:
+            loss = loss.lerp(F.cross_entropy(logits, others, label_smoothing=self.smoothing), share)
+        return loss, (logits.argmax(1) == labels).float().mean()
+
+    def step(self, batch, learning_rate):
+        """One update; its loss and accuracy, a tensor (2,) on the device.
+
+        Where a gradient is not finite nothing changes, and the loss returned is NaN; only with a gradient scaler, which
+        expects that now and then, it stays what it is.
+        """
+        loss, accuracy = self.forward(*batch)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        finite = torch.nn.utils.get_total_norm(gradients).isfinite()
+        for optimizer in self.optimizers:
+            optimizer.found_inf = 1 - finite.float()  # all of them skip this step, or none
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+        self.scaler.update()
+        told = finite | self.scaler.is_enabled()
+        return torch.stack([torch.where(told, loss.detach(), torch.nan), accuracy])
+
+    def state_dict(self):
+        """The state of network, optimisers and scaler, with all tensors on the CPU."""
+        state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+                 "scaler": self.scaler.state_dict()}
+        return torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, state)
+
+    def load_state_dict(self, state):
+        """Continue from what `state_dict` gave, on any device."""
+        self.model.load_state_dict(state["model"])
+        for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(its_state)
+        if state["scaler"] and self.scaler.is_enabled():  # a run may go on in another number format
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def make_optimizers(model, recipe, dtype=torch.float32):
     """Fused SGD or Adam, or Muon on the filters with fused AdamW for the rest; no decay of biases and batch norms."""
     parameters, muon = list(model.parameters()), recipe.optimizer == "muon"
     groups = [{"params": [p for p in parameters if p.ndim > 1 and not (muon and p.ndim == 4)],
                "weight_decay": recipe.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-    if recipe.optimizer == "sgd":
-        return [torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=True, fused=True)]
     if recipe.optimizer == "adam":
         return [torch.optim.Adam(groups, fused=True)]
     if muon:
         filters = [p for p in parameters if p.ndim == 4]
-        return [FilterMuon(filters, momentum=recipe.momentum, weight_decay=recipe.weight_decay),
+        dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+        return [FilterMuon(filters, recipe.momentum, recipe.weight_decay, dtype),
                 torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)]
-    raise SubmissionError(f"optimizer={recipe.optimizer!r} is none of adam, sgd, muon")
+    sgd = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+    if recipe.momentum:
+        for p in parameters:  # left to itself it would use uninitialised memory after a first step that is skipped
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return [sgd]
 
 
-def _train(model, data, folder, recipe, state):
-    """The loop: from `state`'s epoch and step to the end of the last epoch; `state` follows and is saved on the way."""
-    keep_freed_memory()
-    batches, compiled = Batches(data, recipe, DEVICE), state["choices"]["compiled"]
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[state["choices"]["precision"]]
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    model.to(DEVICE, memory_format=torch.channels_last)
-    optimizers = _optimizers(model, recipe)
-    scaler = torch.amp.GradScaler(DEVICE.type, enabled=dtype == torch.float16)
-    gradients = ProductGradients() if DEVICE.type == "cpu" else contextlib.nullcontext()
-    if "optimizers" in state:
-        for optimizer, kept in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(kept)
-        scaler.load_state_dict(state["scaler"])
+# ----------------------------------------------------------------------------------- measuring, showing and saving
 
-    def forward(step):
-        images, labels, others, share = batches.batch(step)
-        with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32), gradients:
-            logits = net(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        if share:
-            mixed = F.cross_entropy(logits, others, label_smoothing=recipe.label_smoothing)
-            loss = (1 - share) * loss + share * mixed
-        return loss, (logits.argmax(1) == labels).float().mean()
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: whole epochs, steps of the present one, and what was measured on the way."""
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    losses: list = dataclasses.field(default_factory=list)      # of all steps
+    accuracies: list = dataclasses.field(default_factory=list)  # of the present epoch's steps, in [0, 1]
+    history: list = dataclasses.field(default_factory=list)     # a dict for each whole epoch
 
-    def update(step):
-        """One step; its loss (NaN where it or its gradient is not finite: then the weights stay) and accuracy."""
-        loss, accuracy = forward(step)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        finite = loss.detach().isfinite()
-        if not scaler.is_enabled():  # a scaler finds gradients that are not finite itself, and expects a few
-            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            finite &= norm.isfinite()
-            for optimizer in optimizers:
-                optimizer.found_inf = 1 - finite.float()  # read by the optimiser, on the device
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-        scaler.update()
-        return torch.stack([torch.where(finite, loss.detach(), torch.nan), accuracy])
 
-    def log(line):
-        lines.append(line)
+class Monitor:
+    """What happens beside training: fetching losses from the device and checking them, bars, log lines, saving."""
+
+    def __init__(self, learner, progress, recipe, steps, folder, config, pressed):
+        self.learner, self.progress, self.recipe, self.steps = learner, progress, recipe, steps
+        self.folder, self.config, self.pressed = folder, config, pressed
+        self.fetched = self.saved = time.perf_counter()
+        self.pending, self.lines = [], []  # measurements still on the device; what was logged
+
+    def start_epoch(self):
+        self.bar = tqdm(total=self.steps, initial=self.progress.step, **bar_settings(),
+                        desc=f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}")
+
+    def after_step(self, loss_and_accuracy, learning_rate):
+        """Note a step's measurements; every hundred steps fetch them, every three minutes and on Ctrl-C save."""
+        self.pending.append(loss_and_accuracy)
+        self.progress.step += 1
+        self.bar.update()
+        last = self.progress.step == self.steps
+        if last or self.due() or self.progress.step % 100 == 0:
+            self.fetch(learning_rate, last)
+        if self.due() and not last:
+            self.save()
+
+    def end_epoch(self, learning_rate):
+        """Close the epoch in the history."""
+        progress = self.progress
+        self.bar.close()
+        row = {"epoch": progress.epoch + 1, "train_loss": fmean(progress.losses[-self.steps:]),
+               "train_accuracy": 100 * fmean(progress.accuracies), "learning_rate": learning_rate,
+               "seconds": progress.seconds}
+        if self.recipe.epochs > 3:
+            self.log("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        progress.history.append(row)
+        progress.epoch, progress.step, progress.accuracies = progress.epoch + 1, 0, []
+        done = progress.epoch == self.recipe.epochs
+        if self.due() or done:
+            self.save()
+        if done and in_notebook():  # what is left of the bars would stay in the saved notebook
+            clear_output(wait=True)
+            print(*self.lines, sep="\n")
+
+    def due(self):
+        """Whether it is time to save."""
+        return bool(self.pressed) or time.perf_counter() - self.saved > SAVE_EVERY
+
+    def fetch(self, learning_rate, last):
+        """Bring what was measured to the host, the only crossing; check it, show it."""
+        progress, first = self.progress, self.progress.step - len(self.pending)
+        losses, accuracies = torch.stack(self.pending).cpu().double().T
+        if not losses.isfinite().all() or self.learner.scaler.get_scale() < 1:
+            where = first + 1 + int(losses.isfinite().logical_not().byte().argmax())
+            raise SubmissionError(f"the loss is not finite at epoch {progress.epoch + 1}, step {where}, learning rate "
+                                  f"{learning_rate:.3g}; try a lower one or a longer warm-up ({self.folder} keeps the "
+                                  "last finite state, if one was saved)")
+        now = time.perf_counter()
+        progress.seconds, self.fetched, self.pending = progress.seconds + now - self.fetched, now, []
+        progress.losses += losses.tolist()
+        progress.accuracies += accuracies.tolist()
+        loss, accuracy = fmean(progress.losses[-progress.step:]), 100 * fmean(progress.accuracies)
+        self.bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.1f}%", rate=f"{learning_rate:.2g}")
+        if self.recipe.epochs <= 3 and (progress.step % 100 == 0 or last):  # the course's log line: the running mean
+            self.log(f"Epoch [{progress.epoch + 1}/{self.recipe.epochs}], Step [{progress.step}/{self.steps}] "
+                     f"Loss: {loss:.4f}")
+
+    def log(self, line):
+        self.lines.append(line)
         tqdm.write(line)
 
-    net, lines = model.train(), []
-    if compiled:  # tried on one step, which is then undone
-        before, began = {k: v.clone() for k, v in model.state_dict().items()}, time.perf_counter()
-        try:
-            net = torch.compile(model)
-            batches.start_epoch(0)
-            forward(0)[0].backward()
-        except Exception as error:  # no C++ compiler, an unsupported platform, ...: many kinds, one remedy
-            print(f"torch.compile failed ({str(error).splitlines()[0][:100]}); training without it, more slowly")
-            net, state["choices"]["compiled"] = model, False
-        model.load_state_dict(before)
-        state["compile_seconds"] += time.perf_counter() - began
-    with _ctrl_c() as stop:
-        mark = saved = time.perf_counter()
-        while state["epoch"] < recipe.epochs:
-            epoch, first = state["epoch"], state["step"]
-            batches.start_epoch(epoch)
-            model.train()
-            stats = torch.zeros(2, batches.steps, device=DEVICE)  # losses and accuracies stay on the device
-            stats[:, :first] = torch.tensor(state["partial"], device=DEVICE)
-            bar = tqdm(total=batches.steps, initial=first, desc=f"epoch {epoch + 1}/{recipe.epochs}", **bar_settings())
-            for step in range(first, batches.steps):
-                done, global_step = step + 1, epoch * batches.steps + step
-                torch.manual_seed(recipe.seed + 1_000_003 * global_step)  # for layers that draw, such as dropout
-                rate = recipe.rate(global_step, batches.steps)
-                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                    group["lr"] = rate
-                stats[:, step] = update(step)
-                bar.update()
-                now, last = time.perf_counter(), done == batches.steps
-                due = bool(stop) or now - saved > SAVE_EVERY or last
-                if done % 100 and not due:
-                    continue
-                state["seconds"], mark = state["seconds"] + now - mark, now
-                losses, accuracies = stats[:, :done].cpu()  # the only crossing to the host
-                if not losses.isfinite().all():
-                    where = int(losses.isfinite().logical_not().nonzero()[0]) + 1
-                    raise SubmissionError(f"the loss is not finite at epoch {epoch + 1}, step {where}, learning rate "
-                                          f"{rate:.3g}; try a lower one or a longer warm-up ({folder} keeps the last "
-                                          "finite state)")
-                loss, accuracy = losses.mean().item(), 100 * accuracies.mean().item()
-                bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.1f}%", rate=f"{rate:.2g}")
-                if recipe.epochs <= 3 and (done % 100 == 0 or last):  # the course's log line: the running mean
-                    log(f"Epoch [{epoch + 1}/{recipe.epochs}], Step [{done}/{batches.steps}] Loss: {loss:.4f}")
-                state.update(step=done, partial=[losses.tolist(), accuracies.tolist()])
-                if last:
-                    bar.close()
-                    row = {"epoch": epoch + 1, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
-                    if (recipe.epochs - epoch - 1) % max(1, recipe.epochs // 10) == 0:  # nothing is chosen by it
-                        row["test_accuracy"] = accuracy_of(
-                            predict(model, data.test_images, data.normalisation()), data.test_labels)
-                    row["seconds"] = state["seconds"] + time.perf_counter() - mark
-                    if recipe.epochs > 3:
-                        log("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
-                    state["history"].append(row)
-                    state.update(epoch=epoch + 1, step=0, partial=[[], []], losses=state["losses"] + losses.tolist())
-                if due:
-                    state.update(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
-                                 scaler=scaler.state_dict())
-                    _save_state(folder, state)
-                    saved = time.perf_counter()
-                if stop and state["epoch"] < recipe.epochs:
-                    raise TrainingStopped(f"stopped at epoch {epoch + 1}, step {done}; run this again to continue "
-                                          f"(the state is in {folder})")
-    if in_notebook():  # what is left of the bars would stay in the saved notebook
-        clear_output(wait=True)
-        print(*lines, sep="\n")
+    def save(self):
+        """Write the state; after Ctrl-C stop, unless the run is at its end."""
+        _save_state(self.folder, {"config": self.config, "choices": choices(), "learner": self.learner.state_dict(),
+                                  "progress": dataclasses.asdict(self.progress)})
+        self.saved = time.perf_counter()
+        if self.pressed and self.progress.epoch < self.recipe.epochs:
+            self.bar.close()
+            raise TrainingStopped(f"stopped at epoch {self.progress.epoch + 1}, step {self.progress.step}; run this "
+                                  f"again to continue (the state is in {self.folder})")
 
 
 @contextlib.contextmanager
-def _ctrl_c():
-    """Collect Ctrl-C in a list, so that no update is cut in two."""
+def _ctrl_c(folder):
+    """Collect Ctrl-C in a list, so that no update is cut in two; what was pressed and not answered stops at the end."""
     pressed = []
     before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     try:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _refuse_other(folder, kept, wanted):
-    """Raise SubmissionError, naming what differs, where the run kept in `folder` is not the one wanted."""
-    differing = [f"{k} ({kept.get(k)} there, {wanted[k]} now)" for k in wanted if kept.get(k) != wanted[k]]
-    if differing:
-        raise SubmissionError(f"{folder} holds a run with other {', '.join(differing)}: take another folder, "
-                              "or remove it (FRESH=1 does)")
+    if pressed:
+        raise TrainingStopped(f"stopped; the run in {folder} had just finished, run this again to go on with it")
 
 
 @contextlib.contextmanager
@@ -396,9 +591,9 @@ def _disk(folder):
 
 def _save_state(folder, state):
     """Write state.pt so that at every moment a whole one lies there: temporary file, flush to disk, rename."""
-    if not all(value.isfinite().all() for value in state["model"].values()):
-        raise SubmissionError(f"the network holds values that are not finite; {folder} keeps the last finite state: "
-                              "try a lower learning rate")
+    if not all(value.isfinite().all() for value in state["learner"]["model"].values()):
+        raise SubmissionError(f"the network holds values that are not finite; {folder} keeps the last finite state, if "
+                              "one was saved: try a lower learning rate")
     temporary = folder / "state.tmp"
     try:
         with _disk(folder), open(temporary, "wb") as file:
@@ -420,31 +615,25 @@ def _load_state(folder):
         raise SubmissionError(f"{folder}/state.pt is damaged; remove it to start this run again") from error
 
 
-def _finish(model, data, folder, state):
-    """Write what a finished run leaves: weights, predictions, history, losses and, last, run.json."""
-    mean_std, labels = data.normalisation(), data.test_labels
-    # Cloned: on a CPU these would else be the model's own tensors, which loading the halves would round.
-    full = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
-    exact = predict(model, data.test_images, mean_std)
-    weights = {k: v.half() if v.ndim > 1 else v for k, v in full.items()}
+def _finish(model, data, folder, name, config, progress):
+    """Write what a finished run leaves: weights, predictions, history, losses and, last, run.json.
+
+    Filters and matrices are released in half precision; the accuracy is that of what is released.
+    """
+    weights = {k: (v.half() if v.ndim > 1 else v).cpu().clone(memory_format=torch.contiguous_format)
+               for k, v in model.state_dict().items()}
     model.load_state_dict(weights)
-    probabilities = predict(model, data.test_images, mean_std)
-    accuracy, in_full = (accuracy_of(p, labels) for p in (probabilities, exact))
-    if abs(accuracy - in_full) > 0.05:  # half precision is released where the reported accuracy does not show it
-        weights, probabilities, accuracy = full, exact, in_full
-        model.load_state_dict(weights)
-    mirrored = predict(model, data.test_images, mean_std, flip=True)
-    info = {"run": folder.name, "config": state["config"], "choices": state["choices"], "source": data.source,
-            "train_images": len(data.train_labels), "normalisation": mean_std, "seconds": state["seconds"],
-            "compile_seconds": state["compile_seconds"], "finished": date.today().isoformat(),
-            "accuracy": accuracy, "accuracy_in_full_precision": in_full}
+    probabilities, mirrored = (predict(model, data.test_images, data.normalisation(), flip) for flip in (False, True))
+    info = {"run": name, "config": config, "choices": choices(), "source": data.source,
+            "train_images": len(data.train_labels), "normalisation": data.normalisation(), "seconds": progress.seconds,
+            "finished": date.today().isoformat(), "accuracy": accuracy_of(probabilities, data.test_labels)}
     with _disk(folder):
         save_file(weights, folder / "weights.safetensors")
-        save_file({"predicted": probabilities.argmax(1).byte(), "labels": labels.byte(),
+        save_file({"predicted": probabilities.argmax(1).byte(), "labels": data.test_labels.byte(),
                    "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte()},
                   folder / "predictions.safetensors")
-        pd.DataFrame(state["history"]).to_csv(folder / "history.csv", index=False)
-        np.savetxt(folder / "losses.csv", state["losses"], "%.6g")
+        pd.DataFrame(progress.history).to_csv(folder / "history.csv", index=False)
+        np.savetxt(folder / "losses.csv", progress.losses, "%.6g")
         (folder / "run.json.tmp").write_text(json.dumps(info, indent=1) + "\n")
         os.replace(folder / "run.json.tmp", folder / "run.json")  # from here on the run counts as finished
         (folder / "state.pt").unlink()
