@@ -24,6 +24,7 @@ paper:  ## build report/report.pdf from the submitted notebook as it stands, wit
 
 submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then build report/report.pdf
 	@PAPER=0 VERIFY=0 OUTPUT=submission DATASET=cifar10 $(ENV) python report/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
+	@$(ENV) --no-tex python report/handin.py collect
 	@$(MAKE) --no-print-directory paper
 
 verify:  ## recompute the submission's numbers and say which hold

@@ -105,6 +105,7 @@ class Run:
     history: pd.DataFrame
     losses: np.ndarray
     predictions: dict
+    weights_used: bool = False  # whether the weights are wanted, and so belong to what is handed in
 
     @property
     def name(self):
@@ -117,35 +118,42 @@ class Run:
         return key_of(self.info)
 
     @property
+    def files(self):
+        """The files that belong to it: a sorted list of paths."""
+        without = () if self.weights_used else ("weights.safetensors",)
+        return sorted(file for file in self.folder.iterdir() if file.name not in without)
+
+    @property
     def last_epoch(self):
         """The losses of the last epoch's steps."""
         return self.losses[-(len(self.losses) // len(self.history)):]
 
 
-def obtain(name, network, recipe, data, runs, stored=None, start=None, weights=False):
+def obtain(name, network, recipe, data, runs, stored=None, start=None, weights=False, elsewhere=False):
     """The finished Run `name`: the one in the folder `stored`, or the one in the folder `runs`, or one trained there.
 
-    A run belongs to its network, recipe, data and start: one that differs in any of them is not used. `network` is
-    called for the network to train, whose initial weights are drawn with the recipe's seed; with `start`, a Run, they
-    are that run's. With `weights`, a run whose weights are missing is not used either.
-    Raises SubmissionError as `fit` does.
+    A run belongs to its network, recipe, data and start: one that differs in any of them is not used; only with
+    `elsewhere` a stored one of the same recipe is. `network` is called for the network to train, whose initial weights
+    are drawn with the recipe's seed; with `start`, a Run, they are that run's. With `weights`, a run whose weights are
+    missing is not used either. Raises SubmissionError as `fit` does.
     """
     torch.manual_seed(recipe.seed)
     model = network()
+    config = configuration(model, recipe, data, start)
+    run = load_run(Path(stored) / name) if stored else None
+    if run:
+        differences = differing(run.info["config"], dataclasses.asdict(recipe) if elsewhere else config)
+        if weights and not (run.folder / "weights.safetensors").exists():
+            differences.append("no weights.safetensors")
+        if not differences:
+            return dataclasses.replace(run, weights_used=weights)
+        print(f"{name}: the run in {run.folder} is not used: {', '.join(differences)}")
     if start:
         load_weights(model, start.folder)
     elif recipe.first_filters == "whitening":
         whiten_first_filters(model, data)
-    config = configuration(model, recipe, data, start)
-    run = load_run(Path(stored) / name) if stored else None
-    if run:
-        differences = differing(run.info["config"], config)
-        if weights and not (run.folder / "weights.safetensors").exists():
-            differences.append("no weights.safetensors")
-        if not differences:
-            return run
-        print(f"{name}: the run in {run.folder} is not used: {', '.join(differences)}")
-    return fit(model, data, Path(runs) / f"{name}-{key_of(config)}", recipe, start, name)
+    run = fit(model, data, Path(runs) / f"{name}-{key_of(config)}", recipe, start, name)
+    return dataclasses.replace(run, weights_used=weights)
 
 
 @torch.no_grad()

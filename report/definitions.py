@@ -8,12 +8,14 @@ import torch
 import torchvision
 from torch import nn
 
+import utils
+
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "assignment2.ipynb"
 
 
 def definitions(notebook=NOTEBOOK):
     """The names defined by the notebook's cells with the tag `definition`, as a dict."""
-    names = {"nn": nn, "torch": torch, "torchvision": torchvision, "pd": pd, "__name__": "definitions"}
+    names = {"nn": nn, "torch": torch, "torchvision": torchvision, "pd": pd, "utils": utils, "__name__": "definitions"}
     for cell in json.loads(notebook.read_text())["cells"]:
         if "definition" in cell["metadata"].get("tags", []):
             source, place = "".join(cell["source"]), f"<{notebook}, {cell['id']}>"

@@ -1,8 +1,9 @@
-"""Packs the submission: `make zip` for handing in, `make colab` into one notebook that carries everything with it."""
+"""Hands in: `collect` takes new runs into checkpoints/, `make zip` packs, `make colab` packs into one notebook."""
 import base64
 import io
 import os
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -11,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "report")]
 
 import nbformat  # noqa: E402
-from verify import NOTEBOOK, belonging  # noqa: E402
+from fresh import file_hash, record  # noqa: E402
+from verify import NOTEBOOK, belonging, images, verify  # noqa: E402
 
 PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
          "training.py", "speed.py", NOTEBOOK, "report", "figures", "checkpoints", "tests")
@@ -39,10 +41,35 @@ def pack(target, weights, without=()):
                 archive.writestr(entry, file.read_bytes())
 
 
+def collect():
+    """Copy the runs that the submitted notebook used and that checkpoints/ lacks from the folder RUNS."""
+    runs, used = ROOT / Path(os.environ.get("RUNS") or "build/checkpoints").expanduser(), {}
+    for file, expected in record(nbformat.read(ROOT / NOTEBOOK, 4))["files"].items():
+        if file.startswith("checkpoints/"):
+            _, name, file = file.split("/")
+            used.setdefault(name, {})[file] = expected
+    for name, files in used.items():
+        target = ROOT / "checkpoints" / name
+        places = [folder for folder in (target, *runs.glob(f"{name}-*"))
+                  if all(file_hash(folder / file) == expected for file, expected in files.items())]
+        if not places:
+            sys.exit(f"the run {name} of the notebook is neither in checkpoints/ nor in {runs}: run make submission")
+        if places[0] != target:
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            for file in files:
+                shutil.copy(places[0] / file, target)
+            print(f"checkpoints/{name}: taken from {places[0]}")
+
+
 def make_zip():
     """build/submission.zip, or SystemExit with a sentence where it should not be handed in."""
     for fault in belonging(ROOT):
         sys.exit(f"{fault}: run make submission, then make zip again")
+    table = verify(ROOT, images())
+    if wrong := list(table.claim[table.verdict == "contradicted"]):
+        sys.exit(f"make verify contradicts {len(wrong)} claims ({', '.join(wrong[:4])}): run make submission, then "
+                 "make zip again")
     text = (ROOT / NOTEBOOK).read_text()
     left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
     if left:
@@ -82,6 +109,6 @@ def make_colab():
 
 if __name__ == "__main__":
     try:
-        {"zip": make_zip, "colab": make_colab}[sys.argv[1]]()
+        {"collect": collect, "zip": make_zip, "colab": make_colab}[sys.argv[1]]()
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"make {sys.argv[1]}: a file of the submission is missing or damaged ({error})")

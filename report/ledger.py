@@ -80,10 +80,13 @@ class Ledger(dict):
         """Write results.json to `folder`, and display the record by which fresh.py knows what belongs to this run."""
         about = {"source": data.source, "fingerprint": data.fingerprint(), "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
-        files = [*sorted(ROOT.glob("*.py")), ROOT / "report" / "ledger.py", *_drawn,
-                 *(file for run in runs for file in sorted(run.folder.iterdir()))]
+        files = {os.path.relpath(file, ROOT): file
+                 for file in (*sorted(ROOT.glob("*.py")), ROOT / "report" / "ledger.py", *_drawn)}
+        for run in runs:  # a submission's runs are in checkpoints/, or will be once they have been collected
+            place = f"checkpoints/{run.name}" if folder == ROOT / "report" else os.path.relpath(run.folder, ROOT)
+            files |= {f"{place}/{file.name}": file for file in run.files}
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
-                  "files": {os.path.relpath(file, ROOT): file_hash(file) for file in files}}
+                  "files": {name: file_hash(file) for name, file in files.items()}}
         packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
         results = {"claims": self, "data": about, "environment": environment | {"packages": packages}}
         results = json.loads(json.dumps(results))  # as they are read again

@@ -73,7 +73,8 @@ def test_run_all_in_jupyterlab(lab, page):
     curve.scroll_into_view_if_needed()
     assert curve.is_visible() and curve.evaluate("image => image.naturalWidth") > 600
     page.screenshot(path=ROOT / "build" / "jupyterlab.png")
-    assert page.get_by_text("These results are not for CIFAR-10").count() >= 1
+    banner = page.locator(".jp-OutputArea-output", has_text="These results are not for CIFAR-10")  # not the source
+    assert banner.count() == 1 and banner.locator("strong").count() == 1
 
 
 def test_exported_page(page, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from fresh import code_hash
 from handin import PLACEHOLDERS
-from test_verify import LEFT_OUT, NOTEBOOK, change_notebook, change_results, needs_weights
+from test_verify import LEFT_OUT, NOTEBOOK, RUN, change_notebook, change_results, needs_weights
 
 STUB = """
     from pathlib import Path
@@ -78,7 +78,7 @@ def test_zip_verifies_and_compiles_elsewhere(signed, tmp_path, weights, limit):
     file = signed / "build" / "submission.zip"
     assert file.stat().st_size < limit * 1e6
     zipfile.ZipFile(file).extractall(tmp_path)
-    assert (tmp_path / "checkpoints" / "headline" / "weights.safetensors").exists() == (weights == "1")
+    assert (tmp_path / "checkpoints" / RUN / "weights.safetensors").exists() == (weights == "1")
     done = subprocess.run([sys.executable, str(tmp_path / "report" / "verify.py")], capture_output=True, text=True,
                           env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,8 +136,8 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
                           capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "IPython 7.34.0 pandas 2.2.3" in done.stdout
-    assert "downloaded report.pdf" in done.stdout and "headline: 1 epoch" in done.stdout
-    assert list((tmp_path / "runs").glob("headline-*/run.json"))
+    assert "downloaded report.pdf" in done.stdout and "fast-0: 1 epoch on" in done.stdout
+    assert list((tmp_path / "runs").glob("fast-0-*/run.json"))
     assert (tmp_path / "content" / "resnet-cifar10" / "build" / "results.json").exists()
 
 

@@ -15,7 +15,7 @@ import utils
 
 RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
 CLAIMS = {name: claim["value"] for name, claim in RESULTS["claims"].items()}
-RUN = training.load_run(ROOT / "checkpoints" / "headline")
+RUN = training.load_run(ROOT / "checkpoints" / RESULTS["claims"]["test_accuracy"]["source"])
 CELLS = nbformat.read(NOTEBOOK, 4).cells
 
 
@@ -59,26 +59,22 @@ def test_the_paper_says_what_the_ledger_says():
 
 
 def test_the_readme_says_what_the_ledger_says():
-    row, course = (next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{run}`"))
-                   for run in ("headline", "course"))
-    assert f"{CLAIMS['test_accuracy']:.2f} %" in row and f"{CLAIMS['test_accuracy_flips_averaged']:.2f} %" in row
-    for name in ("hundred-epochs/", ""):
-        assert f" {CLAIMS[name + 'epochs']} epochs" in row and f"{CLAIMS[name + 'training_time']:.0f} minutes" in row
-    assert f"{CLAIMS['hundred-epochs/accuracy']:.2f} %" in row
-    assert f"{CLAIMS['course/accuracy']:.2f} %" in course
+    readme = (ROOT / "README.md").read_text()
+    assert f"{CLAIMS['seeds/mean_accuracy']:.2f} % ± {CLAIMS['seeds/deviation']:.2f}" in readme
+    for name in (name for name in CLAIMS if re.fullmatch(r"fast-\d/accuracy", name)):
+        run = training.load_run(ROOT / "checkpoints" / name.partition("/")[0])
+        assert CLAIMS[name] == run.info["accuracy"]
+        assert f"| `{run.name}` | {run.info['accuracy']:.2f} % | {run.info['seconds'] / 60:.1f} |" in readme
 
 
-def test_the_experiments_started_from_the_runs_submitted():
-    started = {"epoch-": RUN, "course-epoch-": training.load_run(ROOT / "checkpoints" / "course")}
-    found = 0
-    for prefix, source in started.items():
-        for folder in (ROOT / "checkpoints").glob(f"{prefix}*"):
-            expected = f"{source.folder.name} {training.key_of(source.info)}"
-            assert training.load_run(folder).info["config"]["start"] == expected, folder
-            found += 1
-    assert found == 12
-    first = training.load_run(ROOT / "checkpoints" / "hundred-epochs")
-    assert RUN.info["config"]["start"] == f"hundred-epochs {training.key_of(first.info)}"
+def test_the_runs_are_of_the_notebooks_network_on_the_official_images():
+    runs = list(filter(None, map(training.load_run, (ROOT / "checkpoints").iterdir())))
+    first = next(run for run in runs if run.name == "fast-0")
+    for run in runs:
+        assert run.folder.name == run.name
+        assert run.info["config"]["network"] == training.network_key(definitions()["ResNet"]())
+        assert run.info["config"]["data"] == "9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df"
+        assert run.info["config"]["start"] == (first.key if run.name.startswith("epoch-") else "")
     assert sum(file.stat().st_size for file in (ROOT / "checkpoints").rglob("*") if file.is_file()) < 40e6
 
 

@@ -95,6 +95,79 @@ def test_another_configuration_is_refused(digits, uninterrupted):
         training.fit(wider, digits, uninterrupted.folder, RECIPE)
 
 
+@pytest.fixture
+def stored(digits, tmp_path):
+    """A folder with a finished run named "run" of the tiny network."""
+    training.obtain("run", tiny, RECIPE, digits, tmp_path / "runs", weights=True)
+    folder, = (tmp_path / "runs").iterdir()
+    folder.rename(tmp_path / "stored")
+    (tmp_path / "stored" / "run").mkdir(parents=True)
+    for file in list((tmp_path / "stored").glob("*.*")):
+        file.rename(tmp_path / "stored" / "run" / file.name)
+    return tmp_path / "stored"
+
+
+def test_a_run_is_used_where_it_is_of_the_same_network_recipe_data_and_start(digits, stored, tmp_path, capsys):
+    def obtained(network=tiny, recipe=RECIPE, data=digits, **settings):
+        capsys.readouterr()
+        run = training.obtain("run", network, recipe, data, tmp_path / "runs", stored, **settings)
+        return "stored" if run.folder == stored / "run" else "trained", capsys.readouterr().out
+    others = {"network": lambda: nn.Sequential(*tiny(), nn.Dropout(0.1)), "start": training.load_run(stored / "run"),
+              "recipe": replace(RECIPE, learning_rate=0.04), "data": digits.held_out(200)}
+    assert obtained() == ("stored", "")
+    for what, settings in ((what.replace("recipe", "learning_rate"), {what: other}) for what, other in others.items()):
+        where, said = obtained(**settings)
+        assert where == "trained" and f"run: the run in {stored / 'run'} is not used: other {what} (" in said, what
+        assert obtained(**settings, elsewhere=True)[0] == ("trained" if what == "learning_rate" else "stored"), what
+    assert len(list((tmp_path / "runs").iterdir())) == 4  # each in a folder of its own
+    (stored / "run" / "weights.safetensors").unlink()
+    assert obtained()[0] == "stored"
+    where, said = obtained(weights=True)
+    assert where == "trained" and "not used: no weights.safetensors" in said
+
+
+def test_a_run_asked_for_again_is_loaded_or_continued(digits, tmp_path, monkeypatch):
+    calls, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda *a: (calls.append(1), train(*a)))
+    press = iter([True])
+    def network():
+        return faulty(30, press_ctrl_c if next(press, False) else lambda out: None)
+    with pytest.raises(training.TrainingStopped):
+        training.obtain("run", network, RECIPE, digits, tmp_path)
+    runs = [training.obtain("run", network, RECIPE, digits, tmp_path) for _ in range(2)]
+    assert len(calls) == 2 and same(*runs) and same(runs[0], training.fit(tiny(), digits, tmp_path / "whole", RECIPE))
+    assert runs[0].name == "run" and "weights.safetensors" not in [file.name for file in runs[0].files]
+
+
+def test_a_run_starts_with_the_weights_of_another(digits, stored, tmp_path):
+    start = training.load_run(stored / "run")
+    run = training.obtain("next", tiny, replace(RECIPE, epochs=1, learning_rate=0), digits, tmp_path, start=start)
+    before, after = (load_file(r.folder / "weights.safetensors") for r in (start, run))
+    assert all(torch.equal(before[k], after[k]) for k in before if "running" not in k and "num" not in k)
+    assert run.info["config"]["start"] == start.key
+
+
+def test_initial_weights_are_drawn_with_the_recipes_seed(digits, tmp_path):
+    """Whatever was drawn before; with whitening the first filters look at the data instead."""
+    def network():
+        return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(392, 10))
+
+    def first_filters(seed, kind):
+        torch.rand(seed + 3)
+        recipe = replace(RECIPE, epochs=1, learning_rate=0, seed=seed, first_filters=kind)
+        run = training.obtain(f"{kind}-{seed}", network, recipe, digits, tmp_path / str(len(list(tmp_path.iterdir()))))
+        return load_file(run.folder / "weights.safetensors")["0.weight"].float()
+    one, again, other = (first_filters(seed, "random") for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    white = first_filters(0, "whitening").flatten(1)
+    length = white.norm(dim=1)
+    torch.testing.assert_close(white[:4], -white[4:])
+    torch.testing.assert_close(white[:4] @ white[:4].T, torch.diag(length[:4] ** 2), atol=1e-3, rtol=0)
+    patches = F.unfold((digits.train_images[:500] / 255.0 - 0.305) / 0.375, 5, stride=4).transpose(1, 2).flatten(0, 1)
+    sizes = (patches @ white[:4].T).square().mean(0)
+    assert (sizes.diff() < 0).all()  # the largest components, in order
+
+
 @pytest.mark.parametrize("step", [1, 10, 22, 30])  # the first, mid-epoch, an epoch's last, the second epoch
 @pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 def test_ctrl_c_saves_and_resumes_to_the_same_bits(digits, tmp_path, step, optimizer, precision):

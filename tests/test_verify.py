@@ -16,7 +16,8 @@ from verify import NOTEBOOK, belonging, numbers, paper_alone, verify
 
 import utils
 
-needs_weights = pytest.mark.skipif(not (ROOT / "checkpoints" / "headline" / "weights.safetensors").exists(),
+RUN = json.loads((ROOT / "report" / "results.json").read_text())["claims"]["test_accuracy"]["source"]
+needs_weights = pytest.mark.skipif(not (ROOT / "checkpoints" / RUN / "weights.safetensors").exists(),
                                    reason="the weights were left out of this copy")
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "data", "tests", ".*_cache", "__pycache__")
 
@@ -87,18 +88,18 @@ def test_a_claim_more_or_less_is_caught(copy):
 
 @pytest.mark.parametrize("file", [pytest.param("weights", marks=needs_weights), "predictions"])
 def test_swapped_files_of_a_run_are_caught(copy, file):
-    path = copy / "checkpoints" / "headline" / f"{file}.safetensors"
+    path = copy / "checkpoints" / RUN / f"{file}.safetensors"
     save_file({key: value.flip(0) for key, value in load_file(path).items()}, path)
-    fault = f"checkpoints/headline/{file}.safetensors is not the file that the notebook was run with"
+    fault = f"checkpoints/{RUN}/{file}.safetensors is not the file that the notebook was run with"
     assert list(belonging(copy)) == [fault]
 
 
 @needs_weights
 def test_missing_weights_are_allowed_and_missing_predictions_are_not(copy):
-    (copy / "checkpoints" / "headline" / "weights.safetensors").unlink()
+    (copy / "checkpoints" / RUN / "weights.safetensors").unlink()
     assert list(belonging(copy)) == []
-    (copy / "checkpoints" / "headline" / "predictions.safetensors").unlink()
-    assert list(belonging(copy)) == ["checkpoints/headline/predictions.safetensors is missing"]
+    (copy / "checkpoints" / RUN / "predictions.safetensors").unlink()
+    assert list(belonging(copy)) == [f"checkpoints/{RUN}/predictions.safetensors is missing"]
 
 
 def test_an_edited_cell_is_caught_and_an_edited_caption_is_not(copy):
@@ -165,18 +166,15 @@ def test_a_paper_is_checked_against_its_attachments_alone(copy, tmp_path):
 
 
 @pytest.mark.parametrize("accuracy, change, verdicts", [
-    (-0.5, {}, ["holds"]), (-3, {}, ["contradicted"]), (-0.5, {"data": "of other images"}, ["indicative"]),
-    (-0.5, {"start": ""}, ["indicative"]), (-0.5, {"start": "another first stage"}, ["holds"]),
-    (-0.5, {"epochs": 500}, ["indicative"]), (-0.5, {"learning_rate": 1.0}, [])])
+    (-0.5, {}, ["holds"]), (-3, {}, ["contradicted"]), (-0.5, {"data": "of other images"}, []),
+    (-0.5, {"network": "another"}, []), (-0.5, {"epochs": 500}, []), (-0.5, {"learning_rate": 1.0}, [])])
 def test_a_new_run_of_the_same_recipe_is_held_against_the_paper(copy, accuracy, change, verdicts):
-    new = shutil.copytree(copy / "checkpoints" / "headline", copy / "build" / "checkpoints" / "headline-12345678")
+    new = shutil.copytree(copy / "checkpoints" / RUN, copy / "build" / "checkpoints" / f"{RUN}-12345678")
     info = json.loads((new / "run.json").read_text())
     info |= {"accuracy": info["accuracy"] + accuracy, "config": info["config"] | change, "finished": "2030-01-01"}
     (new / "run.json").write_text(json.dumps(info))
     table = verify(copy)
     assert list(table.verdict[table["from"] == "a new run, finished 2030-01-01"]) == verdicts
-    (new / "history.csv").write_text("epoch\n1\n")  # a shorter run says nothing
-    assert "a new run, finished 2030-01-01" not in set(verify(copy)["from"])
 
 
 @needs_weights
