@@ -479,24 +479,23 @@ def test_reflection_repeats_the_image_at_its_edges(digits):
 
 
 def test_cutmix_pastes_a_box_of_the_batch_rolled_by_one_and_weighs_labels_by_its_area(digits):
-    recipe = replace(RECIPE, augmentation="cutmix", batch_size=32)
-    batches, plain = batches_of(digits, recipe), batches_of(digits, replace(recipe, augmentation=""))
+    torch.manual_seed(0)
+    noise = torch.randint(0, 256, digits.train_images.shape, dtype=torch.uint8)
+    recipe, data = replace(RECIPE, augmentation="cutmix", batch_size=32), replace(digits, train_images=noise)
+    batches, plain = batches_of(data, recipe), batches_of(data, replace(recipe, augmentation=""))
     shares = []
     for step in range(batches.steps):
         images, labels, others, share = batches.batch(step)
         original, expected, *_ = plain.batch(step)
         assert torch.equal(labels, expected) and torch.equal(others, labels.roll(1) if share else labels)
         pasted = (images != original).any(1).any(0)  # of the batch: where any image has changed
-        rows, columns = pasted.any(1).nonzero(), pasted.any(0).nonzero()
+        assert pasted.sum() == round(share * 1024)
+        assert pasted.any(0).sum() * pasted.any(1).sum() == pasted.sum()  # a box
+        assert torch.equal(images, torch.where(pasted, original.roll(1, 0), original))
         shares.append(share)
-        if len(rows):
-            box = (..., slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
-            assert torch.equal(images[box], original.roll(1, 0)[box])
-            original[box] = images[box]
-            assert torch.equal(images, original) and pasted[box[1:]].sum() <= share * 1024 + 0.01
     mixed = np.array([share for share in shares if share])
     assert 0.3 * batches.steps < len(mixed) < 0.7 * batches.steps
-    assert mixed.min() < 0.2 and mixed.max() > 0.5 and (mixed > 0.99).mean() < 0.2  # no constant, no whole images
+    assert mixed.min() < 0.2 and mixed.max() > 0.5  # no constant
 
 
 def test_the_loss_mixes_both_labels_by_their_share_and_smooths_them(digits):
