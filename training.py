@@ -199,7 +199,8 @@ def configuration(model, recipe, data, start=None):
 
 def differing(there, here):
     """What differs between two configurations, in words: a list of strings."""
-    return [f"other {k} ({there.get(k)} there, {value} here)" for k, value in here.items() if there.get(k) != value]
+    return [f"other {name} ({str(there.get(name)):.20} there, {str(value):.20} here)"
+            for name, value in here.items() if there.get(name) != value]
 
 
 def key_of(*parts):
@@ -472,7 +473,7 @@ def make_optimizers(model, recipe, dtype=torch.float32):
     if muon:
         filters = [p for p in parameters if p.ndim == 4]
         dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-        return [FilterMuon(filters, recipe.momentum, recipe.weight_decay, dtype),
+        return [*([FilterMuon(filters, recipe.momentum, recipe.weight_decay, dtype)] if filters else []),
                 torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)]
     sgd = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
     if recipe.momentum:

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT
-from fresh import code_hash
+from fresh import code_hash, results_hash
 from handin import PLACEHOLDERS
 from test_verify import LEFT_OUT, NOTEBOOK, RUN, change_notebook, change_results, needs_weights
 
@@ -69,6 +69,38 @@ def test_zip_refuses_an_edited_notebook(signed, tmp_path):
     done = handin(root, "zip")
     assert done.returncode == 1 and "the cell recipe changed" in done.stderr and "Traceback" not in done.stderr
     assert not (root / "build" / "submission.zip").exists()
+
+
+def test_zip_refuses_what_verify_contradicts(signed, tmp_path):
+    """As after a submission whose numbers are of other weights: every hash fits, one number is not the run's."""
+    root, results = shutil.copytree(signed, tmp_path / "project"), {}
+
+    def claim(found):
+        found["claims"]["test_accuracy"]["value"] += 3
+        found["code"]["results_hash"] = results_hash(found)
+        results.update(found)
+    change_results(root, claim)
+    change_notebook(root, lambda cells: cells["ledger"].outputs[0].data.update({"application/json": results["code"]}))
+    done = handin(root, "zip")
+    assert done.returncode == 1 and "make verify contradicts 1 claims (test_accuracy)" in done.stderr
+    assert not (root / "build" / "submission.zip").exists()
+
+
+def test_collect_takes_new_runs_into_checkpoints(signed, tmp_path):
+    root = shutil.copytree(signed, tmp_path / "project")
+    stored, runs = root / "checkpoints" / RUN, root / "build" / "checkpoints"
+    files = {file.name: file.read_bytes() for file in stored.iterdir()}
+    shutil.copytree(stored, runs / f"{RUN}-11111111")
+    stored.rename(runs / f"{RUN}-22222222")
+    (runs / f"{RUN}-11111111" / "losses.csv").write_text("1\n")  # a run of that name, and not the notebook's
+    done = handin(root, "collect")
+    assert done.returncode == 0 and f"checkpoints/{RUN}: taken from {runs / RUN}-22222222" in done.stdout, done.stderr
+    assert {file.name: file.read_bytes() for file in stored.iterdir()} == files
+    assert handin(root, "collect").stdout == ""  # nothing is left to do
+    shutil.rmtree(stored)
+    shutil.rmtree(runs)
+    done = handin(root, "collect")
+    assert done.returncode == 1 and f"the run {RUN} of the notebook is neither in" in done.stderr
 
 
 @pytest.mark.parametrize("weights, limit", [pytest.param("1", 40, marks=needs_weights), ("0", 5)])
