@@ -464,7 +464,7 @@ class Learner:
 
 def make_optimizers(model, recipe, dtype=torch.float32):
     """Fused SGD or Adam, or Muon on the filters with fused AdamW for the rest; no decay of biases and batch norms."""
-    parameters, muon = list(model.parameters()), recipe.optimizer == "muon"
+    parameters, muon = [p for p in model.parameters() if p.requires_grad], recipe.optimizer == "muon"
     groups = [{"params": [p for p in parameters if p.ndim > 1 and not (muon and p.ndim == 4)],
                "weight_decay": recipe.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]

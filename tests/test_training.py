@@ -291,6 +291,17 @@ def test_muon_with_momentum_on_filters_and_adamw_on_the_rest():
         torch.testing.assert_close(f.detach(), value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_frozen_layers_stay_as_they_are(digits, optimizer):
+    recipe, net = replace(RECIPE, optimizer=optimizer, augmentation=""), tiny()
+    for p in net[0].parameters():
+        p.requires_grad_(False)
+    before = [p.detach().clone() for p in net.parameters()]
+    training.Learner(net, recipe, "fp32").step(batches_of(digits, recipe).batch(0), 0.1)
+    moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before)]
+    assert moved == [False, False, True, True, True, True]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_momentum_and_decay_are_the_recipes(optimizer):
     recipe = training.Recipe(optimizer=optimizer, momentum=0.8, weight_decay=0.3)
