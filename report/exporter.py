@@ -36,6 +36,7 @@ DRAFT = bool(os.environ.get("DRAFT"))  # builds whatever it is given, and says D
 NUMBER = r"\d+(?:\.\d+)*"
 TYPED_NUMBER = re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))")  # 1.2 Layers, not: 3 layers
 HEADINGS = [f"h{level}" for level in range(1, 7)]
+BLOCKS = ("body", "p", "div", "center", "figure", "details", "table", "ul", "ol", *HEADINGS)
 LEVELS = ("section", "subsection", "subsubsection", "paragraph", "subparagraph", "subparagraph")
 MARK = f"x{uuid4().hex}"
 # What TeX and Quarto mean by text in Jupyter's HTML: formulas in HTML blocks, references, notes.
@@ -428,7 +429,7 @@ class Paper:
         element.replace_with(self.mark(latex))
 
     def set_picture(self, image, fragment):
-        source, alone = image.get("src", "").strip(), image.parent
+        source = image.get("src", "").strip()
         if re.match(r"(?:https?:)?//", source):
             self.note("pictures on the web are not fetched, their addresses are printed (save them beside the notebook)",
                       fragment.place)
@@ -439,9 +440,8 @@ class Paper:
         data = pictures.load(source, fragment.attachments, self.folder, ROOT, fragment.place)
         name = self.picture(data, fragment.place)
         latex = f"\\includegraphics{pictures.width(image)}{{{name}}}"
-        while alone.name in ("a", "span", "b", "em", "strong") and not alone.get_text(strip=True):
-            alone = alone.parent
-        if not alone.get_text(strip=True) and alone.name in ("p", "div", "center", "figure", "body"):
+        beside = [part for part in (image.previous_sibling, image.next_sibling) if str(part or "").strip()]
+        if image.parent.name in BLOCKS and all(getattr(part, "name", "") in (*BLOCKS, "br") for part in beside):
             latex = f"\\begin{{center}}{latex}\\end{{center}}"
         image.replace_with(self.mark(latex))
 
@@ -626,6 +626,9 @@ class PaperExporter(PDFExporter):
         return nb, resources
 
     def from_notebook_node(self, nb, resources=None, **kw):
+        for cell in nb.cells:  # some editors write ids that nbformat does not allow
+            if "id" in cell:
+                cell.id = re.sub(r"[^a-zA-Z0-9_-]", "-", str(cell.id))[:64] or "cell"
         sources = sources_of(nb)
         latex, resources = LatexExporter.from_notebook_node(self, nb, resources, **kw)
         try:

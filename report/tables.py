@@ -73,7 +73,7 @@ class Table:
             columns += f">{{\\{side}\\arraybackslash}}p{{{width + 1:.0f}pt}}" if wraps else self.aligns[column]
         pieces, height = [[]], 0
         for index in range(self.head, len(self.rows)):
-            needed = line * max(sum(math.ceil((len(text) * size * LETTER + 1) / width - 0.01) for text in visible(latex))
+            needed = line * max(sum(max(1, math.ceil(len(text) * size * LETTER / width - 0.01)) for text in visible(latex))
                                 for (latex, span), width in zip(self.rows[index], widths))
             if height + needed > HEIGHT - self.head * line:
                 pieces.append([])
