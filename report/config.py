@@ -12,6 +12,7 @@ c.NbConvertApp.writer_class = "exporter.PaperWriter"
 c.NbConvertApp.output_base = "report"
 c.NbConvertApp.log_level = "WARN"  # the writer says where the paper is; faults stay visible
 c.FilesWriter.build_directory = str(HERE)  # --output-dir overrides it
+c.HTMLExporter.sanitize_html = True  # with --to html: no scripts of cells and outputs
 
 
 def one_sentence(kind, error, trace):

@@ -562,7 +562,7 @@ class Paper:
                 keep = {"a": ["href"], "ol": ["start", "type"]}.get(element.name, [])
                 element.attrs = {name: element[name] for name in keep if element.get(name)}
                 element.name = {"figure": "div", "figcaption": "p"}.get(element.name, element.name)
-                if "-" in element.name:  # our own
+                if "-" in element.name or element.name in ("span", "mark", "kbd", "font"):  # ours, or mere looks
                     element.unwrap()
             html += f"<p>{MARK}fz</p>\n{fragment.body.decode_contents()}\n"
         latex = run("pandoc -f html+smart -t latex --wrap=preserve", input=html.encode(errors="replace")).stdout.decode()
@@ -591,8 +591,10 @@ def sources_of(nb):
     """What a paper is made from, file name -> bytes: executed notebook, ledger, versions, references."""
     sources = {"assignment2.ipynb": nbformat.writes(nb).encode(errors="replace"),
                BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
-    results = ROOT / str(record(nb).get("results", "no ledger"))
-    if results.exists():
+    results = (ROOT / str(record(nb).get("results", "no ledger"))).resolve()
+    if not results.is_relative_to(ROOT.resolve()) or results.suffix not in ("", ".json"):
+        fail(f"The notebook's record names {results.name} as its results, which lies outside of the project or is no JSON.")
+    if results.is_file():
         sources["results.json"] = results.read_bytes()
         packages = json.loads(sources["results.json"])["environment"]["packages"]
         sources["environment.txt"] = "".join(f"{line}\n" for line in packages).encode()
@@ -606,7 +608,8 @@ class PaperExporter(PDFExporter):
     def default_config(self):
         """Without nbconvert's own handling of pictures, which trips over damaged ones and wants Inkscape for SVG."""
         settings, off = super().default_config, {"enabled": False}
-        settings.merge(Config({"ExtractOutputPreprocessor": off, "SVG2PDFPreprocessor": off}))
+        settings.merge(Config({name: off for name in ("ExtractOutputPreprocessor", "ExtractAttachmentsPreprocessor",
+                                                      "SVG2PDFPreprocessor")}))
         return settings
 
     def __init__(self, **kw):

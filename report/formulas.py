@@ -86,12 +86,12 @@ def display(formula, number):
                 line = line.replace(part[0], "")
             line = line.rstrip() + number(tag and tag[1], label and label[1])
         elif line.strip() and not hidden:
-            line += " \\nonumber"
+            line = line.rstrip() + " \\nonumber"
         lines.append(line)
     body = "\\\\".join(lines).strip()
     if numbered:
         return f"\\begin{{{name or 'equation'}}}\n{body}\n\\end{{{name or 'equation'}}}"
-    body = body.replace(" \\nonumber", "")
+    body = body.replace(" \\nonumber", "").strip()
     if name in ("multline", "eqnarray", "flalign", "alignat"):
         return f"\\begin{{{name}*}}\n{body}\n\\end{{{name}*}}"
     if name in ("align", "gather") or len([line for line in split(body, "\\\\") if line.strip()]) > 1:

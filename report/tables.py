@@ -12,7 +12,7 @@ from typeset import fail
 
 COLUMN, PAGE, HEIGHT = 232, 490, 600  # points that the template's geometry leaves
 PLACES = ((COLUMN, 9), (COLUMN, 8), (COLUMN, 7), (PAGE, 9), (PAGE, 8), (PAGE, 7))  # room, size of the print
-LETTER, GAP = 0.49, 8  # widths: of a letter as a part of the size, and between columns in points
+LETTER, GAP = 0.46, 8  # widths: of a letter as a part of the size, and between columns in points
 SIZES = {9: "small", 8: "footnotesize", 7: "scriptsize"}
 MOST_ROWS = 500
 BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*\}"
