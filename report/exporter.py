@@ -34,7 +34,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DRAFT = bool(os.environ.get("DRAFT"))  # builds whatever it is given, and says DRAFT on every page
 NUMBER = r"\d+(?:\.\d+)*"
-TYPED_NUMBER = re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))")  # 1.2 Layers, not: 3 layers
+# before a heading: "1.2 Layers", but not "3 layers are enough"
+TYPED_NUMBER = re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))")
 HEADINGS = [f"h{level}" for level in range(1, 7)]
 BLOCKS = ("body", "p", "div", "center", "figure", "details", "table", "ul", "ol", *HEADINGS)
 LEVELS = ("section", "subsection", "subsubsection", "paragraph", "subparagraph", "subparagraph")
@@ -44,7 +45,7 @@ TYPED = re.compile(r"\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$]+)\$|(?P<environm
                    r"\\end\{(?P=name)\})|\\(?P<ref>eq)?ref\{(?P<label>[^}]+)\}|\[(?P<cited>-?@[^][]+)\]|"
                    r"(?<![\w.@/])(?P<bare>-?)@(?P<key>[A-Za-z][\w:.+-]*\w)|\^\[(?P<note>[^][]+)\]", re.S)
 NOT_SHOWN = ["script", "style", "template", "button", "head", "title", "meta", "link"]
-NOT_HELD = ["iframe", "video", "audio", "embed", "object", "canvas", "svg", "select", "textarea", "form", "input", "map"]
+NOT_HELD = ["iframe", "video", "audio", "embed", "object", "canvas", "svg", "select", "textarea", "form", "input"]
 
 
 class Renderer(IPythonRenderer):
@@ -131,10 +132,10 @@ class Paper:
         self.marks, self.tables = [], []  # what stands in the HTML for LaTeX
         self.counts, self.sections, self.cited = Counter(), [], False
         self.floats = {}  # of a table element: the element of its caption, its label, whether it is to be wide
-        self.labels = {}  # label: (its number in the paper, the cell that has it)
+        self.labels = {}  # label: its number in the paper, the cell that has it, whether links tell the number
         self.wide_from = 0  # where the next wide float may go: behind the float before it
-        self.entries = {key: text for key, text in re.findall(
-            r"@\w+\s*[{(]\s*([^,\s]+)\s*,(.*?)(?=^\s*@|\Z)", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.M | re.S)}
+        self.entries = dict(re.findall(  # of the bibliography: key and text
+            r"@\w+\s*[{(]\s*([^,\s]+)\s*,(.*?)(?=^\s*@|\Z)", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.M | re.S))
         self.names = cell_names(nb)
         for cell, place in zip(nb.cells, self.names):
             self.read_cell(cell, place)
@@ -214,16 +215,16 @@ class Paper:
             elif "<table" in page:
                 found["table"].append((elements(page), ""))
             elif page or any("widget" in mime or "javascript" in mime for mime in data):
-                self.note("widgets, scripts and HTML without a table, shown by code, are left out (a picture, a table or "
-                          "Markdown would be set, and the tag notebook-only keeps a cell out of the paper)", place)
+                self.note("widgets, scripts and HTML without a table, shown by code, are left out (a picture, a table "
+                          "or Markdown would be set; the tag notebook-only keeps a cell out of the paper)", place)
                 continue
             else:
                 continue
             if not kind and found["table"]:
                 self.add_table(*found["table"].pop(), {}, place)
         if kind and (not found[kind] or any(found[other] for other in found if other != kind)):
-            fail(f"{place}: a cell labelled fig-… shows one picture or several (PDF, SVG, PNG or JPEG), one labelled tbl-… "
-                 "a table (as LaTeX or HTML), and neither shows both.")
+            fail(f"{place}: a cell labelled fig-… shows one picture or several (PDF, SVG, PNG or JPEG), one labelled "
+                 "tbl-… a table (as LaTeX or HTML), and neither shows both.")
         if kind == "figure":
             self.add_figure(found[kind], options, place)
         for table, caption in found["table"] if kind else ():
@@ -255,7 +256,7 @@ class Paper:
     def add_figure(self, files, options, place):
         """One picture, or several side by side, with their caption; a wide figure spans both columns."""
         label, caption = self.caption(options, place)
-        share = {1: "", 2: "[width=.49\\linewidth]", 3: "[width=.32\\linewidth]"}.get(len(files), "[width=.49\\linewidth]")
+        share = "" if len(files) == 1 else f"[width={'.32' if len(files) == 3 else '.49'}\\linewidth]"
         shown = "\\hfil\n".join(f"\\includegraphics{share}{{{file}}}" for file in files)
         kind = "figure" + "*" * self.wide(options)
         before = self.mark(f"\\begin{{{kind}}}\n\\centering\n{shown}\n\\caption{{")
@@ -281,7 +282,7 @@ class Paper:
         return options.get("fig-env") == "figure*"
 
     def add_float(self, body, options, place):
-        """LaTeX puts a wide float on the next page at the earliest, and others wait behind it: let LaTeX have it early."""
+        """LaTeX puts a wide float on the next page at the earliest, and others wait behind it: it comes early."""
         position = self.wide_from if self.wide(options) else len(self.fragments)
         self.fragments.insert(position, Fragment(place, elements(body) if isinstance(body, str) else body))
         if options:
@@ -289,12 +290,13 @@ class Paper:
 
     # Elements
 
-    def register(self, label, number, place):
+    def register(self, label, number, place, typed=True):
+        """Enter a label; `typed` says that links to it have to tell its number."""
         if label in self.labels:
             fail(f"The label {label} exists twice: in {self.labels[label][1]} and in {place}.")
         if not re.fullmatch(r"[^\s\\{}%#~^]+( [^\s\\{}%#~^]+)*", label):
             fail(f"{place}: the label {label!r} may have letters, digits and - _ . : alone.")
-        self.labels[label] = number, place
+        self.labels[label] = number, place, typed
 
     def arrange_headings(self):
         """The highest level that the notebook uses becomes the section; a lone # at the top is the title."""
@@ -320,7 +322,7 @@ class Paper:
         for box in body.find_all("input", type="checkbox"):
             box.replace_with(self.mark("$\\boxtimes$ " if box.has_attr("checked") else "$\\square$ "))
         for element in body.find_all(NOT_HELD):
-            self.note(f"<{element.name}> cannot be set and is left out (a picture or text in its place would be set)", place)
+            self.note(f"<{element.name}> cannot be set and is left out (a picture or text would be set)", place)
             element.decompose()
         for number in body.select("sup.footnote-ref"):  # a footnote stands where its number is
             if note := body.find(id=number.a["href"][1:]):
@@ -375,7 +377,7 @@ class Paper:
         if heading and not element.get_text(strip=True) or heading is element:
             heading["labels"] = f"{heading.get('labels', '')} {label}".strip()
         elif label not in self.labels:
-            self.register(label, ".".join(map(str, self.sections)), place)
+            self.register(label, ".".join(map(str, self.sections)), place, label.startswith("sec-"))
             element.insert_before(self.mark(f"\\phantomsection\\label{{{safe(label)}}}"))
 
     def set_heading(self, heading, place):
@@ -388,7 +390,7 @@ class Paper:
         if own in self.linked and own not in self.labels:  # the name that Jupyter gives it
             labels.append(own)
         for label in labels:
-            self.register(label, ".".join(map(str, self.sections)), place)
+            self.register(label, ".".join(map(str, self.sections)), place, label.startswith("sec-"))
         typed = TYPED_NUMBER.match(text)
         left = len(typed[0]) if typed else 0
         for string in heading.find_all(string=True) if typed else ():
@@ -415,7 +417,8 @@ class Paper:
             self.counts["equation"] += typed
             number = str(self.counts["equation"]) if typed else tag
             if tag and tag != number:
-                fail(f"{fragment.place}: {label or 'an equation'} is tagged {tag}, but is number {number} in the paper.")
+                fail(f"{fragment.place}: {label or 'an equation'} is tagged {tag}, but is number {number} in the "
+                     "paper.")
             if label:
                 self.register(label, number, fragment.place)
             return ("" if typed else f"\\tag{{{tag}}}") + (f"\\label{{{safe(label)}}}" if label else "")
@@ -431,8 +434,8 @@ class Paper:
     def set_picture(self, image, fragment):
         source = image.get("src", "").strip()
         if re.match(r"(?:https?:)?//", source):
-            self.note("pictures on the web are not fetched, their addresses are printed (save them beside the notebook)",
-                      fragment.place)
+            self.note("pictures on the web are not fetched, their addresses are printed (save them beside the "
+                      "notebook)", fragment.place)
             link = elements('<a></a>').a
             link["href"], link.string = source, source
             image.replace_with(link)
@@ -529,9 +532,8 @@ class Paper:
     def refer(self, link, label, place):
         """The number at the link's end becomes LaTeX's own, which must be the same; other text leads there."""
         kind, text = (link.get("class") or [""])[0], link.get_text()
-        own = re.match(r"(fig|tbl|eq|sec)-", label)
         if label not in self.labels:
-            if own or kind in ("equation", "reference", "named"):
+            if re.match(r"(fig|tbl|eq|sec)-", label) or kind in ("equation", "reference", "named"):
                 fail(f"{place} links to {label}, a label that does not exist in the paper.")
             self.note("links to places that are not in the paper are set as their text", place)
             link.unwrap()
@@ -545,7 +547,7 @@ class Paper:
         elif typed and typed[2] == number:
             # no line break between Figure and its number
             link.replace_with(typed[1].replace(" ", "\u00a0"), reference, typed[3])
-        elif own and (typed or not number):
+        elif self.labels[label][2] and (typed or not number):
             fail(f"{place} says [{text}](#{label}), but {label} is number {number or 'none'} in the paper.")
         else:
             link.insert_before(self.mark(f"\\hyperref[{safe(label)}]{{"))
@@ -565,7 +567,8 @@ class Paper:
                 if "-" in element.name or element.name in ("span", "mark", "kbd", "font"):  # ours, or mere looks
                     element.unwrap()
             html += f"<p>{MARK}fz</p>\n{fragment.body.decode_contents()}\n"
-        latex = run("pandoc -f html+smart -t latex --wrap=preserve", input=html.encode(errors="replace")).stdout.decode()
+        done = run("pandoc -f html+smart -t latex --wrap=preserve", input=html.encode(errors="replace"))
+        latex = done.stdout.decode()
         for fragment, text in zip(self.fragments, latex.split(f"{MARK}fz")[1:]):
             text = re.sub(rf"{MARK}t(\d+)z(.*?){MARK}ez", self.table_latex, text, flags=re.S)
             text = self.unmark(text)
@@ -593,7 +596,7 @@ def sources_of(nb):
                BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
     results = (ROOT / str(record(nb).get("results", "no ledger"))).resolve()
     if not results.is_relative_to(ROOT.resolve()) or results.suffix not in ("", ".json"):
-        fail(f"The notebook's record names {results.name} as its results, which lies outside of the project or is no JSON.")
+        fail(f"The notebook's record names {results.name} as its results, which is outside of the project or no JSON.")
     if results.is_file():
         sources["results.json"] = results.read_bytes()
         packages = json.loads(sources["results.json"])["environment"]["packages"]
@@ -608,8 +611,8 @@ class PaperExporter(PDFExporter):
     def default_config(self):
         """Without nbconvert's own handling of pictures, which trips over damaged ones and wants Inkscape for SVG."""
         settings, off = super().default_config, {"enabled": False}
-        settings.merge(Config({name: off for name in ("ExtractOutputPreprocessor", "ExtractAttachmentsPreprocessor",
-                                                      "SVG2PDFPreprocessor")}))
+        settings.merge(Config(dict.fromkeys(
+            ("ExtractOutputPreprocessor", "ExtractAttachmentsPreprocessor", "SVG2PDFPreprocessor"), off)))
         return settings
 
     def __init__(self, **kw):
@@ -622,8 +625,8 @@ class PaperExporter(PDFExporter):
         paper = resources["paper"] = Paper(nb, metadata["name"], Path(metadata.get("path") or "."))
         faults = "; ".join(stale(nb, ROOT))
         if faults and not DRAFT:
-            fail(f"{faults}; Restart and Run All mends that, without training where the runs are finished; DRAFT=1 builds "
-                 "the paper in any case, marked as a draft.")
+            fail(f"{faults}; Restart and Run All mends that, without training where the runs are finished; DRAFT=1 "
+                 "builds the paper in any case, marked as a draft.")
         paper.draft = DRAFT
         nb.cells = [new_raw_cell(paper.latex("body"))]
         return nb, resources

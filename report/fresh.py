@@ -51,8 +51,8 @@ def cell_names(notebook):
             text = re.sub(r"(?s)<!--.*?-->|</?[a-zA-Z][^<>]*>|[*`]", "", text)
             titles = re.findall(r"(?m)^#{1,6}[ \t]+(.*\S)", text)
         label = re.search(r"(?m)^#\| *label: *(\S+)", text)
-        words = next((line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#|")), "empty")
-        words = label[1] if label else words[:60].strip()
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#|")]
+        words = label[1] if label else lines[0][:60].strip() if lines else "empty"
         if titles and words.startswith("#"):
             name = titles[0][:60]
         else:
@@ -90,8 +90,8 @@ def stale(notebook, root):
             yield f"{name} is not the file that the notebook was run with"
     other = [name for cell, name in cells if any(_foreign(cell, data, kept) for data in shown(cell))]
     if other:
-        yield (f"what {', '.join(other)} shows was not shown by prose(), show_table() or show_figure() in one run of the "
-               "notebook with all other cells")
+        yield (f"what {', '.join(other)} shows was not shown by prose(), show_table() or show_figure() in one run with "
+               "all other cells")
 
 
 def _foreign(cell, data, kept):

@@ -10,7 +10,8 @@ from PIL import Image
 from typeset import fail, run
 
 KINDS = ("application/pdf", "image/svg+xml", "image/png", "image/jpeg")  # of several forms of a picture the first
-CONVERTERS = {"rsvg-convert": "rsvg-convert -f pdf", "inkscape": "inkscape --pipe --export-type=pdf --export-filename=-"}
+CONVERTERS = {"rsvg-convert": "rsvg-convert -f pdf",
+              "inkscape": "inkscape --pipe --export-type=pdf --export-filename=-"}
 
 
 def best(data):
@@ -48,8 +49,8 @@ def load(source, attachments, folder, project, place):
             inside = any(path.is_relative_to(home.resolve()) for home in (folder, project))
             if path.is_file():
                 if not inside:
-                    fail(f"{place}: the picture {source} lies outside of the notebook's folder and the project: copy it "
-                         "beside the notebook.")
+                    fail(f"{place}: the picture {source} lies outside of the notebook's folder and the project: copy "
+                         "it beside the notebook.")
                 return path.read_bytes()
         except (OSError, ValueError):
             pass
@@ -78,8 +79,8 @@ def prepare(data, place):
             image.convert("RGBA").save(buffer, "PNG")
             return "png", buffer.getvalue()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        fail(f"{place}: its picture is damaged or of a kind that the paper cannot show ({error}): save it as PDF, PNG or "
-             "JPEG.")
+        fail(f"{place}: its picture is damaged or of a kind that the paper cannot show ({error}): save it as PDF, PNG "
+             "or JPEG.")
 
 
 def width(image):
@@ -88,5 +89,6 @@ def width(image):
     found = re.fullmatch(r"([\d.]*\d)(px|%)?", asked[1] if asked else image.get("width", "").strip())
     if not found or not float(found[1]):
         return ""
-    points = f"{float(found[1]) / 100:.3f}\\linewidth" if found[2] == "%" else f"{min(float(found[1]), 9999) * 0.75:.1f}bp"
-    return f"[width=\\fitwidth{{{points}}}]"
+    number = min(float(found[1]), 9999)
+    length = f"{number / 100:.3f}\\linewidth" if found[2] == "%" else f"{number * 0.75:.1f}bp"
+    return f"[width=\\fitwidth{{{length}}}]"

@@ -1,7 +1,7 @@
 """Tables for a page of two columns: rows from HTML or LaTeX, and LaTeX that fits from rows.
 
-What fits a column stands in it; what fits the page spans both columns; what fits neither has its text wrapped. The print
-is never smaller than 7 pt. What is higher than a column becomes several floats.
+What fits a column stands in it; what fits the page spans both columns; what fits neither has its text wrapped. The
+print is never smaller than 7 pt. What is higher than a column becomes several floats.
 """
 
 import math
@@ -55,15 +55,15 @@ class Table:
                 widths = [word + share * (line - word) for line, word in zip(lines, words)]
                 wrapped.append((size, room == PAGE, widths))
         if not wrapped:
-            fail(f"{self.place}: a table of {len(self.aligns)} columns is too wide to be legible on the page: show fewer "
-                 "columns, or transpose it, or tag the cell notebook-only.")
+            fail(f"{self.place}: a table of {len(self.aligns)} columns is too wide to be legible on the page: show "
+                 "fewer columns, or transpose it, or tag the cell notebook-only.")
         return next((found for found in wrapped if found[1]), wrapped[0])
 
     def latex(self, caption="", label="", wide=False):
         """A float if there is a caption or the table is large; otherwise the table in its place."""
         if len(self.rows) > MOST_ROWS:
-            fail(f"{self.place}: a table of {len(self.rows)} rows is too long for a paper: show a part of it, or tag the "
-                 "cell notebook-only.")
+            fail(f"{self.place}: a table of {len(self.rows)} rows is too long for a paper: show a part of it, or tag "
+                 "the cell notebook-only.")
         size, spanned, widths = self.layout(wide)
         columns, line = "", 1.25 * size
         for column, (width, letters) in enumerate(zip(widths, self.widest()[0])):
@@ -73,8 +73,9 @@ class Table:
             columns += f">{{\\{side}\\arraybackslash}}p{{{width + 1:.0f}pt}}" if wraps else self.aligns[column]
         pieces, height = [[]], 0
         for index in range(self.head, len(self.rows)):
-            needed = line * max(sum(max(1, math.ceil(len(text) * size * LETTER / width - 0.01)) for text in visible(latex))
-                                for (latex, span), width in zip(self.rows[index], widths))
+            needed = line * max([1, *(
+                sum(max(1, math.ceil(len(text) * size * LETTER / width - 0.01)) for text in visible(latex))
+                for (latex, _), width in zip(self.rows[index], widths))])
             if height + needed > HEIGHT - self.head * line:
                 pieces.append([])
                 height = 0
@@ -86,7 +87,8 @@ class Table:
         if not label and not spanned and len(pieces) == 1:
             return f"\\begin{{center}}\n{tables[0]}\\end{{center}}"
         kind = "table" + "*" * spanned
-        captions = [f"\\caption{{{caption}}}\\label{{{label}}}\n"] + ["\\ContinuedFloat\\caption[]{(continued)}\n"] * len(tables)
+        captions = [f"\\caption{{{caption}}}\\label{{{label}}}\n"]
+        captions += ["\\ContinuedFloat\\caption[]{(continued)}\n"] * len(tables)
         return "\n\n".join(f"\\begin{{{kind}}}\n\\centering\n{above if label else ''}{table}\\end{{{kind}}}"
                            for above, table in zip(captions, tables))
 
@@ -117,7 +119,8 @@ def split(text, separator):
 
 def from_latex(text, place):
     """A cell's table, and the caption that its LaTeX has."""
-    found = re.search(rf"\\begin\{{(tabular[xy*]?|longtable)\}}\s*(?:\[\w*\])?((?:\s*{BRACED})+)(.*)\\end\{{\1\}}", text, re.S)
+    found = re.search(rf"\\begin\{{(tabular[xy*]?|longtable)\}}\s*(?:\[\w*\])?((?:\s*{BRACED})+)(.*)\\end\{{\1\}}",
+                      text, re.S)
     if not found:
         fail(f"{place}: its LaTeX is no whole tabular.")
     caption = re.search(rf"\\caption(?:\[[^]]*\])?({BRACED})", text)

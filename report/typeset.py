@@ -26,8 +26,8 @@ TEX_ENVIRONMENT = {
 SECONDS, MEMORY = 60, 2 << 30  # what LaTeX may take
 DOORS = {"/Launch", "/JavaScript", "/JS", "/SubmitForm", "/ImportData", "/GoToR", "/GoToE", "/EF", "/EmbeddedFiles",
          "/RichMedia", "/Rendition", "/Movie", "/Sound", "/AA"}
-NO_SANDBOX = ("LaTeX ran without a sandbox, for want of bubblewrap: build papers of notebooks that are not yours where it is "
-              "installed")
+NO_SANDBOX = ("LaTeX ran without a sandbox, for want of bubblewrap: build papers of others' notebooks where that is "
+              "installed.")
 
 
 def fail(sentence):
@@ -65,7 +65,7 @@ def typeset(latex, files, names):
 
 
 def sandbox(folder):
-    """The start of a command that sees the programs and fonts of this machine and `folder`; nothing where it cannot be."""
+    """The start of a command that sees TeX and `folder` and nothing else of this machine; "" where that cannot be."""
     places = ["/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/texmf", "/etc/texlive", "/var/lib/texmf"]
     if tex := shutil.which("xelatex"):
         places.append(str(Path(tex).resolve().parents[2]))  # TeX Live in a place of its own
@@ -78,14 +78,16 @@ def sandbox(folder):
 
 def limit():
     """What a process of TeX may use."""
-    for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, MEMORY // 8), (resource.RLIMIT_CPU, SECONDS)):
-        resource.setrlimit(what, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY // 8, MEMORY // 8))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
 
 
 def latexmk(folder, latex):
     """Run latexmk; LaTeX's log, and a sentence where it failed."""
     (folder / "report.tex").write_text(latex, encoding="utf-8")
-    (folder / "fonts.conf").write_text(f"<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/cache</cachedir></fontconfig>")
+    fonts = f"<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/cache</cachedir></fontconfig>"
+    (folder / "fonts.conf").write_text(fonts)
     for program in ("latexmk", "xelatex"):
         run(f"{program} --version")
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "FONTCONFIG_FILE": str(folder / "fonts.conf")}
@@ -106,8 +108,9 @@ def latexmk(folder, latex):
 
 
 def escaped_bibliography():
-    """The bibliography with the & and % of its texts escaped, which LaTeX would take as commands; addresses keep them."""
-    parts = re.split(r"(\\url\{[^}]*\}|^\s*(?:url|doi|file)\s*=.*$)", BIBLIOGRAPHY.read_text(encoding="utf-8"), flags=re.M | re.I)
+    """The bibliography with the & and % of its texts escaped, which LaTeX would take as commands; not in addresses."""
+    text = BIBLIOGRAPHY.read_text(encoding="utf-8")
+    parts = re.split(r"(?mi)(\\url\{[^}]*\}|^\s*(?:url|doi)\s*=.*$)", text)
     parts[::2] = [re.sub(r"(?<!\\)[&%]", r"\\\g<0>", text) for text in parts[::2]]
     return "".join(parts)
 
@@ -158,8 +161,8 @@ def find_fault(log, latex, names, folder):
         r"Overfull \\hbox \(([\d.]+)pt too wide\).*?lines? (\d+)", log) if float(points) > 20]
     if wide:
         points, line = max(wide)
-        return (f"{cell(line)}: something is {points:.0f} points wider than its column: break the formula or the word, or make "
-                "the table narrower")
+        return (f"{cell(line)}: something is {points:.0f} points wider than its column: break the formula or the word, "
+                "or make the table narrower")
     warning = re.search(r"Missing character: [^:;!]*|Warning: .*(?:undefined on|multiply defined).*", log)
     return warning and warning[0]
 
@@ -167,7 +170,8 @@ def find_fault(log, latex, names, folder):
 def bibtex_fault(folder):
     """BibTeX's first error, with the entry that it is about."""
     log = folder / "report.blg"
-    error = re.search(r"^(.*?)---line (\d+) of file .*\.bib", log.read_text(errors="replace"), re.M) if log.exists() else None
+    said = log.read_text(errors="replace") if log.exists() else ""
+    error = re.search(r"^(.*?)---line (\d+) of file .*\.bib", said, re.M)
     if not error:
         return None
     above = "\n".join(BIBLIOGRAPHY.read_text(encoding="utf-8").split("\n")[:int(error[2])])
@@ -187,7 +191,7 @@ def open_door(pdf):
             thing = thing.get_object()
         if isinstance(thing, dict):
             address = str(thing.get("/URI", "https:"))
-            bad = {key for key in thing if key in DOORS} | ({thing.get("/S")} & DOORS if isinstance(thing.get("/S"), str) else set())
+            bad = DOORS & {*thing, str(thing.raw_get("/S") if "/S" in thing else "")}
             if bad or not re.match(r"https?:|mailto:", address, re.I):
                 found = ", ".join(sorted(bad)) or address[:80]
             left.extend(thing.raw_get(key) for key in thing)

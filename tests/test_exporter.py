@@ -225,7 +225,7 @@ def test_hostile_text_stays_text():
 @pytest.mark.parametrize(
     "cells, words",
     [
-        ([markdown('<a id="sec-a"></a>\n## 2 Wrong\n\n[Section 2](#sec-a)')], ["cell 1 (2 Wrong)", "sec-a is number 1"]),
+        ([markdown('<a id="sec-a"></a>\n## 2 W\n\n[Section 2](#sec-a)')], ["cell 1 (2 W)", "sec-a is number 1"]),
         ([figure(), markdown("see [Figure 2](#fig-loss)")], ["cell 2", "Figure 2", "fig-loss is number 1"]),
         ([markdown("see [Figure 1](#fig-none)")], ["cell 1", "fig-none", "does not exist"]),
         ([figure(caption="'see [Table 1](#tbl-none)'")], ["cell 1", "tbl-none"]),
