@@ -167,8 +167,9 @@ def test_formulas_shown_by_code():
 
 def test_what_is_left_out_is_named():
     notes = []
+    said = markdown("as Figure 7 shows; Figure 9 of another paper; [there](#nowhere)")
     body(markdown("## W"), code("widget()", {"application/vnd.jupyter.widget-view+json": {}}),
-         markdown("<iframe></iframe>"), markdown("as Figure 7 shows; Figure 9 of another paper; [there](#nowhere)"), notes=notes)
+         markdown("<iframe></iframe>"), said, notes=notes)
     said = sorted(re.search("widgets|iframe|Figure 7|links", note.split("): ")[-1])[0] for note in notes)
     assert said == ["Figure 7", "iframe", "links", "widgets"]
     assert notes[0].startswith("cell 2 (W: widget()): ") and all("\n" not in note for note in notes)
