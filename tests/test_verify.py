@@ -159,7 +159,7 @@ def test_a_paper_is_checked_against_its_attachments_alone(copy, tmp_path):
     results["claims"]["test_accuracy"]["value"] = 99.01
     assert any("99.01" in fault for fault in changed("results.json", json.dumps(results).encode()))
     notebook = reader.attachments["assignment2.ipynb"][0].decode()
-    cases = (" points", " and 9.87 points", "lacks"), ("momentum=0.95", "momentum=0.8", "the cell recipe changed")
+    cases = (" points", " and 9.87 points", "lacks"), ("momentum=0.95", "momentum=0.8", "changed since")
     for old, new, fault in cases:
         assert any(fault in found for found in changed("assignment2.ipynb", notebook.replace(old, new).encode()))
 
