@@ -141,7 +141,7 @@ def from_records(run):
 
 
 def from_experiments(claims, root):
-    """(claim, value, where from) of the runs beside the headline's; such a claim is named <run>/<what>."""
+    """(claim, value, where from) of what the runs' records say; such a claim is named <run>/<what>."""
     seeds = []
     for run in filter(None, map(training.load_run, sorted((root / "checkpoints").iterdir()))):
         losses, right = run.last_epoch, run.predictions["predicted"] == run.predictions["labels"]
