@@ -193,7 +193,7 @@ def load_weights(model, folder):
 
 def configuration(model, recipe, data, start=None):
     """What a run belongs to, as a dict: the recipe's settings and the keys of network, data and start."""
-    return dataclasses.asdict(recipe) | {"network": network_key(model), "data": data.fingerprint(),
+    return dataclasses.asdict(recipe) | {"network": network_key(model), "data": data.fingerprint,
                                          "start": start.key if start else ""}
 
 
@@ -268,16 +268,17 @@ def fit(model, data, folder, recipe, start=None, name=None):
     with _disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if state:
-        print(f"{folder.name}: continuing at epoch {state['progress']['epoch'] + 1}, "
-              f"step {state['progress']['step'] + 1}")
+        progress = Progress(**state["progress"])
+        print(f"{folder.name}: continuing at epoch {progress.epoch + 1}, step {progress.step + 1}")
         torch.set_num_threads(state["choices"]["threads"])
-    if state and state["choices"] != (here := choices()):
-        print(f"{folder.name}: started with {state['choices']}, continued with {here}; its bits will differ")
+        if state["choices"] != (here := choices()):
+            print(f"{folder.name}: started with {state['choices']}, continued with {here}; its bits will differ")
+    else:
+        progress = Progress()
     enough_memory = True
     with _ctrl_c(folder) as pressed:
         try:
             learner, batches = Learner(model, recipe, choices()["precision"]), Batches(data, recipe, DEVICE)
-            progress = Progress(**state["progress"]) if state else Progress()
             if state:
                 learner.load_state_dict(state["learner"])
             monitor = Monitor(learner, progress, recipe, batches.steps, folder, config, pressed)

@@ -78,7 +78,7 @@ class Ledger(dict):
 
     def write(self, folder, data, environment, runs):
         """Write results.json to `folder`, and display the record by which fresh.py knows what belongs to this run."""
-        about = {"source": data.source, "fingerprint": data.fingerprint(), "train_images": len(data.train_labels),
+        about = {"source": data.source, "fingerprint": data.fingerprint, "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
         files = {os.path.relpath(file, ROOT): file
                  for file in (*sorted(ROOT.glob("*.py")), ROOT / "report" / "ledger.py", *_drawn)}

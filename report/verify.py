@@ -201,7 +201,7 @@ def verify(root=ROOT, data=None):
     if data and not (run.folder / "weights.safetensors").exists():
         print(f"checkpoints/{name} has no weights.safetensors: nothing was evaluated anew.")
     elif data:
-        same = data.fingerprint() == results["data"]["fingerprint"]
+        same = data.fingerprint == results["data"]["fingerprint"]
         rows += judge(claims, from_weights(run, data, root), "holds" if same else "indicative")
     rows += judge(claims, from_records(run), "not rerun")
     rows += judge(claims, from_experiments(claims, root), "not rerun")

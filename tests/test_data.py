@@ -183,7 +183,7 @@ def test_without_cifar10_the_stand_in_unless_forbidden(tmp_path, net, digits, mo
     net.reachable, net.answer = bool(fault), fault or net.answer
     assert not utils.has_data(folder)
     data = utils.load_data(folder)
-    assert data.standin and "stand-in" in data.source and data.fingerprint() == digits.fingerprint()
+    assert data.standin and "stand-in" in data.source and data.fingerprint == digits.fingerprint
     told = capsys.readouterr().out.splitlines()[-1]
     assert str(folder) in told and "digits stand in" in told
     message = refusal(folder, "cifar10")
