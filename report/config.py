@@ -12,6 +12,15 @@ c.NbConvertApp.writer_class = "exporter.PaperWriter"
 c.NbConvertApp.output_base = "report"
 c.NbConvertApp.log_level = "WARN"  # the writer says where the paper is; faults stay visible
 c.FilesWriter.build_directory = str(HERE)  # --output-dir overrides it
+# With --to html: no scripts of cells and outputs. What stays is what Markdown makes, and figures, which come as PNG.
+c.HTMLExporter.sanitize_html = True
+c.SanitizeHTML.strip = True
+c.SanitizeHTML.tags = ("a abbr b blockquote br caption center code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i "
+                       "img li ol p pre s span strong sub summary sup table tbody td th thead tr u ul").split()
+c.SanitizeHTML.attributes = {"a": ["href", "id"], "img": ["src", "alt", "width"], "p": ["id"], "h1": ["id"],
+                             "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"]}
+c.NbConvertBase.display_data_priority = ["image/png", "image/jpeg", "text/html", "text/markdown", "text/latex",
+                                         "text/plain"]
 
 
 def one_sentence(kind, error, trace):

@@ -1,61 +1,104 @@
 """Turns the executed notebook into a two-column paper: an nbconvert exporter.
 
-Cells become fragments: Markdown, with LaTeX before and after it. Pandoc reads all Markdown into one syntax tree, in
-which headings and equations are numbered and links become references, and writes it as LaTeX. The template in
-twocolumn/ adds title block and style, and typeset.py makes the PDF. Whatever is wrong ends the build with one sentence.
+The paper holds what Jupyter shows. nbconvert's own renderer makes HTML of each Markdown cell; in its elements headings,
+equations, figures and tables are numbered and links become references. What has to be LaTeX stands in the HTML as a
+mark, a word that no notebook can know, while pandoc turns all text into LaTeX at once. The template in twocolumn/ adds
+title block and style, and typeset.py makes the PDF. Whatever is wrong ends the build with one sentence, and what the
+paper leaves out is named in one line.
 """
 
-import base64
 import json
 import os
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import formulas
 import nbformat
+import pictures
+import tables
 import yaml
-from fresh import record, shown, stale
+from bs4 import BeautifulSoup, Comment
+from fresh import cell_names, record, shown, stale
 from nbconvert.exporters import LatexExporter, PDFExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath, import_plugin
 from nbconvert.writers import FilesWriter
 from nbformat.v4 import new_raw_cell
-from pandocfilters import Header, Para, RawBlock, RawInline, Str, stringify, walk
 from traitlets.config import Config
 from typeset import BIBLIOGRAPHY, attach, fail, run, typeset
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DRAFT = bool(os.environ.get("DRAFT"))  # builds whatever it is given, and says DRAFT on every page
-# What Jupyter renders, and no more: raw TeX outside of math stays text.
-MARKDOWN = (
-    "markdown_strict+tex_math_dollars+pipe_tables+backtick_code_blocks+fenced_code_blocks+header_attributes"
-    "+intraword_underscores+all_symbols_escapable+lists_without_preceding_blankline+escaped_line_breaks+smart"
-)
-FLOATS = {"application/pdf": "figure", "image/png": "figure", "text/latex": "table"}  # of two pictures the first
 NUMBER = r"\d+(?:\.\d+)*"
+# before a heading: "1.2 Layers", but not "3 layers are enough"
+TYPED_NUMBER = re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))")
+HEADINGS = [f"h{level}" for level in range(1, 7)]
+BLOCKS = ("body", "p", "div", "center", "figure", "details", "table", "ul", "ol", *HEADINGS)
+LEVELS = ("section", "subsection", "subsubsection", "paragraph", "subparagraph", "subparagraph")
+MARK = f"x{uuid4().hex}"
+# What TeX and Quarto mean by text in Jupyter's HTML: formulas in HTML blocks, references, notes.
+TYPED = re.compile(r"\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$]+)\$|(?P<environment>\\begin\{(?P<name>\w+\*?)\}.*?"
+                   r"\\end\{(?P=name)\})|\\(?P<ref>eq)?ref\{(?P<label>[^}]+)\}|\[(?P<cited>-?@[^][]+)\]|"
+                   r"(?<![\w.@/])(?P<bare>-?)@(?P<key>[A-Za-z][\w:.+-]*\w)|\^\[(?P<note>[^][]+)\]", re.S)
+NOT_SHOWN = ["script", "style", "template", "button", "head", "title", "meta", "link"]
+NOT_HELD = ["iframe", "video", "audio", "embed", "object", "canvas", "svg", "select", "textarea", "form", "input"]
 
 
-def pandoc(text, source, target):
-    return run(f"pandoc -f {source} -t {target} --wrap=preserve", input=text.encode(errors="replace")).stdout.decode()
+class Renderer(IPythonRenderer):
+    """nbconvert's HTML, with formulas as elements, and dollars that belong to no formula as elements of their own."""
+
+    def text(self, text):
+        return super().text(text).replace("$", "<span>$</span>")
+
+    def inline_math(self, body):
+        return f"<tex-math>{self.escape_html(body)}</tex-math>"
+
+    def block_math(self, body):
+        return f"<tex-math display>{self.escape_html(body)}</tex-math>"
+
+    def latex_environment(self, name, body):
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+    def image(self, text, url, title=None):
+        return super(IPythonRenderer, self).image(text, url, title)  # attachments are looked up with all pictures
+
+
+def elements(html):
+    """HTML as a tree, as a browser reads it."""
+    return BeautifulSoup(html, "html5lib").body
+
+
+def rendered(markdown):
+    """The elements that Jupyter shows for Markdown; and footnotes."""
+    plugins = [import_plugin(name) for name in (*MarkdownWithMath.DEFAULT_PLUGINS, "footnotes")]
+    renderer = Renderer(escape=False, exclude_anchor_links=True)
+    return elements(MarkdownWithMath(renderer, plugins=plugins).render(markdown))
 
 
 @dataclass
 class Fragment:
-    """Markdown on its way to LaTeX, and the LaTeX to put directly before and after it."""
+    """A part of the paper: elements on their way to LaTeX."""
 
     place: str  # what messages call the cell
-    markdown: str
-    before: str = ""
-    after: str = ""
+    body: object
     part: str = "body"  # or "abstract" or "banner"
-    mark: str = field(default_factory=lambda: uuid4().hex)  # stands behind it on its way through pandoc
+    attachments: dict = field(default_factory=dict)
+    before: str = ""  # definitions of commands that its formulas make
+    latex: str = ""
 
 
-def cell_name(index, cell):
-    """The cell's number, and its label or first line."""
-    first = cell.source.strip().partition("\n")[0].removeprefix("#| label: ")
-    return f"cell {index} ({first[:60].strip()})"
+def escape(text):
+    """Text as HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def safe(label):
+    """A label as LaTeX's \\label takes it."""
+    return re.sub(r"[^A-Za-z0-9_.:-]", lambda letter: f"-{ord(letter[0]):x}-", label)
 
 
 def cell_options(cell, place):
@@ -66,9 +109,8 @@ def cell_options(cell, place):
         fail(f"{place}: the cell options are not lines of `#| key: value`, in YAML ({error}).")
 
 
-def front_matter(found, place):
+def front_matter(front, place):
     """Title, authors and keywords, checked."""
-    front = found[0] if found else {}
     fits = isinstance(front, dict) and isinstance(front.get("title", ""), str) and all(
         isinstance(front.get(name, []), list) for name in ("authors", "keywords")) and all(
         isinstance(word, str) for word in front.get("keywords", [])) and all(
@@ -77,189 +119,485 @@ def front_matter(found, place):
     if not fits:
         fail(f"{place}: the front matter is a title, a list of authors (name, student_number, university, email) and a "
              "list of keywords, all of them text.")
-    return front
-
-
-def prepare(markdown):
-    """A Markdown cell as pandoc should see it."""
-    # What stands between the notebook's title and the next heading introduces the notebook, not the paper.
-    markdown = re.sub(r"(?ms)\A\s*# (?!\d).*?(?=^##|^<a id=|\Z)", "", markdown)
-    # An anchor before a heading is the heading's label.
-    markdown = re.sub(r'(?m)^<a id="(sec-[^"]*)"></a>\s*^(##.*)', r"\2 {#\1}", markdown)
-    # Jupyter takes these environments for mathematics as they are; pandoc needs dollars around them.
-    bare = r"(?ms)(?<!\$\$)(?<!\$\$\n)^\\begin\{(equation|align|gather|multline)(\*?)\}.*?\\end\{\1\2\}"
-    return re.sub(bare, lambda found: f"$${found[0]}$$", markdown)
+    return {name: front[name] for name in ("title", "authors", "keywords") if front.get(name)}
 
 
 class Paper:
     """What the template needs of the notebook: front matter, LaTeX, pictures."""
 
-    def __init__(self, nb, name):
-        self.front, self.files, self.fragments = {"title": name}, {}, []
+    def __init__(self, nb, name, folder):
+        self.folder, self.title, self.files, self.fragments, self.notes = folder, name, {}, [], {}
+        self.front = front_matter({key: nb.metadata[key] for key in ("title", "authors") if key in nb.metadata},
+                                  "the notebook's metadata")
+        self.marks, self.tables = [], []  # what stands in the HTML for LaTeX
         self.counts, self.sections, self.cited = Counter(), [], False
-        self.labels = {}  # label: (its number in the paper, the cell that has it)
+        self.floats = {}  # of a table element: the element of its caption, its label, whether it is to be wide
+        self.labels = {}  # label: its number in the paper, the cell that has it, whether links tell the number
         self.wide_from = 0  # where the next wide float may go: behind the float before it
-        self.keys = re.findall(r"^@\w+\{([^,\s]+),", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.M)
-        for index, cell in enumerate(nb.cells, 1):
-            self.read_cell(cell, cell_name(index, cell))
+        self.entries = dict(re.findall(  # of the bibliography: key and text
+            r"@\w+\s*[{(]\s*([^,\s]+)\s*,(.*?)(?=^\s*@|\Z)", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.M | re.S))
+        self.names = cell_names(nb)
+        for cell, place in zip(nb.cells, self.names):
+            self.read_cell(cell, place)
+        for fragment in self.fragments:
+            self.clean(fragment)
+        self.linked = {link["href"][1:] for fragment in self.fragments for link in fragment.body.select("a[href^='#']")}
+        self.arrange_headings()
+        for fragment in self.fragments:
+            self.number(fragment)
+        for fragment in self.fragments:  # only now are all labels known
+            self.link(fragment)
         self.convert()
 
     def latex(self, part):
         return "\n\n".join(fragment.latex for fragment in self.fragments if fragment.part == part)
 
+    def note(self, what, place):
+        """Remember what the reader of the paper has to be told of a cell."""
+        places = self.notes.setdefault(what, [])
+        if place not in places:
+            places.append(place)
+
+    def mark(self, latex):
+        """A word that stands for LaTeX on its way through pandoc."""
+        self.marks.append(latex)
+        return f"{MARK}m{len(self.marks) - 1}z"
+
+    # Cells
+
     def read_cell(self, cell, place):
-        """Markdown and labelled floats enter the paper; code, streams and other outputs do not."""
+        """Markdown, pictures and tables enter the paper; code, streams and plain text do not."""
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 fail(f"{place} ended in an error: {output.ename}: {output.evalue[:200]}")
         tags, outputs = cell.metadata.get("tags", []), shown(cell)
         if "front-matter" in tags:
             found = [data["application/json"] for data in outputs if "application/json" in data]
-            self.front |= front_matter(found, place)
-        elif "notebook-only" not in tags and cell.cell_type == "markdown":
-            self.fragments.append(Fragment(place, prepare(cell.source)))
+            self.front |= front_matter(found[0], place) if found else {}
+        elif "notebook-only" in tags or not cell.source.strip() and not outputs:
+            return
+        elif cell.cell_type == "markdown":
+            self.add_markdown(cell.source, place, attachments=cell.get("attachments", {}))
+        elif cell.cell_type == "raw":
+            self.note("raw cells are left out: make them Markdown", place)
+        elif part := next((tag for tag in tags if tag in ("abstract", "banner")), None):
+            for data in outputs:
+                if "text/markdown" in data:
+                    self.add_markdown(data["text/markdown"], place, part)
         elif outputs:
-            part = next((tag for tag in tags if tag in ("abstract", "banner")), "body")
-            if part == "body":
-                self.read_float(outputs, cell_options(cell, place), place)
-            texts = [data["text/markdown"] for data in outputs if "text/markdown" in data]
-            self.fragments += [Fragment(place, text, part=part) for text in texts]
+            self.read_outputs(outputs, cell_options(cell, place), place)
 
-    def read_float(self, outputs, options, place):
-        label = str(options.get("label", ""))
+    def add_markdown(self, markdown, place, part="body", attachments=None):
+        self.fragments.append(Fragment(place, rendered(markdown), part, attachments or {}))
+
+    def read_outputs(self, outputs, options, place):
+        """A labelled cell shows a float; what other cells show stands where it was shown, without a number."""
+        label, found = str(options.get("label") or ""), {"figure": [], "table": []}
         kind = {"fig-": "figure", "tbl-": "table"}.get(label[:4])
-        floats = [data for data in outputs if FLOATS.keys() & data]
-        found = [next((mime, data[mime]) for mime in FLOATS if mime in data) for data in floats]
-        if [FLOATS[mime] for mime, _ in found] != [kind] * bool(kind):
-            fail(f"{place}: a cell labelled fig-… shows one picture (PDF or PNG), one labelled tbl-… one table "
-                 "(text/latex), and no other cell shows any, unless tagged notebook-only.")
-        for mime, data in found:
-            file = f"{label}.{mime[-3:]}"
-            if kind == "figure":
-                try:
-                    self.files[file] = base64.b64decode("".join(data.split()), validate=True)
-                except ValueError:
-                    fail(f"{place}: its picture is damaged (not base64): run the cell again.")
-                self.add_float(kind, options, place, above=f"\\includegraphics{{{file}}}\n")
+        for data in outputs:
+            latex, page = data.get("text/latex", ""), data.get("text/html", "")
+            picture = pictures.best(data)
+            if "text/markdown" in data:
+                self.add_markdown(data["text/markdown"], place)
+            elif re.search(r"\\begin\{(tabular|longtable)", latex):
+                formulas.check(latex, place)
+                found["table"].append(tables.from_latex(latex, place))
+            elif picture and kind != "table":
+                found["figure"].append(self.picture(pictures.content(picture, data[picture], place), place, label))
+                if not kind:
+                    latex = f"\\begin{{center}}\\includegraphics{{{found['figure'][-1]}}}\\end{{center}}"
+                    self.fragments.append(Fragment(place, elements(self.mark(latex))))
+                    self.note("pictures without a label are set without number and caption (`#| label: fig-…` and "
+                              "`#| fig-cap: …` at the top of the cell give them both)", place)
+                continue
+            elif latex:
+                self.add_markdown(latex, place)
+            elif "<table" in page:
+                found["table"].append((elements(page), ""))
+            elif page or any("widget" in mime or "javascript" in mime for mime in data):
+                self.note("widgets, scripts and HTML without a table, shown by code, are left out (a picture, a table "
+                          "or Markdown would be set; the tag notebook-only keeps a cell out of the paper)", place)
+                continue
             else:
-                self.add_float(kind, options, place, below=f"\\fitcolumn{{%\n{data.strip()}}}\n")
+                continue
+            if not kind and found["table"]:
+                self.add_table(*found["table"].pop(), {}, place)
+        if kind and (not found[kind] or any(found[other] for other in found if other != kind)):
+            fail(f"{place}: a cell labelled fig-… shows one picture or several (PDF, SVG, PNG or JPEG), one labelled "
+                 "tbl-… a table (as LaTeX or HTML), and neither shows both.")
+        if kind == "figure":
+            self.add_figure(found[kind], options, place)
+        for table, caption in found["table"] if kind else ():
+            self.add_table(table, caption, options, place)
 
-    def add_float(self, kind, options, place, above="", below=""):
-        """A float has its caption between `above` and `below`; a wide one spans both columns."""
-        label = options["label"]
-        caption = " ".join(str(options.get(f"{label[:3]}-cap") or "").split())
+    def picture(self, data, place, label=""):
+        """Keep a picture's bytes and say in which file LaTeX will find them."""
+        kind, data = pictures.prepare(data, place)
+        number = len(self.files) + 1
+        name = f"{label}.{kind}" if re.fullmatch(r"[\w-]+", label, re.A) and f"{label}.{kind}" not in self.files else (
+            f"picture-{number}.{kind}")
+        self.files[name] = data
+        return name
+
+    def caption(self, options, place, given=""):
+        """The elements of a caption, which is Markdown, and the float's number entered under its label."""
+        label = str(options["label"])
+        caption = " ".join(str(options.get(f"{label[:3]}-cap") or given).split())
         if not caption:
             fail(f"{place} has no {label[:3]}-cap.")
+        kind = {"fig": "figure", "tbl": "table"}[label[:3]]
         self.counts[kind] += 1
         self.register(label, str(self.counts[kind]), place)
-        wide = options.get("fig-env") == "figure*"
-        kind += "*" * wide
-        before = f"\\begin{{{kind}}}\n\\centering\n{above}\\caption{{"
-        after = f"}}\\label{{{label}}}\n{below}\\end{{{kind}}}"
-        # LaTeX puts a wide float on the next page at the earliest, and others wait behind it: let LaTeX have it early.
-        position = self.wide_from if wide else len(self.fragments)
-        self.fragments.insert(position, Fragment(place, caption, before, after))
-        self.wide_from = position + 1
+        body = rendered(caption)
+        for block in body.find_all(["p", "ul", "ol", "li", "blockquote", "pre", *HEADINGS]):
+            block.unwrap()
+        return label, "".join(map(str, body.contents)).strip()
 
-    def register(self, label, number, place):
-        if not re.fullmatch(r"(fig|tbl|eq|sec)-[A-Za-z0-9_-]+", label):
-            fail(f"{place}: the label {label} is not fig-, tbl-, eq- or sec- and letters, digits, hyphens.")
+    def add_figure(self, files, options, place):
+        """One picture, or several side by side, with their caption; a wide figure spans both columns."""
+        label, caption = self.caption(options, place)
+        share = "" if len(files) == 1 else f"[width={'.32' if len(files) == 3 else '.49'}\\linewidth]"
+        shown = "\\hfil\n".join(f"\\includegraphics{share}{{{file}}}" for file in files)
+        kind = "figure" + "*" * self.wide(options)
+        before = self.mark(f"\\begin{{{kind}}}\n\\centering\n{shown}\n\\caption{{")
+        after = self.mark(f"}}\\label{{{safe(label)}}}\n\\end{{{kind}}}")
+        self.add_float(f"<p><float-caption>{before}{caption}{after}</float-caption></p>", options, place)
+
+    def add_table(self, table, given, options, place):
+        """A table that LaTeX or HTML describes; with a label and a caption it is a float."""
+        label, caption = self.caption(options, place, given) if options else ("", given)
+        if isinstance(table, tables.Table):
+            body = elements("<p></p>")
+            self.replace_table(body.p, table, [], caption, label, self.wide(options))
+            return self.add_float(body, options, place)
+        if options:
+            body = elements(f"<p><float-caption>{caption}</float-caption></p>")
+            body.append(table.find("table").extract())
+            self.floats[id(body.table)] = body.p, label, self.wide(options)
+            table = body
+        self.add_float(table, options, place)
+
+    @staticmethod
+    def wide(options):
+        return options.get("fig-env") == "figure*"
+
+    def add_float(self, body, options, place):
+        """LaTeX puts a wide float on the next page at the earliest, and others wait behind it: it comes early."""
+        position = self.wide_from if self.wide(options) else len(self.fragments)
+        self.fragments.insert(position, Fragment(place, elements(body) if isinstance(body, str) else body))
+        if options:
+            self.wide_from = position + 1
+
+    # Elements
+
+    def register(self, label, number, place, typed=True):
+        """Enter a label; `typed` says that links to it have to tell its number."""
         if label in self.labels:
             fail(f"The label {label} exists twice: in {self.labels[label][1]} and in {place}.")
-        self.labels[label] = number, place
+        if not re.fullmatch(r"[^\s\\{}%#~^]+( [^\s\\{}%#~^]+)*", label):
+            fail(f"{place}: the label {label!r} may have letters, digits and - _ . : alone.")
+        self.labels[label] = number, place, typed
 
-    def convert(self):
-        """One pandoc process reads all fragments, and one writes them."""
-        markdown = "".join(f"{fragment.markdown}\n\n{fragment.mark}\n\n" for fragment in self.fragments)
-        tree = json.loads(pandoc(markdown, MARKDOWN, "json"))
-        for fragment in self.fragments:
-            if Para([Str(fragment.mark)]) not in tree["blocks"]:
-                fail(f"{fragment.place}: something in the Markdown is not closed: a fence or an HTML element.")
-            end = tree["blocks"].index(Para([Str(fragment.mark)]))
-            fragment.blocks = walk(tree["blocks"][:end], self.number, "latex", fragment.place)
-            del tree["blocks"][:end + 1]
-        for fragment in self.fragments:  # only now are all labels known
-            tree["blocks"] += walk(fragment.blocks, self.resolve, "latex", fragment.place)
-            tree["blocks"].append(RawBlock("latex", fragment.mark))
-        latex = pandoc(json.dumps(tree), "json", "latex")
-        latex = re.sub(r"\n\n(?=\\\[|\\begin\{equation\})", "\n", latex)  # a display belongs to the paragraph before it
-        for fragment in self.fragments:
-            converted, _, latex = latex.partition(fragment.mark)
-            cell = fragment.place.partition(" (")[0]  # without its first line: the paper shows no code
-            fragment.latex = f"% {cell}\n{fragment.before}{converted.strip()}{fragment.after}"
+    def arrange_headings(self):
+        """The highest level that the notebook uses becomes the section; a lone # at the top is the title."""
+        headings = [(fragment, heading) for fragment in self.fragments if fragment.part == "body"
+                    for heading in fragment.body.find_all(HEADINGS)]
+        if [heading.name for _, heading in headings].count("h1") == 1 and headings[0][1].name == "h1":
+            fragment, heading = headings.pop(0)
+            title = " ".join(heading.get_text().split())
+            if self.front.setdefault("title", title) != title:
+                self.note(f"the paper's title is {self.front['title']!r}; the heading of another one is left out",
+                          fragment.place)
+            heading.decompose()
+        self.front.setdefault("title", self.title)
+        highest = min([int(heading.name[1]) for _, heading in headings], default=1)
+        for _, heading in headings:
+            heading.name = f"h{int(heading.name[1]) - highest + 1}"
 
-    def number(self, key, value, _, place):
-        """First walk: number headings and equations, and compare with the typed numbers."""
-        if key == "CodeBlock":
-            fail(f"{place} has a block of code, which the paper does not show: tag the cell notebook-only.")
-        if key == "Header":
-            return self.number_heading(*value, place)
-        if key == "Math" and value[0]["t"] == "DisplayMath":
-            return self.number_equation(value[1], place)
+    def clean(self, fragment):
+        """Leave out what is not shown, name what cannot be set, and make elements of what is typed in text."""
+        body, place = fragment.body, fragment.place
+        for element in body.find_all(NOT_SHOWN) + body.find_all(string=lambda text: isinstance(text, Comment)):
+            element.extract()
+        for box in body.find_all("input", type="checkbox"):
+            box.replace_with(self.mark("$\\boxtimes$ " if box.has_attr("checked") else "$\\square$ "))
+        for element in body.find_all(NOT_HELD):
+            self.note(f"<{element.name}> cannot be set and is left out (a picture or text would be set)", place)
+            element.decompose()
+        for number in body.select("sup.footnote-ref"):  # a footnote stands where its number is
+            if note := body.find(id=number.a["href"][1:]):
+                text = " ".join(block.decode_contents() for block in note.find_all("p"))
+                number.replace_with(elements(f"<text-note>{text}</text-note>").find("text-note"))
+        for rest in body.select("section.footnotes, a.footnote"):
+            rest.extract()
+        for text in body.find_all(string=TYPED):
+            if not text.find_parent(["pre", "code", "tex-math", "a"]):
+                text.replace_with(*elements(f"<i>{TYPED.sub(self.typed, escape(text))}</i>").i.contents)
 
-    def number_heading(self, level, attributes, inlines, place):
-        """LaTeX numbers the headings that have a typed number; the notebook's ## is its section."""
-        label, text, number, level = attributes[0], stringify(inlines), "", max(1, level - 1)
-        typed = re.match(rf"({NUMBER})\.?\s", text)
-        if typed:
+    def number(self, fragment):
+        """First walk: number headings and equations, label what links lead to, set pictures, code and tables."""
+        body = fragment.body
+        for element in body.find_all(True):
+            if {element.get("id"), element.name == "a" and element.get("name")} & self.linked:
+                self.anchor(element, fragment.place)
+            if element.name == "tex-math":
+                self.set_formula(element, fragment)
+            elif element.name in HEADINGS:
+                self.set_heading(element, fragment.place)
+        for image in body.find_all("img"):
+            self.set_picture(image, fragment)
+        for code in body.find_all(["pre", "code"]):
+            self.set_code(code)
+        for table in reversed(body.find_all("table")):  # the inner ones first
+            self.set_table(table, fragment.place)
+
+    def typed(self, found):
+        """The element that a piece of text means."""
+        if formula := found["display"] or found["inline"] or found["environment"]:
+            return f"<tex-math{' display' * (not found['inline'])}>{formula}</tex-math>"
+        if found["label"]:
+            return f'<a href="#{found["label"]}" class="{"equation" if found["ref"] else "reference"}"></a>'
+        if found["note"]:
+            return f"<text-note>{found['note']}</text-note>"
+        keys = re.findall(r"@([\w:.+-]*\w)", found["cited"] or found[0])
+        known = [key for key in keys if key in self.entries or re.match(r"(fig|tbl|eq|sec)-", key)]
+        if not found["cited"] and not known or not keys:
+            return found[0]
+        if known and re.match(r"(fig|tbl|eq|sec)-", keys[0]):
+            kind = "reference" if "-@" in found[0] else "named"
+            return ", ".join(f'<a href="#{key}" class="{kind}"></a>' for key in keys)
+        kind = "cited" if found["cited"] else "authors"
+        return f'<a href="#ref-{",".join(keys)}" class="{kind}"></a>'
+
+    def anchor(self, element, place):
+        """What a link leads to: the heading behind it, or its place in the text."""
+        label = element.attrs.pop("id", None) or element.attrs.pop("name", None)
+        following = element.find_next(string=lambda text: text.strip())
+        heading = element if element.name in HEADINGS else following and following.find_parent(HEADINGS)
+        if heading and not element.get_text(strip=True) or heading is element:
+            heading["labels"] = f"{heading.get('labels', '')} {label}".strip()
+        elif label not in self.labels:
+            self.register(label, ".".join(map(str, self.sections)), place, label.startswith("sec-"))
+            element.insert_before(self.mark(f"\\phantomsection\\label{{{safe(label)}}}"))
+
+    def set_heading(self, heading, place):
+        """LaTeX numbers headings: a typed number gives way."""
+        level, text = int(heading.name[1]), heading.get_text()
+        if level <= 3:
             self.sections = (self.sections + [0] * level)[:level]
             self.sections[-1] += 1
-            number = ".".join(map(str, self.sections))
-            if typed[1] != number:
-                fail(f'{place}: the heading "{text}" would be number {number} in the paper.')
-            inlines = inlines[2:]
-        if label:
-            self.register(label, number, place)
-        return Header(level, [label, [] if typed else ["unnumbered"], []], inlines)
+        labels, own = heading.get("labels", "").split(), text.strip().replace(" ", "-")
+        if own in self.linked and own not in self.labels:  # the name that Jupyter gives it
+            labels.append(own)
+        for label in labels:
+            self.register(label, ".".join(map(str, self.sections)), place, label.startswith("sec-"))
+        typed = TYPED_NUMBER.match(text)
+        left = len(typed[0]) if typed else 0
+        for string in heading.find_all(string=True) if typed else ():
+            taken = min(left, len(string))
+            string.replace_with(string[taken:])
+            left -= taken
+        for rest in heading.find_all("br"):
+            rest.replace_with(" ")
+        heading.insert(0, self.mark(f"\\{LEVELS[level - 1]}{{"))
+        heading.append(self.mark("}" + "".join(f"\\label{{{safe(label)}}}" for label in labels)))
+        heading.name = "p"
 
-    def number_equation(self, text, place):
-        """A display with a tag or a label, or an equation environment, becomes a numbered equation."""
-        body = re.sub(r"\s*\\(begin|end)\{equation\}\s*", "", text)
-        tag, label = re.search(r"\s*\\tag\{(.*?)\}", body), re.search(r"\\label\{(.*?)\}", body)
-        if not tag and not label and body == text:
-            return None
-        self.counts["equation"] += 1
-        number, name = str(self.counts["equation"]), label[1] if label else "an equation"
-        if tag and tag[1] != number:
-            fail(f"{place}: {name} is tagged {tag[1]}, but is number {number} in the paper.")
-        if label:
-            self.register(name, number, place)
-        body = body.replace(tag[0], "") if tag else body
-        return RawInline("latex", f"\\begin{{equation}}\n{body.strip()}\n\\end{{equation}}")
+    def set_formula(self, element, fragment):
+        formulas.check(element.get_text(), fragment.place)
+        formula, definitions = formulas.take_definitions(element.get_text())
+        fragment.before += "".join(f"{line}\n" for line in definitions)
+        if not formula.strip():
+            element.decompose()
+            return
+        formula = formulas.clean(formula)
 
-    def resolve(self, key, value, _, place):
-        """Second walk: a link becomes a citation, a numbered reference, a web address, or its text alone."""
-        if key != "Link" or value[2][0].startswith(("http://", "https://", "mailto:")):
-            return None
-        text, url = stringify(value[1]), value[2][0]
-        if url.startswith("#ref-"):
-            return self.cite(text, url[5:], place)
-        return self.refer(text, url[1:], place) if url.startswith("#") else value[1]
+        def number(tag, label):
+            typed = not tag or tag.isdecimal()  # other tags are LaTeX's business
+            self.counts["equation"] += typed
+            number = str(self.counts["equation"]) if typed else tag
+            if tag and tag != number:
+                fail(f"{fragment.place}: {label or 'an equation'} is tagged {tag}, but is number {number} in the "
+                     "paper.")
+            if label:
+                self.register(label, number, fragment.place)
+            return ("" if typed else f"\\tag{{{tag}}}") + (f"\\label{{{safe(label)}}}" if label else "")
 
-    def cite(self, text, key, place):
+        if element.has_attr("display") and not element.find_parent(["table", *HEADINGS]):
+            latex = formulas.display(formula, number)
+        else:
+            latex = f"\\({formulas.inner(formula)}\\)"
+            if element.find_parent(HEADINGS):
+                latex = f"\\texorpdfstring{{{latex}}}{{{re.sub(r'[^A-Za-z0-9 =+-]', '', formula)}}}"
+        element.replace_with(self.mark(latex))
+
+    def set_picture(self, image, fragment):
+        source = image.get("src", "").strip()
+        if re.match(r"(?:https?:)?//", source):
+            self.note("pictures on the web are not fetched, their addresses are printed (save them beside the "
+                      "notebook)", fragment.place)
+            link = elements('<a></a>').a
+            link["href"], link.string = source, source
+            image.replace_with(link)
+            return
+        data = pictures.load(source, fragment.attachments, self.folder, ROOT, fragment.place)
+        name = self.picture(data, fragment.place)
+        latex = f"\\includegraphics{pictures.width(image)}{{{name}}}"
+        beside = [part for part in (image.previous_sibling, image.next_sibling) if str(part or "").strip()]
+        if image.parent.name in BLOCKS and all(getattr(part, "name", "") in (*BLOCKS, "br") for part in beside):
+            latex = f"\\begin{{center}}{latex}\\end{{center}}"
+        image.replace_with(self.mark(latex))
+
+    def set_code(self, code):
+        """Code is small; long lines and names may be broken."""
+        def words(line):
+            parts = re.split(r"(?<=[._/(,=-])(?=\w)", line) if len(line) > 20 else [line]
+            return self.mark("\\allowbreak ").join(f"<code>{escape(part)}</code>" for part in parts)
+        if code.name == "code" and not code.find_parent("pre"):
+            code.replace_with(*elements(f"<p>{words(code.get_text())}</p>").p.contents)
+        elif code.name == "pre":
+            lines = code.get_text().strip("\n").expandtabs(4).split("\n")
+            lines = [words(re.sub("^ +", lambda spaces: "\u00a0" * len(spaces[0]), line) or "\u00a0") for line in lines]
+            begin, end = self.mark("\\begin{quote}\\footnotesize\\raggedright "), self.mark("\\end{quote}")
+            code.replace_with(elements(f"<p>{begin}{self.mark(chr(92) * 2 + chr(10)).join(lines)}{end}</p>").p)
+
+    def set_table(self, table, place):
+        if table.find_parent("table"):  # a table in a cell: its rows as lines
+            for line in table.find_all("tr"):
+                line.replace_with(*elements(", ".join(cell.decode_contents() for cell in line.find_all(["td", "th"]))
+                                            + "<br>").contents)
+            table.name = "span"
+            return
+        if table.caption:
+            table.caption.name = "p"
+            table.insert_before(table.find("p"))
+        content, cells = tables.from_html(table, place)
+        above, label, wide = self.floats.get(id(table), (None, "", False))
+        caption = above.extract().find("float-caption").decode_contents() if above else ""
+        if any(content.rows):
+            self.replace_table(table, content, cells, caption, label, wide)
+        else:
+            table.decompose()
+
+    def replace_table(self, element, table, cells, caption, label, wide):
+        """Put a table's caption and cells, one after the other, where pandoc finds them."""
+        parts = [f"<float-caption>{caption}</float-caption>"]
+        for cell, _, _ in cells:
+            for line in cell.find_all("br"):
+                line.replace_with(self.mark("\\newline "))
+            for block in cell.find_all(["p", "div", "li", "ul", "ol", "center", "blockquote", "section"]):
+                if block.name in ("p", "li", "div") and block.find_next_sibling():
+                    block.append(self.mark("\\newline "))
+                block.unwrap()
+            parts.append(cell.decode_contents())
+        self.tables.append((table, [(row, column) for _, row, column in cells], label, wide))
+        start, between, end = f"{MARK}t{len(self.tables) - 1}z", f" {MARK}cz ", f"{MARK}ez"
+        element.replace_with(elements(f"<p><table-cells>{start}{between.join(parts)}{end}</table-cells></p>").p)
+
+    def link(self, fragment):
+        """Second walk: links become citations, numbered references, web addresses, or their text alone."""
+        body, place = fragment.body, fragment.place
+        for link in body.find_all("a"):
+            target = link.get("href", "")
+            if target.startswith("#ref-"):
+                self.cite(link, target[5:], place)
+            elif target.startswith("#") and len(target) > 1:
+                self.refer(link, target[1:], place)
+            elif not re.match(r"https?://|mailto:", target, re.I):
+                link.unwrap()
+        for note in body.find_all("text-note"):
+            bound = note.find_parent(["float-caption", "table-cells", "text-note"])  # where LaTeX has no footnotes
+            note.insert(0, " (" if bound else self.mark("\\footnote{"))
+            note.append(")" if bound else self.mark("}"))
+            note.unwrap()
+        for text in body.find_all(string=re.compile(r"\b(Figure|Table)\s\d")):
+            for kind, number in re.findall(r"\b(Figure|Table)\s(\d+)\b(?!\.\d)(?!,? (?:of|in|from)\b)", text):
+                if int(number) > self.counts[kind.lower()]:
+                    self.note(f"there is a {kind} {number} in the text, and no {kind} {number} in the paper", place)
+
+    def cite(self, link, keys, place):
         """(He et al., 2016) becomes [1], and He et al. (2016) becomes He et al. [1]."""
-        if key not in self.keys:
-            fail(f"{place} cites {key}, which {BIBLIOGRAPHY.name} does not have.")
+        for key in keys.split(","):
+            if key not in self.entries:
+                fail(f"{place} cites {key}, which {BIBLIOGRAPHY.name} does not have.")
         self.cited = True
-        return RawInline("latex", f"\\cite{'p' if text.startswith('(') else 't'}{{{key}}}")
+        text, kind = link.get_text(), link.get("class")
+        authored = all(re.search(r"(?i)^\s*(author|editor)\s*=", self.entries[key], re.M) for key in keys.split(","))
+        textual = kind == ["authors"] or not kind and not text.startswith("(")
+        if textual and not authored:  # BibTeX would print the key
+            link.replace_with(re.sub(r"\s*\(.*", "", text) + "\u00a0" * bool(text), self.mark(f"\\citep{{{keys}}}"))
+        else:
+            link.replace_with(self.mark(f"\\cite{'t' if textual else 'p'}{{{keys}}}"))
 
-    def refer(self, text, label, place):
-        """The number at the link's end becomes LaTeX's own, which must be the same."""
+    def refer(self, link, label, place):
+        """The number at the link's end becomes LaTeX's own, which must be the same; other text leads there."""
+        kind, text = (link.get("class") or [""])[0], link.get_text()
         if label not in self.labels:
-            fail(f"{place} links to {label}, a label that does not exist in the paper.")
-        typed, number = re.fullmatch(rf"(?s)(.*?)({NUMBER})(\W*)", text), self.labels[label][0]
-        if not typed or typed[2] != number:
+            if re.match(r"(fig|tbl|eq|sec)-", label) or kind in ("equation", "reference", "named"):
+                fail(f"{place} links to {label}, a label that does not exist in the paper.")
+            self.note("links to places that are not in the paper are set as their text", place)
+            link.unwrap()
+            return
+        number, reference = self.labels[label][0], self.mark(f"\\ref{{{safe(label)}}}")
+        typed = re.fullmatch(rf"(?s)(.*?)({NUMBER})(\W*)", text)
+        word = {"fig": "Figure", "tbl": "Table", "eq": "Equation", "sec": "Section"}.get(label[:3].rstrip("-"), "")
+        if kind in ("equation", "reference", "named"):
+            before = {"equation": "(", "reference": "", "named": f"{word}\u00a0"}[kind]
+            link.replace_with(before, reference, ")" if kind == "equation" else "")
+        elif typed and typed[2] == number:
+            # no line break between Figure and its number
+            link.replace_with(typed[1].replace(" ", "\u00a0"), reference, typed[3])
+        elif self.labels[label][2] and (typed or not number):
             fail(f"{place} says [{text}](#{label}), but {label} is number {number or 'none'} in the paper.")
-        before = typed[1].replace(" ", "\u00a0")  # no line break between Figure and its number
-        return [Str(before), RawInline("latex", f"\\ref{{{label}}}"), Str(typed[3])]
+        else:
+            link.insert_before(self.mark(f"\\hyperref[{safe(label)}]{{"))
+            link.insert_after(self.mark("}"))
+            link.unwrap()
+
+    # LaTeX
+
+    def convert(self):
+        """One pandoc process turns the text of all fragments into LaTeX."""
+        html = ""
+        for fragment in self.fragments:
+            for element in fragment.body.find_all(True):
+                keep = {"a": ["href"], "ol": ["start", "type"]}.get(element.name, [])
+                element.attrs = {name: element[name] for name in keep if element.get(name)}
+                element.name = {"figure": "div", "figcaption": "p"}.get(element.name, element.name)
+                if "-" in element.name or element.name in ("span", "mark", "kbd", "font"):  # ours, or mere looks
+                    element.unwrap()
+            html += f"<p>{MARK}fz</p>\n{fragment.body.decode_contents()}\n"
+        done = run("pandoc -f html+smart -t latex --wrap=preserve", input=html.encode(errors="replace"))
+        latex = done.stdout.decode()
+        for fragment, text in zip(self.fragments, latex.split(f"{MARK}fz")[1:]):
+            text = re.sub(rf"{MARK}t(\d+)z(.*?){MARK}ez", self.table_latex, text, flags=re.S)
+            text = self.unmark(text)
+            text = re.sub(r"\n\n+(?=\\\[|\\begin\{(?:equation|align|gather|multline|eqnarray)\*?\})", "\n", text)
+            # a display belongs to the paragraph before it
+            number = fragment.place.partition(" (")[0]  # without its words: the paper shows no code
+            fragment.latex = f"% {number}\n{fragment.before}{text.strip()}"
+
+    def unmark(self, text):
+        return re.sub(rf"{MARK}m(\d+)z", lambda mark: self.marks[int(mark[1])], text)
+
+    def table_latex(self, found):
+        table, places, label, wide = self.tables[int(found[1])]
+        caption, *cells = [self.unmark(cell).strip() for cell in found[2].split(f"{MARK}cz")]
+        for (row, column), text in zip(places, cells):
+            before, span = table.rows[row][column]
+            text = re.sub(r"(\\newline\s*)+\Z", "", text).strip()
+            table.rows[row][column] = before + text + "}" * before.count("\\multi"), span
+        return table.latex(caption, safe(label), wide)
 
 
 def sources_of(nb):
     """What a paper is made from, file name -> bytes: executed notebook, ledger, versions, references."""
     sources = {"assignment2.ipynb": nbformat.writes(nb).encode(errors="replace"),
                BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
-    results = ROOT / record(nb).get("results", "no ledger")
-    if results.exists():
+    results = (ROOT / str(record(nb).get("results", "no ledger"))).resolve()
+    if not results.is_relative_to(ROOT.resolve()) or results.suffix not in ("", ".json"):
+        fail(f"The notebook's record names {results.name} as its results, which is outside of the project or no JSON.")
+    if results.is_file():
         sources["results.json"] = results.read_bytes()
         packages = json.loads(sources["results.json"])["environment"]["packages"]
         sources["environment.txt"] = "".join(f"{line}\n" for line in packages).encode()
@@ -273,7 +611,8 @@ class PaperExporter(PDFExporter):
     def default_config(self):
         """Without nbconvert's own handling of pictures, which trips over damaged ones and wants Inkscape for SVG."""
         settings, off = super().default_config, {"enabled": False}
-        settings.merge(Config({"ExtractOutputPreprocessor": off, "SVG2PDFPreprocessor": off}))
+        settings.merge(Config(dict.fromkeys(
+            ("ExtractOutputPreprocessor", "ExtractAttachmentsPreprocessor", "SVG2PDFPreprocessor"), off)))
         return settings
 
     def __init__(self, **kw):
@@ -282,28 +621,36 @@ class PaperExporter(PDFExporter):
 
     def compose(self, nb, resources):
         """Replace the cells by one that holds the body of the paper in LaTeX."""
+        metadata = resources["metadata"]
+        paper = resources["paper"] = Paper(nb, metadata["name"], Path(metadata.get("path") or "."))
         faults = "; ".join(stale(nb, ROOT))
         if faults and not DRAFT:
-            fail(f"{faults}: run the notebook again (make submission or make report), or build with DRAFT=1.")
-        paper = resources["paper"] = Paper(nb, resources["metadata"]["name"])
+            fail(f"{faults}; Restart and Run All mends that, without training where the runs are finished; DRAFT=1 "
+                 "builds the paper in any case, marked as a draft.")
         paper.draft = DRAFT
         nb.cells = [new_raw_cell(paper.latex("body"))]
         return nb, resources
 
     def from_notebook_node(self, nb, resources=None, **kw):
+        for cell in nb.cells:  # some editors write ids that nbformat does not allow
+            if "id" in cell:
+                cell.id = re.sub(r"[^a-zA-Z0-9_-]", "-", str(cell.id))[:64] or "cell"
         sources = sources_of(nb)
         latex, resources = LatexExporter.from_notebook_node(self, nb, resources, **kw)
         try:
-            pdf, latex = typeset(latex, resources["paper"].files)
+            pdf, latex, noted = typeset(latex, resources["paper"].files, resources["paper"].names)
         except OSError as error:
             fail(f"There is no room or no right to write temporary files: {error}.")
-        return attach(pdf, sources), resources | {"tex": latex, "outputs": {}}
+        lines = [f"{', '.join(cells)}: {what}." for what, cells in resources["paper"].notes.items()] + noted
+        return attach(pdf, sources), resources | {"tex": latex, "outputs": {}, "notes": lines}
 
 
 class PaperWriter(FilesWriter):
     """Writes .pdf and .tex and says where they are. It is called only once there is a PDF."""
 
     def write(self, output, resources, notebook_name=None, **kw):
+        if "tex" not in resources:  # another exporter's, asked for with --to
+            return super().write(output, resources, notebook_name=notebook_name, **kw)
         pdf = Path(self.build_directory).resolve() / f"{notebook_name}.pdf"
         new = {pdf: pdf.with_suffix(".pdf.new"), pdf.with_suffix(".tex"): pdf.with_suffix(".tex.new")}
         try:
@@ -316,5 +663,7 @@ class PaperWriter(FilesWriter):
             for file in new.values():
                 file.unlink(missing_ok=True)
             fail(f"{pdf} cannot be written ({error.strerror}); the paper that was there before is kept.")
+        for line in resources["notes"]:
+            print(line, file=sys.stderr)
         print(pdf)
         return pdf

@@ -41,6 +41,27 @@ def shown(cell):
     return [] if "notebook-only" in tags else [out["data"] for out in cell.get("outputs", []) if "data" in out]
 
 
+def cell_names(notebook):
+    """What messages call the cells: the number, the heading above, and the label or first words that a reader sees."""
+    heading, names = "", []
+    for number, cell in enumerate(notebook["cells"], 1):
+        text, titles = cell["source"], []
+        if cell["cell_type"] == "markdown":
+            text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
+            text = re.sub(r"(?s)<!--.*?-->|</?[a-zA-Z][^<>]*>|[*`]", "", text)
+            titles = re.findall(r"(?m)^#{1,6}[ \t]+(.*\S)", text)
+        label = re.search(r"(?m)^#\| *label: *(\S+)", text)
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#|")]
+        words = label[1] if label else lines[0][:60].strip() if lines else "empty"
+        if titles and words.startswith("#"):
+            name = titles[0][:60]
+        else:
+            name = f"{heading}: {words}" if heading else words
+        names.append(f"cell {number} ({name})")
+        heading = titles[-1][:40] if titles else heading
+    return names
+
+
 def stale(notebook, root):
     """Yield what is not of the notebook's present code, one sentence each; nothing where no ledger cell has run.
 
@@ -49,25 +70,28 @@ def stale(notebook, root):
     kept = record(notebook)
     if not kept:
         return
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"].strip()]
-    hashes, ran = [code_hash(cell["source"]) for cell in code], kept["cells"]
-    changed = [cell for cell, found in zip(code[:len(ran)], hashes) if found not in ran]
+    names = cell_names(notebook)
+    cells = [(cell, name) for cell, name in zip(notebook["cells"], names)
+             if cell["cell_type"] == "code" and cell["source"].strip()]
+    hashes, ran = [code_hash(cell["source"]) for cell, _ in cells], kept["cells"]
+    changed = [name for (_, name), found in zip(cells[:len(ran)], hashes) if found not in ran]
     if changed:
-        yield f"{_names(changed)} changed since the notebook was run"
+        yield f"{', '.join(changed)} changed since the notebook was run"
     elif hashes[:len(ran)] != ran:
-        yield "the notebook's cells were not run once each from top to bottom (Restart and Run All does that)"
-    failed = [cell for cell in code if any(output["output_type"] == "error" for output in cell["outputs"])]
+        yield "the notebook's cells were not run once each from top to bottom"
+    failed = [name for cell, name in cells if any(output["output_type"] == "error" for output in cell["outputs"])]
     if failed:
-        yield f"{_names(failed)} ended in an error"
+        yield f"{', '.join(failed)} ended in an error"
     for name, expected in kept["files"].items() if root else ():
         found = file_hash(root / name)
         if found == "missing" and not name.endswith("weights.safetensors"):  # these may be left out of a hand-in
             yield f"{name} is missing"
         elif found not in ("missing", expected):
             yield f"{name} is not the file that the notebook was run with"
-    other = [cell for cell in code if any(_foreign(cell, data, kept) for data in shown(cell))]
+    other = [name for cell, name in cells if any(_foreign(cell, data, kept) for data in shown(cell))]
     if other:
-        yield f"what {_names(other)} shows is not what the code gave"
+        yield (f"what {', '.join(other)} shows was not shown by prose(), show_table() or show_figure() in one run with "
+               "all other cells")
 
 
 def _foreign(cell, data, kept):
@@ -83,10 +107,5 @@ def _foreign(cell, data, kept):
         drawn = {name.rpartition("/")[2]: expected for name, expected in kept["files"].items()}
         return not label or drawn.get(f"{label[1]}.pdf") != found
     text = data.get("text/latex") or data.get("text/markdown")
-    return text is not None and text_hash(text) not in kept["texts"]
-
-
-def _names(cells):
-    """The cells' ids, which Colab keeps in the metadata, in words."""
-    ids = [cell.get("id") or cell["metadata"].get("id", "without an id") for cell in cells]
-    return f"the cell{'s' * (len(ids) > 1)} {', '.join(ids)}"
+    unknown = [kind for kind in data if kind.startswith("image/")] or "<table" in str(data.get("text/html", ""))
+    return text_hash(text) not in kept["texts"] if text is not None else bool(unknown)

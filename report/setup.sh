@@ -54,6 +54,10 @@ if [ $tex = yes ]; then
     have pandoc || packages="$packages pandoc"
     have fc-match || packages="$packages fontconfig"
     have pdftotext || packages="$packages poppler-utils"
+    if [ -n "$packages" ]; then  # the paper can do without: pictures in SVG, and a sandbox for LaTeX
+        have rsvg-convert || packages="$packages librsvg2-bin"
+        have bwrap || packages="$packages bubblewrap"
+    fi
 fi
 if [ -n "$packages" ]; then
     root=

@@ -21,6 +21,12 @@ FRAGMENTS = (
     "[Figure 1](#fig-a)", "```python\nx\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "<div>", "<script>x</script>", "<!--",
     "![](attachment:x.png)", "\\begin{align}a&=b\\end{align}",
     "한국어", "🙂", "é", "\\n", "\x00", "\r", "-" * 300, "{#x}",
+    "<table><tr><td rowspan=3>a<td colspan=2>", "</table>", "<ul><li>", "<details><summary>x", "<br>",
+    "<img src=x.png>", "<h2>x</h2>", "$\\newcommand{\\E}{x}$", "$ \\E $",
+    "\\eqref{eq-x}", "@he2016", "[@he2016; @fig-a]", "@tbl-a",
+    "- [x]",
+    "$$\\begin{align}a&=b\\\\c&=d\\end{align}$$", "<table><tr><th>a<tr><td>1</table>",
+    "\\begin{tabular}{lr}a&b\\\\\\end{tabular}",
     HOSTILE, "#| label: fig-a", "#| fig-cap: A figure.", "#| fig-alt: x", "#| label: tbl-a", "#| tbl-cap: A table.",
     "#| label: [", "#| :", "&nbsp;", "$", "$$", "\\", "`", "*", "~~~", "^[note]", "[^1]: x")
 KEYS = ("title", "authors", "name", "keywords", "cells", "files")

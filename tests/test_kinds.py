@@ -1,0 +1,239 @@
+"""What students write in notebooks, kind by kind: it stands in the paper, or one sentence says why it does not."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import exporter
+import nbformat
+import pandas as pd
+import pytest
+import typeset
+from nbformat.v4 import new_markdown_cell, new_notebook
+from PIL import Image
+from test_exporter import body, code, figure, figure_pdf, markdown, pdf_text, refusal, to_tex
+
+KINDS = {  # Markdown: what the paper's LaTeX has of it
+    "sections": ("# One\n\na\n\n# Two\n\nb", [r"\section{One}", "a", r"\section{Two}", "b"]),
+    "title": ("# Net\n\nintroduction\n\n## 1. Data\n\n### 1.1 More",
+              ["introduction", r"\section{Data}", r"\subsection{More}"]),
+    "typed numbers": ("## 2) Data\n\n## 3 layers are enough", [r"\section{Data}", r"\section{3 layers are enough}"]),
+    "raised": ("10<sup>-4</sup>, x<sub>i</sub>", [r"10\textsuperscript{-4}, x\textsubscript{i}"]),
+    "line break": ("one<br>two", ["one\\\\\ntwo"]),
+    "details": ("<details><summary>More</summary>\n\nhidden\n\n</details>", ["More", "hidden"]),
+    "blocks": ("<div align='center'><b>B</b> words</div>\n\n<p>P</p>\n\n<center>C</center>",
+               [r"\textbf{B} words", "P", "C"]),
+    "HTML list": ("<ul><li>one<li>two</ul>\n\n<h3>H</h3>", ["\\item\n  one\n\\item\n  two", r"\section{H}"]),
+    "open element": ("<div>\n\nopen", ["open"]),
+    "HTML table": ("<table><tr><th>net</th><th>acc</th></tr><tr><td>R & S</td><td>88</td></tr></table>",
+                   [r"\begin{tabular}{lr}", "net & acc", r"R \& S & 88"]),
+    "spans": ("<table><tr><td rowspan=2>a</td><td colspan=2>b</td></tr><tr><td>1</td><td>2</td></tr></table>",
+              [r"\multirow{2}{*}{a} & \multicolumn{2}{c}{b} \\", " & 1 & 2"]),
+    "table after text": ("The results:\n| a | b |\n|---|--:|\n| x | 88 % |", ["The results:", "a & b", r"x & 88 \%"]),
+    "formula in HTML": ("<center>$a_1$</center>", [r"\(a_1\)"]),
+    "spaces": (r"$ \alpha = 0.1 $ costs \$5", [r"\(\alpha = 0.1\)", r"costs \$5"]),
+    "align": ("\\begin{align}\na &= b \\\\\n&= c\n\\end{align}", ["\\begin{align}\na &= b\\\\\n&= c\n\\end{align}"]),
+    "align in dollars": ("$$\\begin{align*}\na &= b\n\\end{align*}$$", [r"\[\begin{aligned}", "a &= b"]),
+    "gather": ("$$\\begin{gather}\na \\\\ b\n\\end{gather}$$", [r"\begin{gather}"]),
+    "multline": ("\\begin{multline}\na \\\\ b\n\\end{multline}", ["\\begin{multline}"]),
+    "eqnarray": ("\\begin{eqnarray}\na &=& b\n\\end{eqnarray}", ["\\begin{eqnarray}\na &=& b"]),
+    "matrix": ("\\begin{bmatrix} 1 & 2 \\\\ 3 & 4 \\end{bmatrix}", [r"\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}"]),
+    "cases": ("$$f = \\begin{cases} 1 & a \\\\ 0 & b \\end{cases}$$", [r"\begin{cases} 1 & a \\ 0 & b \end{cases}"]),
+    "indented": ("  \\begin{equation}\n  c = d \\label{eq:mass}\n  \\end{equation}\n\nsee \\eqref{eq:mass}",
+                 ["c = d\\label{eq:mass}", r"(\ref{eq:mass})"]),
+    "lines of align": ("\\begin{align}a &= b \\label{one}\\\\ c &= d \\nonumber\\\\ e &= f \\label{two}\\end{align}\n\n"
+                       "[Equation 2](#two)", [r"\nonumber", r"Equation~\ref{two}"]),
+    "text": (r"$\text{learning_rate}$", [r"\text{learning\_rate}"]),
+    "own tag": (r"$$a \tag{*}$$", [r"\tag{*}"]),
+    "footnotes": ("a[^1] b^[inline]\n\n[^1]: the *note*", [r"a\footnote{the \emph{note}} b\footnote{inline}"]),
+    "strike": ("~~no~~", ["{no}"]),
+    "tasks": ("- [x] done\n- [ ] open", [r"$\boxtimes$ done", r"$\square$ open"]),
+    "code": ("```python\nfor i in x:\n    a_b(i)\n```", [r"\texttt{for\ i\ in\ x:}", r"\texttt{~~~~a\_b(i)}"]),
+    "address": ("https://example.org/a_b", [r"\url{https://example.org/a_b}"]),
+    "contents": ("[To the data](#Data)\n\n## Data", [r"\hyperref[Data]{To the data}", r"\section{Data}\label{Data}"]),
+    "typed references": ("1. He et al.\n2. Ioffe.", [r"\begin{enumerate}", "He et al.", "Ioffe."]),
+    "Quarto": ("<a id='sec-b'></a>\n## B\n\n@sec-b, -@sec-b; @he2016 and [@he2016; @ioffe2015], a@b.org, @property",
+               [r"Section~\ref{sec-b}, \ref{sec-b}; \citet{he2016} and \citep{he2016,ioffe2015}, ", "a@b.org",
+                "@property"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_markdown_stands_in_the_paper(kind):
+    source, expected = KINDS[kind]
+    tex = body(markdown(source))
+    for words in expected:
+        assert words in tex, tex
+
+
+def test_definitions_hold_from_their_cell_on():
+    tex = body(markdown(r"$\newcommand{\E}[1]{\mathbb{E}[#1]}\def\Var{\mathrm{Var}}$"), markdown(r"$\E{X}, \Var$"))
+    assert r"\providecommand\E{}\renewcommand\E[1]{\mathbb{E}[#1]}" in tex and r"\def\Var{\mathrm{Var}}" in tex
+    assert tex.index(r"\def\Var") < tex.index(r"\(\E{X}, \Var\)")
+
+
+def test_what_is_not_shown_does_not_enter():
+    assert body(markdown("a<script>b</script><style>c</style><!-- d -->")).strip() == "a"
+
+
+def picture(kind, size=(40, 20)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "red").save(buffer, kind)
+    return buffer.getvalue()
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><rect width="40" height="20"/></svg>'
+
+
+def test_pictures_of_every_kind(tmp_path):
+    (tmp_path / "a b.png").write_bytes(picture("PNG"))
+    data = base64.b64encode(picture("JPEG")).decode()
+    cell = new_markdown_cell('![x](a%20b.png) ![y](attachment:c.png)\n\n<img src="a b.png" width="50%">\n\n'
+                             f'<img src="data:image/jpeg;base64,{data}" width="30">',
+                             attachments={"c.png": {"image/png": base64.b64encode(picture("PNG")).decode()}})
+    tex = body(cell, folder=tmp_path)
+    assert len(re.findall(r"\\includegraphics", tex)) == 4
+    assert r"[width=\fitwidth{0.500\linewidth}]{picture-3.png}" in tex and r"{22.5bp}]{picture-4.jpg}" in tex
+    notes = []
+    assert r"\url{https://example.org/net.png}" in body(markdown("![](https://example.org/net.png)"), notes=notes)
+    assert len(notes) == 1 and "web are not fetched" in notes[0]
+
+
+def test_pictures_shown_by_code():
+    jpeg, notes = base64.b64encode(picture("JPEG")).decode(), []
+    source = "#| label: fig-a\n#| fig-cap: Two.\nshow()"
+    tex = body(code(source, {"image/jpeg": jpeg}, {"application/pdf": figure_pdf()}),
+               code("plot()", {"image/jpeg": jpeg}), notes=notes)
+    assert r"\includegraphics[width=.49\linewidth]{fig-a.jpg}\hfil" in tex and "{fig-a.pdf}" in tex
+    assert r"\begin{center}\includegraphics{picture-3.jpg}\end{center}" in tex
+    assert [note.partition(":")[0] for note in notes] == ["cell 2 (plot())"] and "without a label" in notes[0]
+
+
+def test_svg_is_converted_or_the_sentence_says_how(monkeypatch):
+    cell = code("#| label: fig-a\n#| fig-cap: A\nplot()", {"image/svg+xml": SVG})
+    if shutil.which("rsvg-convert") or shutil.which("inkscape"):
+        assert "{fig-a.pdf}" in body(cell)
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in ("rsvg-convert", "inkscape") else which(name))
+    assert "librsvg2-bin" in refusal(cell)
+    png = base64.b64encode(picture("PNG")).decode()
+    assert "{fig-a.png}" in body(code("#| label: fig-a\n#| fig-cap: A", {"image/svg+xml": SVG, "image/png": png}))
+
+
+def frame_cell(frame, label="tbl-a", **options):
+    source = f"#| label: {label}\n#| tbl-cap: A table.\nframe" if label else "frame"
+    latex = {"text/latex": frame.to_latex(**options)} if label else {}
+    return code(source, {"text/html": frame.to_html(), **latex})
+
+
+def test_tables_of_pandas():
+    index = pd.MultiIndex.from_product([["a", "b"], ["x", "y"]], names=["net", "split"])
+    frame = pd.DataFrame({"v": [1.5, 2, 3, 4]}, index=index)
+    assert r"\multirow[t]{2}{*}{a} & x & 1.5" in body(frame_cell(frame))
+    long = body(frame_cell(frame, longtable=True, caption="From pandas.", multirow=False))
+    assert not re.search("longtable|endhead|Continued", long) and r"\caption{A table.}" in long
+    html = body(frame_cell(frame, label=""))
+    assert r"\multirow{2}{*}{a} & x & 1.5" in html and " & y & 2.0" in html and r"\begin{tabular}{llr}" in html
+    named = pd.DataFrame({"acc": [88.1]}, index=pd.Index(["cut&mix 50%"], name="run #1"))
+    tex = body(frame_cell(named, label=""))
+    assert r"run \#1" in tex and r"cut\&mix 50\% & 88.1" in tex
+    styled = pd.DataFrame({"v": [1.0, 2.0]}).style.background_gradient().to_latex(convert_css=True)
+    assert r"\cellcolor[HTML]" in body(code("#| label: tbl-a\n#| tbl-cap: A\nf", {"text/latex": styled}))
+    captioned = pd.DataFrame({"v": [1]}).to_latex(caption="From pandas.", label="x")
+    assert r"\caption{From pandas.}\label{tbl-a}" in body(code("#| label: tbl-a\nf", {"text/latex": captioned}))
+
+
+def test_html_tables_can_be_labelled():
+    tex = body(code("#| label: tbl-a\n#| tbl-cap: See $x$.\nframe", {"text/html": pd.DataFrame({"v": [1]}).to_html()}))
+    assert re.search(r"(?s)\\begin\{table\}.*\\caption\{See \\\(x\\\)\.\}\\label\{tbl-a\}.*\\end\{table\}", tex)
+
+
+def test_long_and_wide_tables():
+    rows = "".join(f"| class {i} | {i} |\n" for i in range(100))
+    tex = body(markdown("| class | n |\n|---|---|\n" + rows))
+    assert tex.count(r"\begin{table}") == 2 and all(f"class {i} & {i} " in tex for i in range(100))
+    wide = body(markdown("|" + "column|" * 12 + "\n|" + "-|" * 12 + "\n|" + "12345|" * 12))
+    assert r"\begin{table*}" in wide and "scriptsize" not in wide
+    text = body(markdown("| k | v |\n|---|---|\n| data | " + "a long sentence " * 12 + "|"))
+    assert re.search(r"p\{\d+pt\}", text) and "scriptsize" not in text
+
+
+def test_formulas_shown_by_code():
+    assert r"\(\displaystyle x^{2}\)" in body(code("x**2", {"text/latex": r"$\displaystyle x^{2}$", "text/plain": "x"}))
+    assert r"\[y\]" in body(code("Math('y')", {"text/latex": "$$y$$"}))
+
+
+def test_what_is_left_out_is_named():
+    notes = []
+    said = markdown("as Figure 7 shows; Figure 9 of another paper; [there](#nowhere)")
+    body(markdown("## W"), code("widget()", {"application/vnd.jupyter.widget-view+json": {}}),
+         markdown("<iframe></iframe>"), said, notes=notes)
+    said = sorted(re.search("widgets|iframe|Figure 7|links", note.split("): ")[-1])[0] for note in notes)
+    assert said == ["Figure 7", "iframe", "links", "widgets"]
+    assert notes[0].startswith("cell 2 (W: widget()): ") and all("\n" not in note for note in notes)
+
+
+def test_title_and_authors_in_the_metadata():
+    metadata = {"title": "From metadata", "authors": [{"name": "Ada"}], "colab": {"provenance": []}, "kaggle": {}}
+    tex = to_tex(markdown("## A"), metadata=metadata)
+    assert "From metadata" in tex and "Ada" in tex
+
+
+ENTRIES = r"""
+@misc{noauthor, title={PyTorch & more}, howpublished={\url{https://pytorch.org/a%20b&c}}}
+@article { spaced , author={Doe, Jane}, title={About 50% of nets}, journal={A & B}}
+@online{online, author={Roe, Ada}, title={A page}, url={https://example.org/a_b}}
+"""
+
+
+@pytest.fixture
+def entries(monkeypatch, tmp_path):
+    file = tmp_path / "references.bib"
+    file.write_text(typeset.BIBLIOGRAPHY.read_text() + ENTRIES)
+    for module in (typeset, exporter):
+        monkeypatch.setattr(module, "BIBLIOGRAPHY", file)
+    monkeypatch.setattr(typeset, "BUILD", tmp_path / "build")
+    return file
+
+
+def paper(tmp_path, *cells):
+    """The paper's text, all the way through LaTeX."""
+    pdf, resources = exporter.PaperExporter().from_notebook_node(new_notebook(cells=list(cells)))
+    (tmp_path / "paper.pdf").write_bytes(pdf)
+    return pdf_text(tmp_path / "paper.pdf"), resources
+
+
+def test_every_kind_is_typeset(tmp_path, entries):
+    """All of the above in one paper, with BibTeX."""
+    cells = [markdown(source) for kind, (source, _) in KINDS.items() if kind not in ("title", "lines of align")]
+    cells += [markdown(r"$$\newcommand{\E}{\mathbb{E}}$$"), markdown(r"$\E[X]$ and " + "$$" + "a + " * 14 + "b$$"),
+              figure(), frame_cell(pd.DataFrame({"v": range(80)})),
+              markdown("".join("    " * depth + f"- level {depth}\n" for depth in range(5))),
+              markdown("[Docs (2024)](#ref-noauthor), @noauthor, [(Doe)](#ref-spaced), [@online]."),
+              markdown("<br>\n\n<br> x <br>"),
+              markdown("a bare address https://example.org/" + "abcdefgh/" * 20 + " breaks")]
+    text, resources = paper(tmp_path, *cells)
+    for words in ("ytorch & more", "About 50% of nets", "A & B", "A page", "Docs [", "level 4", "hidden", "inline"):
+        assert words in text, words
+    assert "noauthor" not in text and "??" not in text and "[?]" not in text
+
+
+def test_bibtex_errors_name_the_entry(tmp_path, entries):
+    entries.write_text("@misc{good, title={A}}\n@misc{bad, title={A} year={1}}\n")
+    with pytest.raises(SystemExit, match="entry bad, line 2"):
+        paper(tmp_path, markdown("[(A)](#ref-good) [(B)](#ref-bad)"))
+
+
+def test_any_format_and_any_id(tmp_path):
+    old = nbformat.v3.new_notebook(worksheets=[nbformat.v3.new_worksheet(cells=[
+        nbformat.v3.new_text_cell("markdown", "# Old"), nbformat.v3.new_text_cell("markdown", "## Part\n\nwords")])])
+    (tmp_path / "old.ipynb").write_text(nbformat.v3.writes_json(old))
+    blank = new_notebook(cells=[markdown("words")])
+    blank.cells[0].id = "a blank"
+    (tmp_path / "blank.ipynb").write_text(json.dumps(blank))
+    for name in ("old", "blank"):
+        pdf, _ = exporter.PaperExporter().from_filename(str(tmp_path / f"{name}.ipynb"))
+        (tmp_path / "paper.pdf").write_bytes(pdf)
+        assert "words" in pdf_text(tmp_path / "paper.pdf")
