@@ -5,14 +5,14 @@
 
 # setup.sh installs what is missing, then runs the command that follows in the project's environment.
 # `python -m nbconvert` is `jupyter nbconvert`; it also works after the folder, .venv in it, has been moved.
-ENV     := sh report/setup.sh
+ENV     := sh tools/setup.sh
 CONVERT := python -m nbconvert --config report/config.py
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\): *## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 report:  ## run the notebook and build the paper from it, in build/
-	@PAPER=0 VERIFY=0 OUTPUT=build $(ENV) python report/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
+	@PAPER=0 VERIFY=0 OUTPUT=build $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
 	@$(ENV) $(CONVERT) --output-dir build build/assignment2.ipynb
 
 test:  ## run the tests
@@ -23,18 +23,18 @@ paper:  ## build report/report.pdf from the submitted notebook as it stands, wit
 	@$(ENV) pdftoppm -png -singlefile -r 80 report/report.pdf figures/first-page
 
 submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then build report/report.pdf
-	@PAPER=0 VERIFY=0 OUTPUT=submission DATASET=cifar10 $(ENV) python report/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
-	@$(ENV) --no-tex python report/handin.py collect
+	@PAPER=0 VERIFY=0 OUTPUT=submission DATASET=cifar10 $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
+	@$(ENV) --no-tex python tools/handin.py collect
 	@$(MAKE) --no-print-directory paper
 
 verify:  ## recompute the submission's numbers and say which hold
-	@$(ENV) --no-tex python report/verify.py
+	@$(ENV) --no-tex python grading/verify.py
 
 zip:  ## pack the submission into build/submission.zip (WEIGHTS=0: without weights, under 5 MB)
-	@$(ENV) --no-tex python report/handin.py zip
+	@$(ENV) --no-tex python tools/handin.py zip
 
 colab:  ## write build/assignment2_colab.ipynb, which carries everything it needs
-	@$(ENV) --no-tex python report/handin.py colab
+	@$(ENV) --no-tex python tools/handin.py colab
 
 bench:  ## measure the training speed
 	@$(ENV) --no-tex python tests/bench.py

@@ -1,9 +1,13 @@
 """`jupyter nbconvert --config report/config.py NOTEBOOK` writes report/report.tex and report/report.pdf."""
 
 import sys
+import warnings
 from pathlib import Path
 
+from nbformat.warnings import DuplicateCellId
+
 HERE = Path(__file__).resolve().parent
+warnings.simplefilter("ignore", DuplicateCellId)  # an editor's fault, which nbformat mends
 sys.path.insert(0, str(HERE))  # so that nbconvert finds the exporter from any working directory
 
 c = get_config()  # noqa: F821 (nbconvert provides it)

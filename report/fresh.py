@@ -36,9 +36,9 @@ def record(notebook):
 
 
 def shown(cell):
-    """What a code cell puts into the paper: the data of its outputs, unless it is tagged notebook-only."""
-    tags = cell["metadata"].get("tags", [])
-    return [] if "notebook-only" in tags else [out["data"] for out in cell.get("outputs", []) if "data" in out]
+    """What a code cell puts into the paper: the data of its outputs but captions, unless it is tagged notebook-only."""
+    outputs = [] if "notebook-only" in cell["metadata"].get("tags", []) else cell.get("outputs", [])
+    return [out["data"] for out in outputs if "data" in out and not out.get("metadata", {}).get("caption")]
 
 
 def cell_names(notebook):

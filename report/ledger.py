@@ -12,6 +12,7 @@ import yaml
 from fresh import code_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
 from IPython.display import Markdown, display
+from nbconvert.filters import escape_latex
 
 ROOT = Path(__file__).resolve().parent.parent
 _drawn, _said = [], []  # the files of the figures shown; the hashes of the paper's other outputs
@@ -19,13 +20,18 @@ _numbers = {"fig": {}, "tbl": {}}  # label -> number, in the order in which cell
 
 
 def cell_options():
-    """The Quarto options (`#| key: value`) at the top of the cell being run, and the caption as a notebook shows it."""
+    """The Quarto options (`#| key: value`) at the top of the cell being run, with the caption as HTML and LaTeX."""
     source = get_ipython().history_manager.input_hist_raw[-1]
     options = yaml.safe_load("\n".join(line[2:] for line in source.splitlines() if line.startswith("#|")))
     kind, label = options["label"][:3], options["label"]
     number = _numbers[kind].setdefault(label, len(_numbers[kind]) + 1)
     word = {"fig": "Figure", "tbl": "Table"}[kind]
-    options["shown"] = f'<p id="{label}"><b>{word} {number}.</b> {html.escape(options[f"{kind}-cap"])}</p>'
+    text = options[f"{kind}-cap"]
+    options["caption"] = {
+        "text/html": f'<p id="{label}"><b>{word} {number}.</b> {html.escape(text)}</p>',
+        # Stock nbconvert's template sets captions, of Markdown's pictures, without their text.
+        "text/latex": f"{{\\captionsetup{{format=plain,skip=6pt}}\\captionof{{{word.lower()}}}{{{escape_latex(text)}}}"
+                      f"\\label{{{label}}}\\medskip\\par}}"}
     return options
 
 
@@ -43,18 +49,22 @@ def show_figure(figure, folder):
     encoded = {kind: base64.b64encode(value).decode() for kind, value in files.items()}
     image = (f'<img alt="{html.escape(options["fig-alt"])}" width="{figure.get_figwidth() * 130:.0f}" '
              f'src="data:image/png;base64,{encoded["png"]}">')
-    display({"text/html": image + options["shown"], "application/pdf": encoded["pdf"], "image/png": encoded["png"]},
-            raw=True)
+    display({"text/html": image, "application/pdf": encoded["pdf"], "image/png": encoded["png"]}, raw=True)
+    display(options["caption"], raw=True, metadata={"caption": True})  # the paper makes its own of the cell's options
 
 
 def show_table(frame, precision=2):
-    """Display a DataFrame without its index as HTML for the notebook and as a booktabs tabular for the paper."""
+    """Display a DataFrame as HTML for the notebook and as a booktabs tabular for the paper; an index needs a name."""
+    if set(frame.index.names) - {None, *frame.columns}:
+        frame = frame.reset_index()
     def styled(kind):
         style = frame.style.hide(axis="index").format(precision=precision, thousands=",", na_rep="–", escape=kind)
         return style.format_index(escape=kind, axis="columns")
-    options, latex = cell_options(), styled("latex").to_latex(hrules=True)
+    options = cell_options()
+    caption = options["caption"]
+    latex = f"{caption['text/latex']}\n\\begin{{center}}\n{styled('latex').to_latex(hrules=True)}\\end{{center}}"
     _said.append(text_hash(latex))
-    display({"text/html": options["shown"] + styled("html").to_html(table_uuid=options["label"]),
+    display({"text/html": caption["text/html"] + styled("html").to_html(table_uuid=options["label"]),
              "text/latex": latex}, raw=True)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "report"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools", "tests"))]
 
 import utils  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The set-up and the commands: requirements, environment.yml, Makefile, report/setup.sh, report/run_notebook.py."""
+"""The set-up and the commands: requirements, environment.yml, Makefile, tools/setup.sh, tools/run_notebook.py."""
 
 import ast
 import json
@@ -90,7 +90,7 @@ def test_clean_removes_build_and_caches_only(tmp_path):
     assert left == {"tests", ".venv", ".venv/__pycache__", "data", "data/train", "checkpoints", "checkpoints/a b"}
 
 
-# report/setup.sh, on a machine of our own making: a PATH with a few real programs, and some that only write down what
+# tools/setup.sh, on a machine of our own making: a PATH with a few real programs, and some that only write down what
 # they are asked
 
 
@@ -103,7 +103,7 @@ def program(path, script):
 @pytest.fixture
 def machine(tmp_path):
     folder = tmp_path / "a b"
-    shutil.copytree(ROOT / "report", folder / "report", ignore=lambda *_: {"__pycache__"})
+    shutil.copytree(ROOT / "tools", folder / "tools", ignore=lambda *_: {"__pycache__"})
     shutil.copy(ROOT / "requirements.txt", folder)
     for name in "sh", "env", "cmp", "cp", "cat", "mkdir", "mktemp", "rm", "tail":
         (folder / "bin").mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ def machine(tmp_path):
 
 def setup(folder, *command):
     environment = {"PATH": str(folder / "bin"), "VIRTUAL_ENV": str(folder / "venv")}
-    command = ["sh", "report/setup.sh", *command]
+    command = ["sh", "tools/setup.sh", *command]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -167,7 +167,7 @@ def test_an_active_environment_keeps_its_torch(machine):
     assert "pip" not in (machine / "asked").read_text(), "nothing to do the second time"
 
 
-# report/run_notebook.py
+# tools/run_notebook.py
 
 
 def start(folder, *cells, target="build/n.ipynb", **environment):
@@ -176,7 +176,7 @@ def start(folder, *cells, target="build/n.ipynb", **environment):
     (folder / "notebooks").mkdir(exist_ok=True)
     nbformat.write(new_notebook(cells=cells), folder / "notebooks/n.ipynb")
     return subprocess.Popen(
-        [sys.executable, ROOT / "report/run_notebook.py", "notebooks/n.ipynb", target],
+        [sys.executable, ROOT / "tools/run_notebook.py", "notebooks/n.ipynb", target],
         cwd=folder,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -31,7 +31,7 @@ STUB = """
 
 
 def handin(root, what, **environment):
-    return subprocess.run([sys.executable, str(root / "report" / "handin.py"), what], capture_output=True, text=True,
+    return subprocess.run([sys.executable, str(root / "tools" / "handin.py"), what], capture_output=True, text=True,
                           env={"PATH": "/usr/bin:/bin"} | environment)
 
 
@@ -111,7 +111,7 @@ def test_zip_verifies_and_compiles_elsewhere(signed, tmp_path, weights, limit):
     assert file.stat().st_size < limit * 1e6
     zipfile.ZipFile(file).extractall(tmp_path)
     assert (tmp_path / "checkpoints" / RUN / "weights.safetensors").exists() == (weights == "1")
-    done = subprocess.run([sys.executable, str(tmp_path / "report" / "verify.py")], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(tmp_path / "grading" / "verify.py")], capture_output=True, text=True,
                           env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stdout + done.stderr
     if weights == "1":  # as Overleaf does it: the .tex in its folder, results elsewhere

@@ -7,6 +7,9 @@ import sys
 from conftest import ROOT
 from definitions import NOTEBOOK
 
+# Hidden input: in JupyterLab, on Colab, and in stock nbconvert's HTML and LaTeX
+HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form", "transient": {"remove_source": True}}
+
 
 def test_ruff():
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format=concise", str(ROOT)],
@@ -16,10 +19,11 @@ def test_ruff():
 
 def test_the_notebook_carries_nothing_of_the_machine_it_ran_on():
     notebook = json.loads(NOTEBOOK.read_text())
-    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info", "title", "authors"}
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     for cell in notebook["cells"]:
-        assert set(cell["metadata"]) <= {"tags"}, cell["id"]
+        assert cell["metadata"].keys() - {"tags"} in (set(), set(HIDDEN)), cell["id"]
+        assert {key: cell["metadata"].get(key, value) for key, value in HIDDEN.items()} == HIDDEN, cell["id"]
         assert not cell.get("attachments"), cell["id"]
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(set(ids)) == len(ids)

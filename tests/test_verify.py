@@ -55,7 +55,7 @@ def test_the_submission_holds():
 
 
 def test_the_command_prints_a_table_and_exits_by_it(copy):
-    command = [sys.executable, str(copy / "report" / "verify.py")]
+    command = [sys.executable, str(copy / "grading" / "verify.py")]
     bare = {"PATH": os.environ["PATH"], "HOME": str(copy)}  # without CIFAR10_DIR
     done = subprocess.run(command, capture_output=True, text=True, env=bare)
     assert done.returncode == 0 and re.search(r"test_accuracy +\d\d\.\d+ +\d\d\.\d+", done.stdout), done.stderr

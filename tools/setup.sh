@@ -1,5 +1,5 @@
 #!/bin/sh
-# sh report/setup.sh [--no-tex | --no-pip] COMMAND...
+# sh tools/setup.sh [--no-tex | --no-pip] COMMAND...
 # Runs COMMAND, from the repository's root, in the project's environment. What is missing is installed first;
 # where that is not allowed, the line to run is printed. With everything there this is silent and instant.
 set -eu

@@ -9,20 +9,21 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "report")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
 
 import nbformat  # noqa: E402
 from fresh import file_hash, record  # noqa: E402
 from verify import NOTEBOOK, belonging, images, verify  # noqa: E402
 
 PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
-         "training.py", "speed.py", NOTEBOOK, "report", "figures", "checkpoints", "tests")
+         "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures",
+         "checkpoints", "tests")
 PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu")
 UNPACK = '''# This notebook carries its project with it: here it is unpacked, beside the notebook.
 import base64, io, pathlib, zipfile
 
 here = pathlib.Path.cwd()
-if not any((p / "report" / "colab.py").exists() for p in (here / "{folder}", here, *here.parents)):
+if not any((p / "tools" / "colab.py").exists() for p in (here / "{folder}", here, *here.parents)):
     zipfile.ZipFile(io.BytesIO(base64.b64decode("{archive}"))).extractall("{folder}")
 '''
 

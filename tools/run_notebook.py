@@ -1,6 +1,6 @@
 """Run a notebook top to bottom; what it prints, progress bars included, goes to the terminal as it comes.
 
-    python report/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
+    python tools/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
 
 The target is written once every cell has run, so it may be the notebook itself. Where a cell fails, the notebook as far
 as it came is build/<name>.failed.ipynb. Ctrl-C interrupts the running cell and waits for it: training saves its state.
@@ -18,6 +18,9 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "report"))
+from fresh import shown  # noqa: E402
 
 
 class Stopped(Exception):
@@ -63,6 +66,15 @@ def save(notebook, path):
     new = path.with_suffix(".new")
     nbformat.write(notebook, new)
     os.replace(new, path)
+
+
+def name_authors(notebook):
+    """Put title and authors, as the cell tagged front-matter shows them, where plain nbconvert looks for them."""
+    for cell in notebook.cells:
+        if "front-matter" in cell.metadata.get("tags", []):
+            for data in shown(cell):
+                front = data.get("application/json", {})
+                notebook.metadata |= {key: front[key] for key in ("title", "authors") if key in front}
 
 
 def explain(error, cell):
@@ -130,6 +142,7 @@ def main(source, target):
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on with what training has saved.", file=sys.stderr)
         sys.exit(130)
+    name_authors(notebook)
     save(notebook, target)
 
 

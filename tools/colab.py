@@ -79,7 +79,7 @@ def offer_paper():
     notebook = ROOT / "build" / "assignment2.ipynb"
     notebook.parent.mkdir(exist_ok=True)
     notebook.write_text(json.dumps(live_notebook()))
-    done = subprocess.run(["sh", "report/setup.sh", "--no-pip", sys.executable, "-m", "nbconvert", "--config",
+    done = subprocess.run(["sh", "tools/setup.sh", "--no-pip", sys.executable, "-m", "nbconvert", "--config",
                            "report/config.py", "--output-dir", "build", str(notebook)], cwd=ROOT, text=True,
                           capture_output=True)
     if done.returncode:
