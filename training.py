@@ -34,6 +34,7 @@ from utils import DEVICE, SubmissionError, accuracy_of, bar_settings, in_noteboo
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
 SAVE_EVERY = 180  # seconds between two saves
+FIXED = 5_000  # the first training images, on which a finished run's loss is measured without augmentation
 PADDING = 4  # pixels on each side of an image before a crop
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -628,20 +629,23 @@ def _load_state(folder):
 def _finish(model, data, folder, name, config, progress):
     """Write what a finished run leaves: weights, predictions, history, losses and, last, run.json.
 
-    Filters and matrices are released in half precision; the accuracy is that of what is released.
+    Filters and matrices are released in half precision; what is measured is what is released: the classes predicted of
+    the test images, uint8 (N,), and the cross-entropy of each of the first training images, float32 (5,000,).
     """
     weights = {k: (v.half() if v.ndim > 1 else v).cpu().clone(memory_format=torch.contiguous_format)
                for k, v in model.state_dict().items()}
     model.load_state_dict(weights)
     probabilities, mirrored = (predict(model, data.test_images, data.normalisation(), flip) for flip in (False, True))
+    fixed = predict(model, data.train_images[:FIXED], data.normalisation())
+    train_losses = -fixed.gather(1, data.train_labels[:FIXED, None]).clamp_min(1e-30).log().flatten()
     info = {"run": name, "config": config, "choices": choices(), "source": data.source,
             "train_images": len(data.train_labels), "normalisation": data.normalisation(), "seconds": progress.seconds,
             "finished": date.today().isoformat(), "accuracy": accuracy_of(probabilities, data.test_labels)}
     with _disk(folder):
         save_file(weights, folder / "weights.safetensors")
         save_file({"predicted": probabilities.argmax(1).byte(), "labels": data.test_labels.byte(),
-                   "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte()},
-                  folder / "predictions.safetensors")
+                   "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte(),
+                   "train_losses": train_losses}, folder / "predictions.safetensors")
         pd.DataFrame(progress.history).to_csv(folder / "history.csv", index=False)
         np.savetxt(folder / "losses.csv", progress.losses, "%.6g")
         (folder / "run.json.tmp").write_text(json.dumps(info, indent=1) + "\n")
