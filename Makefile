@@ -12,7 +12,7 @@ help:  ## list these commands
 	@sed -n 's/^\([a-z]*\): *## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 report:  ## run the notebook and build the paper from it, in build/
-	@PAPER=0 VERIFY=0 OUTPUT=build $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
+	@OUTPUT=build $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
 	@$(ENV) $(CONVERT) --output-dir build build/assignment2.ipynb
 
 test:  ## run the tests
@@ -23,7 +23,7 @@ paper:  ## build report/report.pdf from the submitted notebook as it stands, wit
 	@$(ENV) pdftoppm -png -singlefile -r 80 report/report.pdf figures/first-page
 
 submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then build report/report.pdf
-	@PAPER=0 VERIFY=0 OUTPUT=submission DATASET=cifar10 $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
+	@OUTPUT=submission DATASET=cifar10 FRESH=0 $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
 	@$(ENV) --no-tex python tools/handin.py collect
 	@$(MAKE) --no-print-directory paper
 

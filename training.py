@@ -96,6 +96,13 @@ class Recipe:
         return self.learning_rate * (1 - progress) / (1 - self.warmup)
 
 
+def recipe_table(recipes):
+    """Hyper-parameters side by side: a DataFrame of strings, a column for each item of the dict `recipes`."""
+    columns = {title: {name.replace("_", " "): f"{value:g}" if type(value) is float else str(value) or "none"
+                       for name, value in dataclasses.asdict(recipe).items()} for title, recipe in recipes.items()}
+    return pd.DataFrame(columns).rename_axis("hyper-parameter")
+
+
 # ---------------------------------------------------------------------------------------------------------- runs
 
 @dataclasses.dataclass
@@ -117,6 +124,11 @@ class Run:
     def key(self):
         """Eight hexadecimal digits that tell it from runs of another configuration or result."""
         return key_of(self.info)
+
+    @property
+    def accuracy(self):
+        """Share of the test images, in per cent, that its predictions get right."""
+        return 100 * (self.predictions["predicted"] == self.predictions["labels"]).double().mean().item()
 
     @property
     def files(self):

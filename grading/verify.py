@@ -19,11 +19,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
 
+import layers  # noqa: E402
+import measures  # noqa: E402
 import nbformat  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from definitions import definitions  # noqa: E402
 from fresh import record, results_hash, shown, stale  # noqa: E402
+from ledger import COMPARISONS  # noqa: E402
 from pypdf import PdfReader  # noqa: E402
 from pypdf.errors import PdfReadError  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
@@ -102,25 +105,20 @@ def from_definitions(root):
         net(torch.zeros(1, 3, 32, 32))
     yield "parameters", sum(p.numel() for p in net.parameters()), "the definition"
     yield "forward_cost", counter.get_total_flops() / 1e9, "the definition"
-    with torch.no_grad():
-        layers = names["layer_table"](net)
-    for row in layers[layers.output != ""].itertuples():
+    table = layers.layer_table(net, names["ResidualBlock"])
+    for row in table[table.output != ""].itertuples():
         yield f"layer_output/{row.Index + 1}", row.output, "the definition"
-    yield "block_difference", names["block_difference"](), "torchvision's block"
+    yield "block_difference", layers.block_difference(names["ResidualBlock"]), "torchvision's block"
 
 
 def from_predictions(predicted, mirrored, labels, classes, where):
     """(claim, value, where from) of all that follows from two lists of predicted classes."""
-    def share(which, of):
-        return 100 * (which[of] == labels[of]).double().mean().item()
-    everywhere = torch.ones_like(labels, dtype=torch.bool)
-    yield "test_accuracy", share(predicted, everywhere), where
-    yield "test_accuracy_flips_averaged", share(mirrored, everywhere), where
-    for c, name in enumerate(classes):
-        yield f"class_accuracy/{name}", share(predicted, labels == c), where
-    pairs = torch.zeros(len(classes), len(classes)).index_put((labels.long(), predicted.long()), torch.ones(()), True)
-    pairs = (pairs + pairs.T).fill_diagonal_(0)
-    yield "most_confused_share", 100 * (pairs.max() / (predicted != labels).sum()).item(), where
+    for name, which in (("test_accuracy", predicted), ("test_accuracy_flips_averaged", mirrored)):
+        yield name, 100 * (which == labels).double().mean().item(), where
+    confusion = measures.confusion_matrix(predicted, labels, len(classes))
+    for name, value in zip(classes, 100 * confusion.diagonal() / confusion.sum(1)):
+        yield f"class_accuracy/{name}", value, where
+    yield "most_confused_share", measures.most_confused(confusion)[3], where
 
 
 def from_weights(run, data, root):
@@ -133,29 +131,38 @@ def from_weights(run, data, root):
 
 def from_records(run):
     """(claim, value, where from) of what the finished run wrote down."""
-    steps = len(run.last_epoch)
-    for step in (*range(100, steps, 100), steps):
-        yield f"running_loss/{step}", run.last_epoch[:step].mean(), "the run's losses"
     yield "epochs", len(run.history), "the run's history"
     yield "training_time", run.info["seconds"] / 60, "the run's record"
 
 
 def from_experiments(claims, root):
     """(claim, value, where from) of what the runs' records say; such a claim is named <run>/<what>."""
-    seeds = []
-    for run in filter(None, map(training.load_run, sorted((root / "checkpoints").iterdir()))):
-        losses, right = run.last_epoch, run.predictions["predicted"] == run.predictions["labels"]
-        values = {"early": losses[:len(losses) // 5].mean(), "late": losses.mean(),
-                  "accuracy": 100 * right.double().mean().item()}
-        for what, value in values.items():
-            name = f"{run.folder.name}/{what}"
-            if name in claims and claims[name]["source"] == run.folder.name:
-                yield name, value, "the run's records"
-            if re.fullmatch(r"fast-\d/accuracy", name) and name in claims:
-                seeds.append(value)
+    runs = list(filter(None, map(training.load_run, sorted((root / "checkpoints").iterdir()))))
+    for run in runs:
+        yield f"{run.name}/accuracy", run.accuracy, "the run's predictions"
+        if run.info["config"]["start"]:
+            frozen = run.info["config"] | {"learning_rate": 0.0}
+            before = next(other for other in runs if other.key == run.info["config"]["start"])
+            pair = next(other for other in runs if other.info["config"] == frozen)
+            for what, value in measures.epoch_measures(run, pair, before).items():
+                yield f"{run.name}/{what}", value, "the run's records"
+    seeds = [run for run in runs if f"{run.name}/accuracy" in claims and re.fullmatch(r"fast-\d", run.name)]
     if len(seeds) > 1:
-        yield "seeds/mean_accuracy", statistics.mean(seeds), "the runs' records"
-        yield "seeds/deviation", statistics.stdev(seeds), "the runs' records"
+        reached = [run.accuracy for run in seeds]
+        yield "seeds/mean_accuracy", statistics.mean(reached), "the runs' records"
+        yield "seeds/deviation", statistics.stdev(reached), "the runs' records"
+        yield "seeds/least_minutes", min(run.info["seconds"] for run in seeds) / 60, "the runs' records"
+
+
+def from_conclusions(claims):
+    """(claim, value, where from) of what was published, and of what the text concludes from all claims."""
+    for name, value in measures.published()[1].items():
+        yield f"published/{name}", value, "report/published.csv"
+    for name, claim in claims.items():
+        if name.startswith("conclusion/"):
+            left, comparison, right = claim["unit"].split()
+            values = [claims[side]["value"] if side in claims else float(side) for side in (left, right)]
+            yield name, bool(COMPARISONS[comparison](*values)), "the ledger"
 
 
 def judge(claims, found, verdict="holds"):
@@ -204,7 +211,8 @@ def verify(root=ROOT, data=None):
         same = data.fingerprint == results["data"]["fingerprint"]
         rows += judge(claims, from_weights(run, data, root), "holds" if same else "indicative")
     rows += judge(claims, from_records(run), "not rerun")
-    rows += judge(claims, from_experiments(claims, root), "not rerun")
+    rows += judge(claims, (f for f in from_experiments(claims, root) if f[0] in claims), "not rerun")
+    rows += judge(claims, from_conclusions(claims))
     rows += from_new_runs(claims, run, root)
     rows += [{"claim": name, "paper": claim["value"], "from": "nothing here checks it", "verdict": "contradicted"}
              for name, claim in claims.items() if name not in {row["claim"] for row in rows}]

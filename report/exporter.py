@@ -23,7 +23,7 @@ import tables
 import yaml
 from bs4 import BeautifulSoup, Comment
 from fresh import cell_names, record, shown, stale
-from nbconvert.exporters import LatexExporter, PDFExporter
+from nbconvert.exporters import LatexExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath, import_plugin
 from nbconvert.writers import FilesWriter
 from nbformat.v4 import new_raw_cell
@@ -74,6 +74,7 @@ def elements(html):
 
 def rendered(markdown):
     """The elements that Jupyter shows for Markdown; and footnotes."""
+    markdown = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", markdown)  # which are no text
     plugins = [import_plugin(name) for name in (*MarkdownWithMath.DEFAULT_PLUGINS, "footnotes")]
     renderer = Renderer(escape=False, exclude_anchor_links=True)
     return elements(MarkdownWithMath(renderer, plugins=plugins).render(markdown))
@@ -85,7 +86,7 @@ class Fragment:
 
     place: str  # what messages call the cell
     body: object
-    part: str = "body"  # or "abstract" or "banner"
+    part: str = "body"  # or "title", "abstract" or "banner"
     attachments: dict = field(default_factory=dict)
     before: str = ""  # definitions of commands that its formulas make
     latex: str = ""
@@ -93,7 +94,7 @@ class Fragment:
 
 def escape(text):
     """Text as HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
 def safe(label):
@@ -126,7 +127,7 @@ class Paper:
     """What the template needs of the notebook: front matter, LaTeX, pictures."""
 
     def __init__(self, nb, name, folder):
-        self.folder, self.title, self.files, self.fragments, self.notes = folder, name, {}, [], {}
+        self.folder, self.name, self.files, self.fragments, self.notes = folder, name, {}, [], {}
         self.front = front_matter({key: nb.metadata[key] for key in ("title", "authors") if key in nb.metadata},
                                   "the notebook's metadata")
         self.marks, self.tables = [], []  # what stands in the HTML for LaTeX
@@ -136,11 +137,14 @@ class Paper:
         self.wide_from = 0  # where the next wide float may go: behind the float before it
         self.entries = dict(re.findall(  # of the bibliography: key and text
             r"@\w+\s*[{(]\s*([^,\s]+)\s*,(.*?)(?=^\s*@|\Z)", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.M | re.S))
-        self.names = cell_names(nb)
+        self.names, self.standin = cell_names(nb), record(nb).get("standin")
         for cell, place in zip(nb.cells, self.names):
             self.read_cell(cell, place)
         for fragment in self.fragments:
             self.clean(fragment)
+        self.commands = {name for fragment in self.fragments for formula in fragment.body.find_all("tex-math")
+                         for name in formulas.defined(formula.get_text())}
+        self.definitions = {}  # of commands; floats may come before the cell that has them
         self.linked = {link["href"][1:] for fragment in self.fragments for link in fragment.body.select("a[href^='#']")}
         self.arrange_headings()
         for fragment in self.fragments:
@@ -150,6 +154,7 @@ class Paper:
         self.convert()
 
     def latex(self, part):
+        """The LaTeX of "body", "title", "abstract" or "banner"."""
         return "\n\n".join(fragment.latex for fragment in self.fragments if fragment.part == part)
 
     def note(self, what, place):
@@ -176,6 +181,8 @@ class Paper:
             self.front |= front_matter(found[0], place) if found else {}
         elif "notebook-only" in tags or not cell.source.strip() and not outputs:
             return
+        elif "conclusion" in tags and self.standin:
+            self.note("conclusions are left out, since the data are no CIFAR-10", place)
         elif cell.cell_type == "markdown":
             self.add_markdown(cell.source, place, attachments=cell.get("attachments", {}))
         elif cell.cell_type == "raw":
@@ -202,6 +209,8 @@ class Paper:
             elif re.search(r"\\begin\{(tabular|longtable)", latex):
                 formulas.check(latex, place)
                 found["table"].append(tables.from_latex(latex, place))
+            elif latex:  # what is but a formula stands by itself
+                self.add_markdown(re.sub(r"\A\s*\$(?:\\displaystyle)?([^$]+)\$\s*\Z", r"$$\1$$", latex), place)
             elif picture and kind != "table":
                 found["figure"].append(self.picture(pictures.content(picture, data[picture], place), place, label))
                 if not kind:
@@ -210,11 +219,9 @@ class Paper:
                     self.note("pictures without a label are set without number and caption (`#| label: fig-…` and "
                               "`#| fig-cap: …` at the top of the cell give them both)", place)
                 continue
-            elif latex:
-                self.add_markdown(latex, place)
             elif "<table" in page:
                 found["table"].append((elements(page), ""))
-            elif page or any("widget" in mime or "javascript" in mime for mime in data):
+            elif data.keys() - {"text/plain", "application/json"}:
                 self.note("widgets, scripts and HTML without a table, shown by code, are left out (a picture, a table "
                           "or Markdown would be set; the tag notebook-only keeps a cell out of the paper)", place)
                 continue
@@ -305,11 +312,14 @@ class Paper:
         if [heading.name for _, heading in headings].count("h1") == 1 and headings[0][1].name == "h1":
             fragment, heading = headings.pop(0)
             title = " ".join(heading.get_text().split())
-            if self.front.setdefault("title", title) != title:
+            if self.front.setdefault("title", title) == title:
+                body = elements(f"<p>{heading.decode_contents()}</p>")
+                self.fragments.append(Fragment(fragment.place, body, "title", fragment.attachments))
+            else:
                 self.note(f"the paper's title is {self.front['title']!r}; the heading of another one is left out",
                           fragment.place)
             heading.decompose()
-        self.front.setdefault("title", self.title)
+        self.front.setdefault("title", self.name)
         highest = min([int(heading.name[1]) for _, heading in headings], default=1)
         for _, heading in headings:
             heading.name = f"h{int(heading.name[1]) - highest + 1}"
@@ -338,14 +348,20 @@ class Paper:
         """First walk: number headings and equations, label what links lead to, set pictures, code and tables."""
         body = fragment.body
         for element in body.find_all(True):
-            if {element.get("id"), element.name == "a" and element.get("name")} & self.linked:
-                self.anchor(element, fragment.place)
+            if element.name in HEADINGS:
+                self.set_heading(element, fragment.place)
+            elif not element.find_parent(HEADINGS):
+                for label in self.targets(element):
+                    self.anchor(element, label, fragment.place)
             if element.name == "tex-math":
                 self.set_formula(element, fragment)
-            elif element.name in HEADINGS:
-                self.set_heading(element, fragment.place)
+        for heading in body.find_all(HEADINGS):
+            heading.name, heading["heading"] = "p", ""
         for image in body.find_all("img"):
             self.set_picture(image, fragment)
+        for block in body.find_all(["center", "p", "div"]):
+            if (block.name == "center" or block.get("align") == "center") and not block.find("table"):
+                self.centre(block)
         for code in body.find_all(["pre", "code"]):
             self.set_code(code)
         for table in reversed(body.find_all("table")):  # the inner ones first
@@ -369,12 +385,15 @@ class Paper:
         kind = "cited" if found["cited"] else "authors"
         return f'<a href="#ref-{",".join(keys)}" class="{kind}"></a>'
 
-    def anchor(self, element, place):
+    def targets(self, element):
+        """The names of an element that links lead to."""
+        return {element.get("id"), element.get("name") if element.name == "a" else None} & self.linked
+
+    def anchor(self, element, label, place):
         """What a link leads to: the heading behind it, or its place in the text."""
-        label = element.attrs.pop("id", None) or element.attrs.pop("name", None)
         following = element.find_next(string=lambda text: text.strip())
-        heading = element if element.name in HEADINGS else following and following.find_parent(HEADINGS)
-        if heading and not element.get_text(strip=True) or heading is element:
+        heading = following and following.find_parent(HEADINGS)
+        if heading and not element.get_text(strip=True):
             heading["labels"] = f"{heading.get('labels', '')} {label}".strip()
         elif label not in self.labels:
             self.register(label, ".".join(map(str, self.sections)), place, label.startswith("sec-"))
@@ -387,7 +406,8 @@ class Paper:
             self.sections = (self.sections + [0] * level)[:level]
             self.sections[-1] += 1
         labels, own = heading.get("labels", "").split(), text.strip().replace(" ", "-")
-        if own in self.linked and own not in self.labels:  # the name that Jupyter gives it
+        labels += [label for element in (heading, *heading.find_all(True)) for label in self.targets(element)]
+        if own in self.linked and own not in (*self.labels, *labels):  # the name that Jupyter gives it
             labels.append(own)
         for label in labels:
             self.register(label, ".".join(map(str, self.sections)), place, label.startswith("sec-"))
@@ -401,12 +421,13 @@ class Paper:
             rest.replace_with(" ")
         heading.insert(0, self.mark(f"\\{LEVELS[level - 1]}{{"))
         heading.append(self.mark("}" + "".join(f"\\label{{{safe(label)}}}" for label in labels)))
-        heading.name = "p"
 
     def set_formula(self, element, fragment):
-        formulas.check(element.get_text(), fragment.place)
-        formula, definitions = formulas.take_definitions(element.get_text())
-        fragment.before += "".join(f"{line}\n" for line in definitions)
+        formula = formulas.rename(element.get_text(), self.commands)
+        formulas.check(formula, fragment.place, {formulas.OWN + name for name in self.commands})
+        formula, definitions = formulas.take_definitions(formula)
+        fragment.before += "".join(f"{line}\n" for line in definitions.values())
+        self.definitions = definitions | self.definitions  # the first ones
         if not formula.strip():
             element.decompose()
             return
@@ -434,19 +455,25 @@ class Paper:
     def set_picture(self, image, fragment):
         source = image.get("src", "").strip()
         if re.match(r"(?:https?:)?//", source):
-            self.note("pictures on the web are not fetched, their addresses are printed (save them beside the "
-                      "notebook)", fragment.place)
-            link = elements('<a></a>').a
-            link["href"], link.string = source, source
-            image.replace_with(link)
+            self.note("pictures on the web are not fetched, links stand for them (save them beside the notebook)",
+                      fragment.place)
+            link, text = elements("<a></a>").a, image.get("alt", "").strip()
+            link["href"], link.string = source, text or source
+            image.replace_with((text or "picture") if image.find_parent("a") else link)
             return
         data = pictures.load(source, fragment.attachments, self.folder, ROOT, fragment.place)
         name = self.picture(data, fragment.place)
         latex = f"\\includegraphics{pictures.width(image)}{{{name}}}"
-        beside = [part for part in (image.previous_sibling, image.next_sibling) if str(part or "").strip()]
-        if image.parent.name in BLOCKS and all(getattr(part, "name", "") in (*BLOCKS, "br") for part in beside):
-            latex = f"\\begin{{center}}{latex}\\end{{center}}"
+        parent, row = image.parent, image.find_parent("tr")
+        if row:  # a share of the column for each cell
+            latex = f"{{\\linewidth={0.9 / len(row.find_all(['td', 'th'])):.3f}\\columnwidth {latex}}}"
         image.replace_with(self.mark(latex))
+        if not row and parent.name in BLOCKS and not re.sub(rf"{MARK}m\d+z", "", parent.get_text()).strip():
+            parent["align"] = "center"  # nothing but pictures
+
+    def centre(self, block):
+        block.insert(0, self.mark("\\begin{center}"))
+        block.append(self.mark("\\end{center}"))
 
     def set_code(self, code):
         """Code is small; long lines and names may be broken."""
@@ -504,9 +531,11 @@ class Paper:
             elif target.startswith("#") and len(target) > 1:
                 self.refer(link, target[1:], place)
             elif not re.match(r"https?://|mailto:", target, re.I):
+                self.note("links to places that are not in the paper are set as their text", place)
                 link.unwrap()
         for note in body.find_all("text-note"):
-            bound = note.find_parent(["float-caption", "table-cells", "text-note"])  # where LaTeX has no footnotes
+            bound = note.find_parent(["float-caption", "table-cells", "text-note"]) or note.find_parent(heading="")
+            # where LaTeX has no footnotes
             note.insert(0, " (" if bound else self.mark("\\footnote{"))
             note.append(")" if bound else self.mark("}"))
             note.unwrap()
@@ -567,7 +596,7 @@ class Paper:
                 if "-" in element.name or element.name in ("span", "mark", "kbd", "font"):  # ours, or mere looks
                     element.unwrap()
             html += f"<p>{MARK}fz</p>\n{fragment.body.decode_contents()}\n"
-        done = run("pandoc -f html+smart -t latex --wrap=preserve", input=html.encode(errors="replace"))
+        done = run("pandoc -f html+smart -t latex --wrap=preserve", html.encode(errors="replace"))
         latex = done.stdout.decode()
         for fragment, text in zip(self.fragments, latex.split(f"{MARK}fz")[1:]):
             text = re.sub(rf"{MARK}t(\d+)z(.*?){MARK}ez", self.table_latex, text, flags=re.S)
@@ -587,7 +616,11 @@ class Paper:
             before, span = table.rows[row][column]
             text = re.sub(r"(\\newline\s*)+\Z", "", text).strip()
             table.rows[row][column] = before + text + "}" * before.count("\\multi"), span
-        return table.latex(caption, safe(label), wide)
+        latex = table.latex(caption, safe(label), wide)
+        if not label and latex.startswith("\\begin{table"):
+            self.note("a table without a label is too large for its place and stands at the top of a page or column "
+                      "(`#| label: tbl-…` and `#| tbl-cap: …` give it number and caption)", table.place)
+        return latex
 
 
 def sources_of(nb):
@@ -604,8 +637,10 @@ def sources_of(nb):
     return sources
 
 
-class PaperExporter(PDFExporter):
+class PaperExporter(LatexExporter):
     """Notebook to paper; the source of the PDF travels in resources["tex"]."""
+
+    file_extension, template_extension = ".pdf", ".tex.j2"
 
     @property
     def default_config(self):
@@ -627,6 +662,8 @@ class PaperExporter(PDFExporter):
         if faults and not DRAFT:
             fail(f"{faults}; Restart and Run All mends that, without training where the runs are finished; DRAFT=1 "
                  "builds the paper in any case, marked as a draft.")
+        if not paper.fragments:
+            fail("The notebook shows nothing that a paper could hold: Markdown, pictures or tables.")
         paper.draft = DRAFT
         nb.cells = [new_raw_cell(paper.latex("body"))]
         return nb, resources
@@ -636,7 +673,7 @@ class PaperExporter(PDFExporter):
             if "id" in cell:
                 cell.id = re.sub(r"[^a-zA-Z0-9_-]", "-", str(cell.id))[:64] or "cell"
         sources = sources_of(nb)
-        latex, resources = LatexExporter.from_notebook_node(self, nb, resources, **kw)
+        latex, resources = super().from_notebook_node(nb, resources, **kw)
         try:
             pdf, latex, noted = typeset(latex, resources["paper"].files, resources["paper"].names)
         except OSError as error:

@@ -13,17 +13,27 @@ FORBIDDEN = re.compile(
 ROWS = "align|alignat|flalign|gather|eqnarray"
 DISPLAY = re.compile(rf"\s*\\begin\{{(equation|multline|{ROWS})(\*?)\}}(.*)\\end\{{\1\2\}}\s*", re.S)
 DEFINITION = re.compile(
-    rf"\\(?:re|provide)?newcommand\*?\s*(?:\{{\s*(\\[A-Za-z]+)\s*\}}|(\\[A-Za-z]+))\s*((?:\[[^]]*\])*)\s*({BRACED})"
-    rf"|\\providecommand\*?\s*\{{?(\\[A-Za-z]+)\}}?\s*((?:\[[^]]*\])*)\s*({BRACED})"
-    rf"|\\def\s*(\\[A-Za-z]+)\s*((?:\#\d)*)\s*({BRACED})"
-    rf"|\\DeclareMathOperator(\*?)\s*\{{?(\\[A-Za-z]+)\}}?\s*({BRACED})")
+    rf"\\(?:(?:re)?newcommand|providecommand)\*?\s*\{{?\s*\\(?P<new>[A-Za-z]+)\s*\}}?\s*(?P<options>(?:\[[^]]*\]\s*)*)"
+    rf"(?P<body>{BRACED})|\\def\s*\\(?P<defined>[A-Za-z]+)\s*(?P<parameters>(?:\#\d)*)\s*(?P<meaning>{BRACED})"
+    rf"|\\DeclareMathOperator(?P<star>\*?)\s*\{{?\s*\\(?P<operator>[A-Za-z]+)\s*\}}?\s*(?P<text>{BRACED})")
+OWN = "nb"  # before the names of a notebook's own commands: TeX has many short ones
 
 
-def check(latex, place):
-    """Refuse LaTeX that could do more than show a formula or a table."""
+def defined(formula):
+    """The names of the commands that a formula defines."""
+    return {found["new"] or found["defined"] or found["operator"] for found in DEFINITION.finditer(formula)}
+
+
+def rename(formula, commands):
+    """A formula in which the notebook's own commands, a set of names, bear names that neither TeX nor LaTeX has."""
+    return re.sub(r"\\([A-Za-z]+)", lambda name: f"\\{OWN}{name[1]}" if name[1] in commands else name[0], formula)
+
+
+def check(latex, place, own=()):
+    """Refuse LaTeX that could do more than show a formula or a table; `own` are the notebook's own commands."""
     environments = re.findall(r"\\(?:begin|end)(?![a-zA-Z])\s*(\{[a-zA-Z]+\*?\})?", latex)
     names = re.findall(r"\\([a-zA-Z@]+)", latex) + [name.strip("{}*") for name in environments]
-    wrong = next((name for name in names if not name or FORBIDDEN.fullmatch(name)), None)
+    wrong = next((name for name in names if not name or FORBIDDEN.fullmatch(name) and name not in own), None)
     if "^^" in latex or wrong is not None:
         what = "^^" if "^^" in latex else f"\\{wrong}" if wrong else "\\begin or \\end without a plain name"
         fail(f"{place}: {what} may not be used in a formula or a table of the paper: leave it out, or tag the cell "
@@ -42,26 +52,25 @@ def clean(formula):
     formula = re.sub(r"\n\s*\n", "\n", formula.strip())
     formula = re.sub(r"\\require\s*\{\w*\}", "", formula)
     formula = re.sub(r"\\((?:text[a-z]*|mbox))\{([^{}$]*)\}",
-                     lambda text: f"\\{text[1]}{{" + re.sub(r"(?<!\\)([_&#])", r"\\\1", text[2]) + "}", formula)
+                     lambda text: f"\\{text[1]}{{" + re.sub(r"(?<!\\)([_&#%])", r"\\\1", text[2]) + "}", formula)
     return formula + "\n" * bool(re.search(r"(?<!\\)%[^\n]*\Z", formula))
 
 
 def take_definitions(formula):
-    """A formula without its definitions of commands, and these, in a form that LaTeX takes more than once."""
-    found = []
+    """A formula without its definitions of commands, and these, name to LaTeX that may be read more than once."""
+    found = {}
 
-    def keep(match):
-        name = match[1] or match[2] or match[5]
-        if name:
-            options, body = (match[3], match[4]) if match[4] else (match[6], match[7])
-            found.append(f"\\providecommand{name}{{}}\\renewcommand{name}{options}{body}")
-        elif match[8]:
-            found.append(f"\\def{match[8]}{match[9]}{match[10]}")
+    def take(match):
+        if name := match["new"]:
+            found[name] = f"\\providecommand\\{name}{{}}\\renewcommand\\{name}{match['options']}{match['body']}"
+        elif name := match["defined"]:
+            found[name] = f"\\def\\{name}{match['parameters']}{match['meaning']}"
         else:
-            found.append(f"\\def{match[12]}{{\\operatorname{match[11]}{match[13]}}}")
+            name = match["operator"]
+            found[name] = f"\\def\\{name}{{\\operatorname{match['star']}{match['text']}}}"
         return ""
 
-    return DEFINITION.sub(keep, formula), found
+    return DEFINITION.sub(take, formula), found
 
 
 def inner(formula):

@@ -47,7 +47,8 @@ def cell_names(notebook):
     for number, cell in enumerate(notebook["cells"], 1):
         text, titles = cell["source"], []
         if cell["cell_type"] == "markdown":
-            text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
+            for _ in range(2):  # a picture in a link is one in the other
+                text = re.sub(r"!?\[([^][]*)\]\([^()]*\)", r"\1", text)
             text = re.sub(r"(?s)<!--.*?-->|</?[a-zA-Z][^<>]*>|[*`]", "", text)
             titles = re.findall(r"(?m)^#{1,6}[ \t]+(.*\S)", text)
         label = re.search(r"(?m)^#\| *label: *(\S+)", text)

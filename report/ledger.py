@@ -3,21 +3,34 @@ import base64
 import html
 import io
 import json
+import operator
 import os
-from importlib.metadata import distributions
+import platform
+import re
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
+import torch
 import yaml
 from fresh import code_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
 from IPython.display import Markdown, display
 from nbconvert.filters import escape_latex
 
+from training import choices
+from utils import SubmissionError
+
 ROOT = Path(__file__).resolve().parent.parent
+SUBMISSION = os.environ.get("OUTPUT") == "submission"  # else everything goes to build/
+PLACE = ROOT if SUBMISSION else ROOT / "build"
+COMPARISONS = {">": operator.gt, "<": operator.lt}
 _drawn, _said = [], []  # the files of the figures shown; the hashes of the paper's other outputs
 _numbers = {"fig": {}, "tbl": {}}  # label -> number, in the order in which cells were first run
 
+
+# ------------------------------------------------------------------------------------------------ what is shown
 
 def cell_options():
     """The Quarto options (`#| key: value`) at the top of the cell being run, with the caption as HTML and LaTeX."""
@@ -25,8 +38,7 @@ def cell_options():
     options = yaml.safe_load("\n".join(line[2:] for line in source.splitlines() if line.startswith("#|")))
     kind, label = options["label"][:3], options["label"]
     number = _numbers[kind].setdefault(label, len(_numbers[kind]) + 1)
-    word = {"fig": "Figure", "tbl": "Table"}[kind]
-    text = options[f"{kind}-cap"]
+    word, text = {"fig": "Figure", "tbl": "Table"}[kind], options[f"{kind}-cap"]
     options["caption"] = {
         "text/html": f'<p id="{label}"><b>{word} {number}.</b> {html.escape(text)}</p>',
         # Stock nbconvert's template sets captions, of Markdown's pictures, without their text.
@@ -35,9 +47,9 @@ def cell_options():
     return options
 
 
-def show_figure(figure, folder):
-    """Save `figure` in `folder` as PDF and PNG, named by the cell's label, and display it with the cell's alt text."""
-    options, files = cell_options(), {}
+def show_figure(figure):
+    """Save `figure` in figures/ as PDF and PNG, named by the cell's label, and display it with the cell's alt text."""
+    options, files, folder = cell_options(), {}, PLACE / "figures"
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):  # no dates: same figure, same bytes
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=metadata)
@@ -57,6 +69,7 @@ def show_table(frame, precision=2):
     """Display a DataFrame as HTML for the notebook and as a booktabs tabular for the paper; an index needs a name."""
     if set(frame.index.names) - {None, *frame.columns}:
         frame = frame.reset_index()
+
     def styled(kind):
         style = frame.style.hide(axis="index").format(precision=precision, thousands=",", na_rep="–", escape=kind)
         return style.format_index(escape=kind, axis="columns")
@@ -70,13 +83,33 @@ def show_table(frame, precision=2):
 
 def prose(text, place=None):
     """Show a paragraph of Markdown, here or at `place`, a display handle; numbers keep their per cent signs."""
-    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" -", " −")
     _said.append(text_hash(text))
     if place:
         place.update(Markdown(text))
     else:
         display(Markdown(text))
 
+
+def show_authors(title, authors, keywords):
+    """Show who hands this in; the paper's title block is made of it."""
+    lines = [f"**{a['name']}** ({a['student_number']}), {a['university']}, {a['email']}" for a in authors]
+    display({"application/json": {"title": title, "authors": authors, "keywords": keywords},
+             "text/markdown": "\n\n".join(lines)}, raw=True)
+
+
+def reference_list():
+    """Show the bibliography as a list, each entry with the anchor `ref-<key>` that citations lead to."""
+    entries, text = [], (ROOT / "report" / "references.bib").read_text()
+    for key, body in re.findall(r"^@\w+\{([^,]+),(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+        field = {k: re.sub(r"[{}\\]", "", v) for k, v in re.findall(r"(\w+)\s*=\s*\{(.*)\},?\s*$", body, re.MULTILINE)}
+        where = [field[k] for k in ("journal", "booktitle", "institution", "howpublished", "note", "url") if k in field]
+        entries.append(f'- <a id="ref-{key}"></a>{field["author"]} ({field.get("year", "no date")}): '
+                       f'*{field["title"]}*. {", ".join(where)}')
+    display(Markdown("\n".join(entries)))
+
+
+# --------------------------------------------------------------------------------------------------- the ledger
 
 class Ledger(dict):
     """What the paper claims: name -> value, unit, source (a cell's label or a run's name) and tolerance."""
@@ -86,23 +119,50 @@ class Ledger(dict):
         self[name] = {"value": value, "unit": unit, "source": source, "tolerance": tolerance}
         return value
 
-    def write(self, folder, data, environment, runs):
-        """Write results.json to `folder`, and display the record by which fresh.py knows what belongs to this run."""
+    def conclude(self, name, claim, comparison, other):
+        """Enter what the text concludes: that a claim is ">" or "<" another claim, or a number.
+
+        Raises SubmissionError where that is false and a submission is made; on other data it need not be true.
+        """
+        values = [self[claim]["value"], self[other]["value"] if isinstance(other, str) else other]
+        true = bool(COMPARISONS[comparison](*values))
+        self.claim(f"conclusion/{name}", true, f"{claim} {comparison} {other}", 0, "conclusions")
+        if SUBMISSION and not true:
+            raise SubmissionError(f"the conclusion {name!r} no longer holds: {claim} is {values[0]:.4g}, not "
+                                  f"{comparison} {values[1]:.4g}; change the conclusions' text, or this claim")
+
+    def environment(self, data, runs):
+        """What the results depend on: a DataFrame with a row for data, notebook and machine, and each run of `runs`."""
+        code = [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]]
+        rows = [("data", data.source, f"{len(data.train_labels):,} + {len(data.test_labels):,} images",
+                 data.fingerprint[:8], ""),
+                ("this notebook", choices()["device"], f"Python {platform.python_version()}, torch {version('torch')}",
+                 text_hash("".join(code))[:8], "")]  # no time: the same submission, the same bytes
+        for run in runs:
+            made = run.info["choices"]
+            rows.append((run.name, f"{made['device']}, {made['threads']} threads", f"{made['precision']}, torch "
+                         f"{made['torch']}, {run.info['finished']}", run.key, f"{run.info['seconds'] / 60:.1f}"))
+        return pd.DataFrame(rows, columns=["what", "on", "with", "hash", "minutes"])
+
+    def write(self, data, runs):
+        """Write results.json, and display the record by which fresh.py knows what belongs to this run."""
         about = {"source": data.source, "fingerprint": data.fingerprint, "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
-        files = {os.path.relpath(file, ROOT): file
-                 for file in (*sorted(ROOT.glob("*.py")), ROOT / "report" / "ledger.py", *_drawn)}
+        report = [ROOT / "report" / f"{name}.py" for name in ("drawing", "layers", "ledger")]
+        files = {os.path.relpath(file, ROOT): file for file in (*sorted(ROOT.glob("*.py")), *report, *_drawn)}
         for run in runs:  # a submission's runs are in checkpoints/, or will be once they have been collected
-            place = f"checkpoints/{run.name}" if folder == ROOT / "report" else os.path.relpath(run.folder, ROOT)
+            place = f"checkpoints/{run.name}" if SUBMISSION else os.path.relpath(run.folder, ROOT)
             files |= {f"{place}/{file.name}": file for file in run.files}
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
-                  "files": {name: file_hash(file) for name, file in files.items()}}
+                  "files": {name: file_hash(file) for name, file in files.items()}, "standin": data.standin}
         packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
-        results = {"claims": self, "data": about, "environment": environment | {"packages": packages}}
-        results = json.loads(json.dumps(results))  # as they are read again
-        record |= {"texts": sorted(_said), "results": os.path.relpath(folder / "results.json", ROOT),
+        environment = {"python": platform.python_version(), "platform": platform.platform(terse=True),
+                       "device": choices()["device"], "threads": torch.get_num_threads(), "packages": packages}
+        results = json.loads(json.dumps({"claims": self, "data": about, "environment": environment}))  # as read again
+        place = (PLACE / "report" if SUBMISSION else PLACE) / "results.json"
+        record |= {"texts": sorted(_said), "results": os.path.relpath(place, ROOT),
                    "results_hash": results_hash(results)}
-        text = json.dumps(results | {"code": record}, indent=1, ensure_ascii=False)
-        (folder / "results.json").write_text(text + "\n")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(results | {"code": record}, indent=1, ensure_ascii=False) + "\n")
         text = f"{len(self)} claims written to {record['results']}."
         display({"application/json": record, "text/markdown": text}, raw=True)

@@ -6,10 +6,11 @@ import re
 import shutil
 from urllib.parse import unquote, unquote_to_bytes
 
+import numpy as np
 from PIL import Image
 from typeset import fail, run
 
-KINDS = ("application/pdf", "image/svg+xml", "image/png", "image/jpeg")  # of several forms of a picture the first
+KINDS = ("application/pdf", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")  # the first of them
 CONVERTERS = {"rsvg-convert": "rsvg-convert -f pdf",
               "inkscape": "inkscape --pipe --export-type=pdf --export-filename=-"}
 
@@ -66,7 +67,7 @@ def prepare(data, place):
         if not converter:
             fail(f"{place}: its picture is SVG, for which rsvg-convert or inkscape is needed (Debian: apt-get install "
                  "librsvg2-bin); or save it as PDF or PNG.")
-        done = run(CONVERTERS[converter], input=data)
+        done = run(CONVERTERS[converter], data)
         if not done.stdout.startswith(b"%PDF"):
             fail(f"{place}: its SVG picture is damaged: {done.stderr.decode(errors='replace').strip()[-120:]}")
         return "pdf", done.stdout
@@ -76,6 +77,8 @@ def prepare(data, place):
             if image.format in ("PNG", "JPEG") and image.mode != "I;16":
                 return {"PNG": "png", "JPEG": "jpg"}[image.format], data
             buffer = io.BytesIO()
+            if image.mode.startswith("I"):  # 16 bits of grey
+                image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
             image.convert("RGBA").save(buffer, "PNG")
             return "png", buffer.getvalue()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -84,11 +87,12 @@ def prepare(data, place):
 
 
 def width(image):
-    """LaTeX's option for the width that an <img> asks for."""
-    asked = re.search(r"(?:^|;)\s*width:\s*([\d.]+(?:px|%)?)", image.get("style", ""))
-    found = re.fullmatch(r"([\d.]*\d)(px|%)?", asked[1] if asked else image.get("width", "").strip())
-    if not found or not float(found[1]):
-        return ""
-    number = min(float(found[1]), 9999)
-    length = f"{number / 100:.3f}\\linewidth" if found[2] == "%" else f"{number * 0.75:.1f}bp"
-    return f"[width=\\fitwidth{{{length}}}]"
+    """LaTeX's option for the width, or else the height, that an <img> asks for."""
+    for side, whole in (("width", "linewidth"), ("height", "textheight")):
+        asked = re.search(rf"(?:^|;)\s*{side}:\s*([\d.]+(?:px|%)?)", image.get("style", ""))
+        found = re.fullmatch(r"([\d.]*\d)(px|%)?", asked[1] if asked else image.get(side, "").strip())
+        if found and float(found[1]):
+            number = min(float(found[1]), 9999)
+            length = f"{number / 100:.3f}\\{whole}" if found[2] == "%" else f"{number * 0.75:.1f}bp"
+            return f"[width=\\fitwidth{{{length}}}]" if side == "width" else f"[height={length}]"
+    return ""

@@ -1,5 +1,6 @@
 """From LaTeX to PDF: latexmk in a folder of its own, fonts for what Latin Modern lacks, each fault in one sentence."""
 
+import functools
 import os
 import re
 import resource
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import unicodedata
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -34,12 +36,21 @@ def fail(sentence):
     raise SystemExit(" ".join(sentence.split()))
 
 
-def run(command, *needed, **options):
-    """The finished process; SystemExit where the command's program, or one that this calls, is missing."""
-    for program in (command.split()[0], *needed):
+def need(*programs):
+    """SystemExit where one of the programs is not installed."""
+    for program in programs:
         if not shutil.which(program):
             fail(f"{program} is not installed (Debian: apt-get install {PACKAGES}).")
-    return subprocess.run(command.split(), capture_output=True, **options)
+
+
+def run(command, data=b""):
+    """The finished process of a command that reads `data` alone, in the sandbox; SystemExit where it does not end."""
+    need(command.split()[0])
+    try:
+        return subprocess.run((sandbox() + command).split(), capture_output=True, input=data, timeout=5 * SECONDS,
+                              preexec_fn=limit)
+    except subprocess.TimeoutExpired:
+        fail(f"{command.split()[0]} did not end within {5 * SECONDS} seconds: leave out what is so large or so deep.")
 
 
 def typeset(latex, files, names):
@@ -50,8 +61,15 @@ def typeset(latex, files, names):
         for file, data in files.items():
             (folder / file).write_bytes(data)
         log, stopped = latexmk(folder, latex)
+        notes = [] if sandbox() else [NO_SANDBOX]
         if lacking := dropped_glyphs(log):
-            latex = borrow_fonts(latex, lacking, folder)
+            latex, lacking = borrow_fonts(latex, lacking, folder)
+            symbols = "".join(sorted(letter for letter in lacking if not unicodedata.category(letter).startswith("L")))
+            if symbols:  # emoji and the like; a text without its letters would be none
+                any_of = re.compile(f"[{re.escape(symbols)}]")
+                cells = [cell_of(latex[:found.start()], names) for found in any_of.finditer(latex)]
+                latex = any_of.sub("", latex)
+                notes.append(f"{', '.join(dict.fromkeys(cells))}: no font here has {symbols}, left out.")
             log, stopped = latexmk(folder, latex)
         fault = find_fault(log, latex, names, folder) or stopped
         pdf = b"" if fault else (folder / "report.pdf").read_bytes()
@@ -61,18 +79,21 @@ def typeset(latex, files, names):
             for file in folder.glob("report.[tl]*"):
                 shutil.copy(file, BUILD)
             fail(f"{fault} (report.tex and report.log are kept in {BUILD}).")
-        return pdf, latex, [] if sandbox(folder) else [NO_SANDBOX]
+        return pdf, latex, notes
 
 
-def sandbox(folder):
+@functools.cache
+def sandbox(folder=None):
     """The start of a command that sees TeX and `folder` and nothing else of this machine; "" where that cannot be."""
     places = ["/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/texmf", "/etc/texlive", "/var/lib/texmf"]
-    if tex := shutil.which("xelatex"):
-        places.append(str(Path(tex).resolve().parents[2]))  # TeX Live in a place of its own
+    for program, folders in (("xelatex", 2), ("pandoc", 1), ("rsvg-convert", 1)):
+        found = Path(shutil.which(program) or "/usr/bin").resolve()
+        if not found.is_relative_to("/usr"):  # TeX Live or a conda environment in a place of its own
+            places.append(str(found.parents[folders]))
     visible = " ".join(f"--ro-bind-try {place} {place}" for place in places)
     command = (f"bwrap --unshare-all --die-with-parent {visible} --proc /proc --dev /dev --tmpfs /tmp "
-               f"--bind {folder} {folder} --chdir {folder} ")
-    usable = shutil.which("bwrap") and not run(command + "true").returncode
+               + (f"--bind {folder} {folder} --chdir {folder} " if folder else "--chdir / "))
+    usable = shutil.which("bwrap") and not subprocess.run((command + "true").split(), capture_output=True).returncode
     return command if usable else ""
 
 
@@ -88,8 +109,7 @@ def latexmk(folder, latex):
     (folder / "report.tex").write_text(latex, encoding="utf-8")
     fonts = f"<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/cache</cachedir></fontconfig>"
     (folder / "fonts.conf").write_text(fonts)
-    for program in ("latexmk", "xelatex"):
-        run(f"{program} --version")
+    need("latexmk", "xelatex")
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "FONTCONFIG_FILE": str(folder / "fonts.conf")}
     process = subprocess.Popen((sandbox(folder) + LATEXMK).split(), cwd=folder, env=environment | TEX_ENVIRONMENT,
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -124,13 +144,15 @@ def dropped_glyphs(log):
 
 
 def borrow_fonts(latex, lacking, folder):
-    """`latex` with the characters `lacking` set in fonts of this system; those that none has stay as they are."""
+    """`latex` with the characters `lacking` set in fonts of this system, and the characters that none has."""
     (folder / "fonts").mkdir(exist_ok=True)
+    need("fc-match")
     for first in sorted(lacking):
         if first not in lacking:  # a font found before has it
             continue
         query = f"fc-match -f %{{family[0]}}|%{{file}}|%{{color}}|%{{charset}} serif:color=false:charset={ord(first):x}"
-        family, file, color, ranges = (run(query).stdout.decode() or "||True|").split("|")
+        done = subprocess.run(query.split(), capture_output=True, text=True)
+        family, file, color, ranges = (done.stdout or "||True|").split("|")
         ends = [[int(end, 16) for end in span.split("-")] for span in ranges.split()]
         has = {c for c in lacking if any(low <= ord(c) <= high for low, *_, high in (end * 2 for end in ends))}
         if has and color == "False":  # coloured emoji are pictures, which XeLaTeX cannot use
@@ -138,7 +160,13 @@ def borrow_fonts(latex, lacking, folder):
             characters = f"[{re.escape(''.join(sorted(has)))}]+"
             latex = re.sub(characters, rf"\\borrow{{{family}}}{{\g<0>}}", latex)
             lacking = lacking - has
-    return latex
+    return latex, lacking
+
+
+def cell_of(before, names):
+    """What messages call the cell, by the LaTeX that stands before a place; `names` has a name for each cell."""
+    numbers = re.findall(r"^ *% cell (\d+)$", before, re.M)
+    return names[int(numbers[-1]) - 1] if numbers else "the title block"
 
 
 def find_fault(log, latex, names, folder):
@@ -146,26 +174,29 @@ def find_fault(log, latex, names, folder):
     lines = latex.split("\n")
 
     def cell(line):
-        numbers = re.findall(r"^ *% cell (\d+)$", "\n".join(lines[:int(line)]), re.M)
-        return names[int(numbers[-1]) - 1] if numbers else "the title block"
+        return cell_of("\n".join(lines[:int(line)]), names)
 
     if lacking := dropped_glyphs(log):
-        names = ", ".join(f"{glyph} (U+{ord(glyph):04X})" for glyph in sorted(lacking)[:5])
-        return (f"no font here has {names}: leave it out, or install one that has (Debian: fonts-noto-cjk for Chinese, "
-                "Japanese and Korean, fonts-noto-core for other scripts, fonts-symbola for emoji); in formulas and in "
-                f"{BIBLIOGRAPHY.name} only the paper's own font is used")
+        glyphs = ", ".join(f"{glyph} (U+{ord(glyph):04X})" for glyph in sorted(lacking)[:5])
+        place = cell_of(latex.partition(min(lacking))[0], names)
+        return (f"{place}: no font here has {glyphs}: leave it out, or install one that has (Debian: fonts-noto-cjk for"
+                " Chinese, Japanese and Korean, fonts-noto-core for other scripts, fonts-symbola for emoji); formulas "
+                f"and {BIBLIOGRAPHY.name} are set in the paper's own font alone")
     if fault := bibtex_fault(folder):
         return fault
     error = re.search(r"^(?:\./)?report\.(tex|bbl):(\d+): (.*)(?s:.*?)^l\.\d+ (.*)", log, re.M)
     if error:
         where = cell(error[2]) if error[1] == "tex" else BIBLIOGRAPHY.name
         return f"{where}: LaTeX stopped: {error[3]} {error[4][-80:]}"
-    wide = [(float(points), line) for points, line in re.findall(
-        r"Overfull \\hbox \(([\d.]+)pt too wide\).*?lines? (\d+)", log) if float(points) > 20]
+    if error := re.search(r"^! (File ended.*|Emergency stop.*)", log, re.M):
+        return f"LaTeX stopped: {error[1]} A brace or an environment of a formula or table is not closed"
+    wide = [(float(points), line, words) for points, line, words in re.findall(
+        r"Overfull \\hbox \(([\d.]+)pt too wide\).*?lines? (\d+)(?:--\d+)?\n(.*)", log) if float(points) > 20]
     if wide:
-        points, line = max(wide)
-        return (f"{cell(line)}: something is {points:.0f} points wider than its column: break the formula or the word, "
-                "or make the table narrower")
+        points, line, words = max(wide)
+        words = re.sub(r"\\\S+ ?|\[\]|[$|]", "", words).strip()[:40]
+        return (f"{cell(line)}: something is {points:.0f} points wider than its column ({words!r}): break the formula "
+                "or the word, or make the table narrower")
     warning = re.search(r"Missing character: [^:;!]*|Warning: .*(?:undefined on|multiply defined).*", log)
     return warning and warning[0]
 

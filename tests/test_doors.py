@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import exporter
 import formulas
@@ -21,9 +22,21 @@ SECRET = "only-on-this-machine"
 
 @pytest.fixture
 def secret(tmp_path, monkeypatch):
+    """A file of this machine: in the project, since the sandbox has a /tmp of its own in any case."""
     monkeypatch.setattr(typeset, "BUILD", tmp_path / "build")
-    (tmp_path / "secret.txt").write_text(SECRET)
-    return tmp_path / "secret.txt"
+    file = ROOT / "build" / "secret.txt"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(SECRET)
+    yield file
+    file.unlink()
+
+
+@pytest.mark.skipif(not typeset.sandbox(), reason="no bubblewrap")
+def test_the_sandbox_sees_nothing_of_the_machine_but_programs(secret, tmp_path):
+    for command in (f"cat {secret}", f"ls {Path.home()}", "cat /etc/passwd", "ls /var/log", f"cat {sys.executable}"):
+        done = typeset.run(command)
+        assert done.returncode and not done.stdout, command
+    assert not {"home", "root", "opt", ROOT.parts[1]} & set(typeset.run("ls /").stdout.decode().split())
 
 
 DOORS = [

@@ -337,7 +337,7 @@ def test_paper(tmp_path):
         "Zoë O’Brien #1 ~ ^ \\",
         "Stand-in data",
         "An abstract.",
-        "1 Start",
+        "Start",
         "See Section 1, Figure 1, Table 1, (1), He et al. [1].",
         "Figure 2:",
         "Table 2:",
@@ -438,10 +438,11 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
 
 
 def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
-    slow, out = tmp_path / "bin" / "latexmk", tmp_path / "out"
+    slow, out = tmp_path / "bin" / "bwrap", tmp_path / "out"
     for folder in (slow.parent, out):
         folder.mkdir()
-    slow.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\nexec sleep 60\n")
+    slow.write_text(f"#!/bin/sh\nwhile [ $1 != --chdir ]; do shift; done\nshift 2\n"
+                    f"[ $1 != latexmk ] || {{ touch '{tmp_path}/started'; exec sleep 60; }}\nexec $@\n")
     slow.chmod(0o755)
     (out / "report.pdf").write_bytes(b"before")
     nbformat.write(new_notebook(cells=[markdown("text")]), tmp_path / "paper.ipynb")
@@ -469,5 +470,7 @@ def test_missing_tools_are_one_sentence(tmp_path, monkeypatch, tool):
     for other in {"pandoc", "latexmk", "xelatex"} - {tool}:
         (tmp_path / "bin" / other).symlink_to(shutil.which(other))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    typeset.sandbox.cache_clear()
     with pytest.raises(SystemExit, match=f"{tool} is not installed"):
         exporter.PaperExporter().from_notebook_node(new_notebook(cells=[markdown("text")]))
+    typeset.sandbox.cache_clear()

@@ -8,7 +8,9 @@ import shutil
 
 import exporter
 import nbformat
+import numpy as np
 import pandas as pd
+import pictures
 import pytest
 import typeset
 from nbformat.v4 import new_markdown_cell, new_notebook
@@ -54,6 +56,15 @@ KINDS = {  # Markdown: what the paper's LaTeX has of it
     "address": ("https://example.org/a_b", [r"\url{https://example.org/a_b}"]),
     "contents": ("[To the data](#Data)\n\n## Data", [r"\hyperref[Data]{To the data}", r"\section{Data}\label{Data}"]),
     "typed references": ("1. He et al.\n2. Ioffe.", [r"\begin{enumerate}", "He et al.", "Ioffe."]),
+    "heading with formula": ("# A $\\ell_2$ norm\n\n# B", [r"\section{A \texorpdfstring{\(\ell_2\)}{ell2} norm}"]),
+    "heading with anchor": ("[x](#intro)\n\n## Intro <a name='intro'></a>\n\n## End",
+                            [r"\hyperref[intro]{x}", r"\section{Intro }\label{intro}"]),
+    "heading with note": ("## X[^1]\n\n[^1]: why", [r"\section{X (why)}"]),
+    "per cent in text": (r"$\text{100%}$", [r"\text{100\%}"]),
+    "own short command": (r"$\newcommand{\ht}{h_t} \ht + \hat h$", [r"\nbht + \hat h"]),
+    "badge": ("[![Open in Colab](https://x.org/badge.svg)](https://colab.org/a)",
+              [r"\href{https://colab.org/a}{Open in Colab}"]),
+    "control character": ("a\x07b", ["ab"]),
     "Quarto": ("<a id='sec-b'></a>\n## B\n\n@sec-b, -@sec-b; @he2016 and [@he2016; @ioffe2015], a@b.org, @property",
                [r"Section~\ref{sec-b}, \ref{sec-b}; \citet{he2016} and \citep{he2016,ioffe2015}, ", "a@b.org",
                 "@property"]),
@@ -70,8 +81,10 @@ def test_markdown_stands_in_the_paper(kind):
 
 def test_definitions_hold_from_their_cell_on():
     tex = body(markdown(r"$\newcommand{\E}[1]{\mathbb{E}[#1]}\def\Var{\mathrm{Var}}$"), markdown(r"$\E{X}, \Var$"))
-    assert r"\providecommand\E{}\renewcommand\E[1]{\mathbb{E}[#1]}" in tex and r"\def\Var{\mathrm{Var}}" in tex
-    assert tex.index(r"\def\Var") < tex.index(r"\(\E{X}, \Var\)")
+    assert r"\providecommand\nbE{}\renewcommand\nbE[1]{\mathbb{E}[#1]}" in tex and r"\def\nbVar{\mathrm{Var}}" in tex
+    assert tex.index(r"\def\nbVar") < tex.index(r"\(\nbE{X}, \nbVar\)")
+    head = to_tex(markdown(r"$\ht$"), markdown(r"$\newcommand{\ht}{h_t}$")).partition(r"\begin{document}")[0]
+    assert r"\renewcommand\nbht{h_t}" in head  # for floats that come before their cell; \ht itself is TeX's
 
 
 def test_what_is_not_shown_does_not_enter():
@@ -109,6 +122,43 @@ def test_pictures_shown_by_code():
     assert r"\includegraphics[width=.49\linewidth]{fig-a.jpg}\hfil" in tex and "{fig-a.pdf}" in tex
     assert r"\begin{center}\includegraphics{picture-3.jpg}\end{center}" in tex
     assert [note.partition(":")[0] for note in notes] == ["cell 2 (plot())"] and "without a label" in notes[0]
+
+
+def test_pictures_beside_each_other_and_in_tables(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture("PNG"))
+    row = "".join(body(markdown("![x](a.png) ![y](a.png)"), folder=tmp_path).split("\n"))
+    assert re.search(r"\\begin\{center\}\S*picture-1\S* \S*picture-2\S*\\end\{center\}", row)
+    assert "center" not in body(markdown("see ![x](a.png) and ![y](a.png) ![z](a.png)"), folder=tmp_path)
+    table = body(markdown("| ![](a.png) | ![](a.png) |\n|---|---|\n| 1 | 2 |"), folder=tmp_path)
+    assert table.count(r"{\linewidth=0.450\columnwidth \includegraphics") == 2
+    assert "[height=30.0bp]" in body(markdown("a <img src=a.png height=40>"), folder=tmp_path)
+
+
+def test_pictures_of_other_formats_are_converted(tmp_path):
+    for kind in ("gif", "webp"):
+        png, _ = body(code("show()", {f"image/{kind}": base64.b64encode(picture(kind.upper())).decode()})), 0
+        assert "{picture-1.png}" in png
+    deep = Image.fromarray((np.arange(256, dtype="uint16") * 257).reshape(16, 16))
+    buffer = io.BytesIO()
+    deep.save(buffer, "PNG")
+    _, data = pictures.prepare(buffer.getvalue(), "cell 1")
+    assert np.asarray(Image.open(io.BytesIO(data)).convert("L")).flatten().tolist() == list(range(256))
+
+
+def test_a_title_may_hold_a_formula():
+    tex = to_tex(markdown("# The $\\ell_2$ norm"), markdown("## A"))
+    assert r"\bfseries % cell 1" in tex and r"The \(\ell_2\) norm" in tex
+
+
+def test_emoji_are_left_out_and_named(tmp_path):
+    text, resources = paper(tmp_path, markdown("## Start"), markdown("\U0001fae8 good \U0001fae8 ones"))
+    assert "good" in text
+    assert resources["notes"][-1].endswith("good \U0001fae8 ones): no font here has \U0001fae8, left out.")
+
+
+def test_greek_is_bold_and_upright(tmp_path):
+    text, _ = paper(tmp_path, markdown(r"$\mathbf{\theta}, \mathrm{\Delta}x, \boldsymbol\Sigma, \mathsf{A}$"))
+    assert {"\u0394", "\U0001d72e"} <= set(text) and {"\U0001d6c9", "\U0001d73d"} & set(text)
 
 
 def test_svg_is_converted_or_the_sentence_says_how(monkeypatch):
@@ -161,7 +211,7 @@ def test_long_and_wide_tables():
 
 
 def test_formulas_shown_by_code():
-    assert r"\(\displaystyle x^{2}\)" in body(code("x**2", {"text/latex": r"$\displaystyle x^{2}$", "text/plain": "x"}))
+    assert r"\[x^{2}\]" in body(code("x**2", {"text/latex": r"$\displaystyle x^{2}$", "text/plain": "x"}))
     assert r"\[y\]" in body(code("Math('y')", {"text/latex": "$$y$$"}))
 
 
@@ -173,6 +223,10 @@ def test_what_is_left_out_is_named():
     said = sorted(re.search("widgets|iframe|Figure 7|links", note.split("): ")[-1])[0] for note in notes)
     assert said == ["Figure 7", "iframe", "links", "widgets"]
     assert notes[0].startswith("cell 2 (W: widget()): ") and all("\n" not in note for note in notes)
+    notes.clear()
+    body(markdown("## W"), code("plot()", {"application/vnd.plotly.v1+json": {}, "text/plain": "Figure"}), notes=notes)
+    assert len(notes) == 1 and "left out" in notes[0]
+    assert "nothing that a paper could hold" in refusal(code("1", {"text/plain": "1"}))
 
 
 def test_title_and_authors_in_the_metadata():

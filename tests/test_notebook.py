@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import layers
 import nbformat
 import pytest
 import torch
@@ -45,7 +46,8 @@ def test_network_is_the_assignments():
     biases = sum(m.bias.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
     assert sum(p.numel() for p in net.parameters()) == 8_898_826
     assert sum(p.numel() for p in net.parameters()) - biases == 8_882_762
-    table = NAMES["layer_table"](net.eval())
+    table = layers.layer_table(net.eval(), NAMES["ResidualBlock"])
+    assert layers.unlike_specification(table) == []
     assert table.output.tolist() == ["", "8×8", "", "4×4", "", "2×2", "2×2", "1×1", "10"]
     assert table.network[6] == "[1×1, 256; 3×3, 256; 1×1, 1024] ×6"
 
@@ -91,6 +93,13 @@ def test_comments_docstrings_and_layout_are_not_the_network(tmp_path):
         assert training.network_key(network()) == training.network_key(NAMES["ResNet"]())
 
 
+@pytest.mark.parametrize("old, new", [
+    ("padding=3", "padding=2"), ("range(5)", "range(4)"), ("stride=2, padding=1", "stride=3, padding=1")])
+def test_the_layer_table_shows_what_differs_from_the_specification(tmp_path, old, new):
+    names = changed_definitions(tmp_path, old, new)
+    assert layers.unlike_specification(layers.layer_table(names["ResNet"]().eval(), names["ResidualBlock"]))
+
+
 @pytest.mark.parametrize("old, new, name", [
     ("self.fc = nn.Linear", "self.drop = nn.Dropout(0.3)\n        self.fc = nn.Linear", "Dropout"),
     ("self.relu = nn.ReLU()", "self.relu = nn.LeakyReLU(0.1)", "LeakyReLU"),
@@ -98,14 +107,13 @@ def test_comments_docstrings_and_layout_are_not_the_network(tmp_path):
 def test_the_layer_table_fails_on_what_it_cannot_describe(tmp_path, old, new, name):
     names = changed_definitions(tmp_path, old, new)
     with pytest.raises(utils.SubmissionError, match=f"no words for .*{name}"):
-        names["layer_table"](names["ResNet"]().eval())
+        layers.layer_table(names["ResNet"]().eval(), names["ResidualBlock"])
 
 
 def test_form_of_the_notebook():
     nbformat.validate(nbformat.read(NOTEBOOK, 4))
     for cell in cells():
         source, options = cell.source, dict(re.findall(r"^#\| ([\w-]+): (.+)$", cell.source, re.MULTILINE))
-        assert len(source.splitlines()) <= 45, cell.id
         assert re.fullmatch(r"[a-z][a-z0-9-]+", cell.id)  # a name somebody gave, so that it stays
         if "fig-cap" in options:
             assert options["label"].startswith("fig-") and len(options["fig-alt"]) > 20
@@ -113,14 +121,15 @@ def test_form_of_the_notebook():
             assert not NUMBER.search(re.sub(r"^#+ .*$|\]\(.*?\)", "", source, flags=re.MULTILINE)), cell.id
     tags = [tag for cell in cells() for tag in cell.metadata.get("tags", [])]
     assert tags.count("parameters") == tags.count("abstract") == tags.count("front-matter") == tags.count("banner") == 1
+    assert tags.count("conclusion") >= 1
 
 
 def test_every_check_says_what_it_expected():
     checks = [c for c in cells() if c.cell_type == "code" and "assert " in c.source]
-    assert len(checks) >= 6
+    assert len(checks) >= 3
     for cell in checks:
         shown = "".join(output.get("text", "") for output in cell.outputs)
-        assert re.search("expected .*found |agree with .*: ", shown), cell.id  # seen, no name in the code
+        assert re.search("expected .*found ", shown), cell.id  # seen, no name in the code
         assert "torch.randn" not in cell.source or "torch.manual_seed(" in cell.source, cell.id
 
 
@@ -145,12 +154,15 @@ def test_report_says_what_the_ledger_says(report):
     results = json.loads((report / "build" / "results.json").read_text())
     text = re.sub(r"\s+", " ", pdf_text(report / "build" / "report.pdf", "-raw"))  # in the order it was typeset in
     for words in ("A Residual Network for CIFAR-10", "Abstract", "1 Implementation", "1.1 Residual block", "1.2 Layers",
-                  "2 Result", "3 Discussion", "4 Reproducibility", "References", "Figure 1", "Figure 6", "Table 1",
-                  "Table 3", "8,898,826", "These results are not for CIFAR-10"):
+                  "2 Training", "2.1 Data", "2.2 Recipes", "3 Results", "3.1 Accuracy", "3.2 One more epoch",
+                  "4 Discussion", "5 Reproducibility", "References", "Figure 1", "Figure 4", "Table 1", "Table 5",
+                  "8,898,826", "These results are not for CIFAR-10"):
         assert words in text, words
-    assert f"{results['claims']['test_accuracy']['value']:.2f} %" in text
+    conclusions = next(cell.source for cell in cells() if "conclusion" in cell.metadata.get("tags", []))
+    assert conclusions[:30] not in text  # which are for CIFAR-10
+    assert f"{results['claims']['test_accuracy']['value']:.2f}" in text
     assert "??" not in text and "[?]" not in text and "Step [" not in text and "epoch 1/1" not in text
-    assert results["data"]["standin"] and "running_loss/100" not in results["claims"]
+    assert results["data"]["standin"]
     assert {"value", "unit", "source", "tolerance"} == set(results["claims"]["parameters"])
     run = training.load_run(next((report / "build" / "checkpoints").glob("fast-0-*")))
     assert run.info["config"]["network"] == training.network_key(NAMES["ResNet"]())  # the same in notebook and tests
@@ -193,5 +205,5 @@ def test_stock_pdf_and_html(report):
     assert "class ResidualBlock" in text and "[?]" not in text and "it/s" not in text and "References" in text
     page = (report / "stock" / "assignment2.html").read_text()
     images = re.findall(r"<img[^>]*>", page)
-    assert len(images) >= 5 and all(re.search(r'alt="[^"]{3,}"', image) for image in images)
+    assert len(images) >= 4 and all(re.search(r'alt="[^"]{3,}"', image) for image in images)
     assert page.count("<table") >= 2

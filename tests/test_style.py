@@ -1,9 +1,11 @@
 """House rules that a commit can break: ruff, the notebook's hygiene, references that nobody cites."""
+import ast
 import json
 import re
 import subprocess
 import sys
 
+import nbformat
 from conftest import ROOT
 from definitions import NOTEBOOK
 
@@ -42,3 +44,40 @@ def test_each_reference_is_cited():
     keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "report" / "references.bib").read_text(), re.M))
     sources = "".join("".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"])
     assert keys == set(re.findall(r"\(#ref-(\w+)\)", sources))
+
+
+CODE = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+LINES = {cell.id: [line for line in cell.source.splitlines() if not line.startswith("#|")] for cell in CODE}
+
+
+def test_the_notebook_reads_like_a_tutorial():
+    """Its bars: most of it is text, cells are short, and little comes before the first idea."""
+    assert sum(map(len, LINES.values())) <= 330
+    assert {name: len(lines) for name, lines in LINES.items() if len(lines) > 25} == {}
+    assert [line for lines in LINES.values() for line in lines if len(line) > 120] == []
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    assert 1500 <= words <= 2500 and len(cells) <= 65
+    first = next(i for i, cell in enumerate(cells) if cell.source.startswith("# "))
+    shown = [cell for cell in cells[:first] if cell.cell_type == "code" and "transient" not in cell.metadata]
+    assert sum(len(LINES[cell.id]) for cell in shown) <= 25
+
+
+def test_prose_in_code_is_short_and_without_branches():
+    """At most six paragraphs hold computed numbers, beside abstract and banner; no literal is a paragraph in itself."""
+    for cell in CODE:
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.Constant) or len(str(node.value)) <= 300, cell.id
+    prose = [cell for cell in CODE if re.search(r"(?m)^prose\(", cell.source) and cell.id != "ledger"]
+    assert len(prose) <= 6
+    for cell in prose:
+        call = next(node for node in ast.walk(ast.parse(cell.source))
+                    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "prose")
+        assert call.end_lineno - call.lineno < 4, cell.id
+        assert not any(isinstance(node, (ast.IfExp, ast.BoolOp)) for node in ast.walk(call)), cell.id
+
+
+def test_headings_carry_no_typed_numbers():
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    headings = re.findall(r"(?m)^#+ .*", "\n".join(cell.source for cell in cells if cell.cell_type == "markdown"))
+    assert len(headings) >= 8 and not any(re.search(r"\d", heading) for heading in headings)

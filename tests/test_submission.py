@@ -44,18 +44,21 @@ def test_the_claims_follow_from_the_committed_predictions():
     for c, name in enumerate(utils.CLASSES):
         right = (predicted[labels == c] == c).float().mean().item()
         assert CLAIMS[f"class_accuracy/{name}"] == pytest.approx(100 * right, abs=0.5)
-    assert CLAIMS[f"running_loss/{len(RUN.last_epoch)}"] == pytest.approx(RUN.last_epoch.mean(), abs=1e-4)
 
 
 def test_the_paper_says_what_the_ledger_says():
     text = subprocess.run(["pdftotext", str(ROOT / "report" / "report.pdf"), "-"], capture_output=True, text=True,
                           check=True).stdout
     text = re.sub(r"\s+", " ", text)
-    assert f"{CLAIMS['test_accuracy']:.2f} %" in text and f"{CLAIMS['parameters']:,}" in text
+    assert f"{CLAIMS['test_accuracy']:.2f}" in text and f"{CLAIMS['parameters']:,}" in text
+    assert f"{CLAIMS['seeds/mean_accuracy']:.2f} %" in text and "Limits" in text
     assert RUN.info["source"] in text and "stand-in" not in text and "??" not in text
-    steps = len(RUN.last_epoch)
-    assert f"{CLAIMS[f'running_loss/{steps}']:.4f} at step {steps}" in text
     assert not re.search("[{}]", text)  # an f-string that is none
+
+
+def test_the_conclusions_follow_from_the_claims():
+    names = [name for name in CLAIMS if name.startswith("conclusion/")]
+    assert len(names) >= 5 and all(CLAIMS[name] is True for name in names)
 
 
 def test_the_readme_says_what_the_ledger_says():

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fresh import record
+from IPython.display import display
 from packaging.requirements import Requirement
+
+from utils import SubmissionError
 
 try:
     from google.colab import _message, files
@@ -17,6 +19,7 @@ except ImportError:
     HERE = False
 
 ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = ("SEED", "EPOCHS", "BATCH_SIZE", "CIFAR10_DIR", "DATASET", "FRESH", "RUNS")
 
 
 def missing():
@@ -53,6 +56,26 @@ def install_missing():
         raise SystemExit(f"pip could not install {', '.join(wanted)}: {done.stderr.strip().splitlines()[-1]}")
 
 
+def override(settings):
+    """Give the settings, names and values in a dict, what environment variables of the same names say.
+
+    Raises SubmissionError where one is no whole number and should be.
+    """
+    for name in SETTINGS:
+        if text := os.environ.get(name, "").strip():
+            try:
+                settings[name] = type(settings[name])(text)
+            except ValueError:
+                raise SubmissionError(f"{name}={text} is not a whole number") from None
+
+
+def show_badge(repository):
+    """Show the button that opens this notebook of a GitHub repository, by its address, in Colab."""
+    address = repository.replace("https://github.com", "https://colab.research.google.com/github")
+    display({"text/html": f'<a href="{address}/blob/main/notebooks/assignment2.ipynb"><img alt="Open in Colab" '
+                          'src="https://colab.research.google.com/assets/colab-badge.svg"></a>'}, raw=True)
+
+
 def drive(folder):
     """`folder`, with Google Drive mounted first where it lies there."""
     if HERE and folder.is_relative_to("/content/drive") and not Path("/content/drive/MyDrive").exists():
@@ -60,30 +83,17 @@ def drive(folder):
     return folder
 
 
-def live_notebook():
-    """The running notebook with its outputs: on Colab as it stands, elsewhere as it was last saved."""
-    if HERE:
-        return _message.blocking_request("get_ipynb", timeout_sec=60)["ipynb"]
-    path = Path(os.environ.get("JPY_SESSION_NAME") or "assignment2.ipynb")  # JupyterLab says where; else try here
-    if not path.exists():
-        raise SystemExit(f"{path} is not to be found: save the notebook under that name, then run this cell again")
-    notebook = json.loads(path.read_text())
-    results = ROOT / record(notebook).get("results", "none")
-    if not results.exists() or record(notebook) != json.loads(results.read_text())["code"]:
-        raise SystemExit(f"{path} is not saved as it was run: save it, then run this cell again")
-    return notebook
-
-
 def offer_paper():
-    """Build the paper from the running notebook, installing TeX first where that is missing, and offer it."""
+    """On Colab, build the paper from the running notebook, installing TeX where that is missing, and offer it."""
+    if not HERE:
+        return
     notebook = ROOT / "build" / "assignment2.ipynb"
     notebook.parent.mkdir(exist_ok=True)
-    notebook.write_text(json.dumps(live_notebook()))
+    notebook.write_text(json.dumps(_message.blocking_request("get_ipynb", timeout_sec=60)["ipynb"]))  # as it stands
     done = subprocess.run(["sh", "tools/setup.sh", "--no-pip", sys.executable, "-m", "nbconvert", "--config",
                            "report/config.py", "--output-dir", "build", str(notebook)], cwd=ROOT, text=True,
                           capture_output=True)
     if done.returncode:
         raise SystemExit(f"the paper could not be built: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     print(ROOT / "build" / "report.pdf")
-    if HERE:
-        files.download(str(ROOT / "build" / "report.pdf"))
+    files.download(str(ROOT / "build" / "report.pdf"))

@@ -18,18 +18,23 @@ from verify import NOTEBOOK, belonging, images, verify  # noqa: E402
 PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
          "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures",
          "checkpoints", "tests")
-PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu")
+PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu", "your-account")
 UNPACK = '''# This notebook carries its project with it: here it is unpacked, beside the notebook.
 import base64, io, pathlib, zipfile
 
 here = pathlib.Path.cwd()
-if not any((p / "tools" / "colab.py").exists() for p in (here / "{folder}", here, *here.parents)):
-    zipfile.ZipFile(io.BytesIO(base64.b64decode("{archive}"))).extractall("{folder}")
+if not any((p / "tools/colab.py").exists() for p in (here / "{folder}", here, *here.parents)):
+    zipfile.ZipFile(io.BytesIO(base64.b64decode("{archive}"))).extractall()
 '''
 
 
+def repository():
+    """The name of the project's repository, by the notebook: that of the folder in an archive."""
+    return re.search(r'REPOSITORY = \\"[^"]*/([\w.-]+)\\"', (ROOT / NOTEBOOK).read_text())[1]
+
+
 def pack(target, weights, without=()):
-    """Write the project to the zip file `target`; entries sorted and without dates: same files, same bytes."""
+    """Write the project, in a folder, to the zip file `target`; sorted and without dates: same files, same bytes."""
     files = [file for part in PARTS if part not in without
              for file in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -37,7 +42,7 @@ def pack(target, weights, without=()):
             name = file.relative_to(ROOT)
             left_out = name.suffix in (".aux", ".log") or not weights and file.name == "weights.safetensors"
             if file.is_file() and not left_out and not any(part.startswith((".", "__")) for part in name.parts):
-                entry = zipfile.ZipInfo(name.as_posix())
+                entry = zipfile.ZipInfo(f"{repository()}/{name.as_posix()}")
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, file.read_bytes())
 
@@ -70,8 +75,8 @@ def make_zip():
     text = (ROOT / NOTEBOOK).read_text()
     left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
     if left:
-        sys.exit(f"{', '.join(left)}: these are placeholders; put your own data into the cell \"Who hands this in\", "
-                 "run make submission, then make zip again")
+        sys.exit(f"{', '.join(left)}: these are placeholders; put your own data into AUTHORS, and your account into "
+                 "REPOSITORY, at the top of the notebook, run make submission, then make zip again")
     table = verify(ROOT, images())
     if wrong := list(table.claim[table.verdict == "contradicted"]):
         sys.exit(f"make verify contradicts {len(wrong)} claims ({', '.join(wrong[:4])}): run make submission, then "
@@ -97,9 +102,8 @@ def make_colab():
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith(UNPACK.partition("\n")[0])]
-    at, folder = next((i, found[1]) for i, cell in enumerate(notebook.cells)
-                      if (found := re.search(r'(?m)^REPOSITORY = ".*/(.*)"', cell.source)))
-    source = UNPACK.format(folder=folder, archive=base64.b64encode(archive.getvalue()).decode())
+    at = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    source = UNPACK.format(folder=repository(), archive=base64.b64encode(archive.getvalue()).decode())
     unpack = nbformat.v4.new_code_cell(source, metadata={"tags": ["notebook-only"], "cellView": "form"})
     notebook.cells.insert(at, unpack)
     target = ROOT / "build" / "assignment2_colab.ipynb"
