@@ -102,9 +102,10 @@ def classes(confusion, names):
     left.set(xlabel="predicted class", ylabel="true class")
     left.spines[:].set_visible(False)
     left.tick_params(length=0)
-    bars = right.barh(range(len(names)), accuracy, color="#9dbbd9")
+    right.barh(range(len(names)), accuracy, color="#9dbbd9")
+    for i, value in enumerate(accuracy):
+        right.text(2, i, f"{value:.1f}", va="center")
     right.axvline(100 * confusion.trace() / confusion.sum(), color="0.3", linewidth=0.8, linestyle="--")
-    right.bar_label(bars, fmt="%.1f", padding=-22)
     right.set_yticks(range(len(names)), names)
     right.set(xlabel="accuracy (%); dashed: over all images", xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
     return figure

@@ -531,7 +531,8 @@ class Paper:
             elif target.startswith("#") and len(target) > 1:
                 self.refer(link, target[1:], place)
             elif not re.match(r"https?://|mailto:", target, re.I):
-                self.note("links to places that are not in the paper are set as their text", place)
+                if target:
+                    self.note("links to places that are not in the paper are set as their text", place)
                 link.unwrap()
         for note in body.find_all("text-note"):
             bound = note.find_parent(["float-caption", "table-cells", "text-note"]) or note.find_parent(heading="")

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 from definitions import NOTEBOOK, definitions
+from pypdf import PdfReader
 
 import training
 import utils
@@ -54,6 +55,7 @@ def test_the_paper_says_what_the_ledger_says():
     assert f"{CLAIMS['seeds/mean_accuracy']:.2f} %" in text and "Limits" in text
     assert RUN.info["source"] in text and "stand-in" not in text and "??" not in text
     assert not re.search("[{}]", text)  # an f-string that is none
+    assert len(PdfReader(ROOT / "report" / "report.pdf").pages) <= 4
 
 
 def test_the_conclusions_follow_from_the_claims():
