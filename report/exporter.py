@@ -22,7 +22,7 @@ import pictures
 import tables
 import yaml
 from bs4 import BeautifulSoup, Comment
-from fresh import cell_names, record, shown, stale
+from fresh import MIME_TYPE, cell_names, record, shown, stale
 from nbconvert.exporters import LatexExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath, import_plugin
 from nbconvert.writers import FilesWriter
@@ -177,8 +177,8 @@ class Paper:
                 fail(f"{place} ended in an error: {output.ename}: {output.evalue[:200]}")
         tags, outputs = cell.metadata.get("tags", []), shown(cell)
         if "front-matter" in tags:
-            found = [data["application/json"] for data in outputs if "application/json" in data]
-            self.front |= front_matter(found[0], place) if found else {}
+            found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
+            self.front |= front_matter(found, place)
         elif "notebook-only" in tags or not cell.source.strip() and not outputs:
             return
         elif "conclusion" in tags and self.standin:
@@ -221,7 +221,7 @@ class Paper:
                 continue
             elif "<table" in page:
                 found["table"].append((elements(page), ""))
-            elif data.keys() - {"text/plain", "application/json"}:
+            elif data.keys() - {"text/plain", MIME_TYPE}:
                 self.note("widgets, scripts and HTML without a table, shown by code, are left out (a picture, a table "
                           "or Markdown would be set; the tag notebook-only keeps a cell out of the paper)", place)
                 continue

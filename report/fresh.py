@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 
+MIME_TYPE = "application/vnd.submission+json"  # of outputs that programs read; JupyterLab would show plain JSON as a tree
+
 
 def code_hash(source):
     """SHA-256 of a code cell's source without its cell options: captions may change without a rerun."""
@@ -29,7 +31,7 @@ def results_hash(results):
 
 def record(notebook):
     """What the ledger cell recorded: hashes of cells, shown texts, files and results; {} where none has run."""
-    found = [output.get("data", {}).get("application/json") for cell in notebook["cells"]
+    found = [output.get("data", {}).get(MIME_TYPE) for cell in notebook["cells"]
              for output in cell.get("outputs", [])]
     return next((data for data in reversed(found) if isinstance(data, dict) and isinstance(data.get("files"), dict)
                  and isinstance(data.get("cells"), list) and isinstance(data.get("texts"), list)), {})

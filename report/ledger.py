@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import yaml
-from fresh import code_hash, file_hash, results_hash, text_hash
+from fresh import MIME_TYPE, code_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
 from IPython.display import Markdown, display
 from nbconvert.filters import escape_latex
@@ -75,7 +75,8 @@ def show_table(frame, precision=2):
         return style.format_index(escape=kind, axis="columns")
     options = cell_options()
     caption = options["caption"]
-    latex = f"{caption['text/latex']}\n\\begin{{center}}\n{styled('latex').to_latex(hrules=True)}\\end{{center}}"
+    latex = (f"\\begin{{minipage}}{{\\linewidth}}\\centering\n{caption['text/latex']}\n"
+             f"{styled('latex').to_latex(hrules=True)}\\end{{minipage}}\\bigskip")
     _said.append(text_hash(latex))
     display({"text/html": caption["text/html"] + styled("html").to_html(table_uuid=options["label"]),
              "text/latex": latex}, raw=True)
@@ -94,7 +95,7 @@ def prose(text, place=None):
 def show_authors(title, authors, keywords):
     """Show who hands this in; the paper's title block is made of it."""
     lines = [f"**{a['name']}** ({a['student_number']}), {a['university']}, {a['email']}" for a in authors]
-    display({"application/json": {"title": title, "authors": authors, "keywords": keywords},
+    display({MIME_TYPE: {"title": title, "authors": authors, "keywords": keywords},
              "text/markdown": "\n\n".join(lines)}, raw=True)
 
 
@@ -165,4 +166,4 @@ class Ledger(dict):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(results | {"code": record}, indent=1, ensure_ascii=False) + "\n")
         text = f"{len(self)} claims written to {record['results']}."
-        display({"application/json": record, "text/markdown": text}, raw=True)
+        display({MIME_TYPE: record, "text/markdown": text}, raw=True)

@@ -123,7 +123,7 @@ def test_the_record_names_no_file_outside_of_the_project(tmp_path, monkeypatch):
     (tmp_path / "foreign.json").write_text('{"environment": {"packages": []}, "foreign": 1}')
     monkeypatch.setattr(exporter, "ROOT", tmp_path / "project")
     record = {"cells": [], "files": {}, "texts": [], "results": "../foreign.json"}
-    nb = new_notebook(cells=[code("ledger", {"application/json": record}, tags=["notebook-only"])])
+    nb = new_notebook(cells=[code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])])
     with pytest.raises(SystemExit, match="outside of the project"):
         exporter.sources_of(nb)
 

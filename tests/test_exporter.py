@@ -59,7 +59,7 @@ def front(title="A small paper", name="Ada Lovelace"):
     }
     return code(
         "front_matter()",
-        {"application/json": {"title": title, "authors": [author], "keywords": ["networks"]}},
+        {"application/vnd.submission+json": {"title": title, "authors": [author], "keywords": ["networks"]}},
         tags=["front-matter"],
     )
 
@@ -278,7 +278,7 @@ def ran(*cells):
         base64.b64decode(cell.outputs[0].data["application/pdf"])).hexdigest()
         for cell in cells if "fig-" in cell.source}
     record = {"cells": [code_hash(source) for source in sources], "files": pictures, "texts": []}
-    return *cells, code("ledger", {"application/json": record}, tags=["notebook-only"])
+    return *cells, code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])
 
 
 def test_stale_notebooks_are_refused_and_become_drafts(monkeypatch, tmp_path):

@@ -44,7 +44,7 @@ text = st.lists(st.sampled_from(FRAGMENTS) | st.text(st.characters(), max_size=2
 values = text | st.sampled_from(("", "AAAA", "not base64!", figure_pdf(), base64.b64encode(b"x").decode()))
 anything = st.recursive(st.none() | st.booleans() | st.integers() | text, lambda inner: st.lists(inner, max_size=3)
                         | st.dictionaries(st.sampled_from(KEYS), inner), max_leaves=6)
-bundle = record(dict.fromkeys(MIMES, values) | {"application/json": anything})
+bundle = record(dict.fromkeys(MIMES, values) | {"application/vnd.submission+json": anything})
 count = st.none() | st.integers(0, 9)
 output = (record(output_type="stream", name=st.sampled_from(("stdout", "stderr")), text=text)
           | record(output_type="error", ename=text, evalue=text, traceback=st.lists(text))

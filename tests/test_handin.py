@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT
-from fresh import code_hash, results_hash
+from fresh import MIME_TYPE, code_hash, results_hash
 from handin import PLACEHOLDERS
 from test_verify import LEFT_OUT, NOTEBOOK, RUN, change_notebook, change_results, needs_weights
 
@@ -44,7 +44,7 @@ def signed(tmp_path_factory):
     root = shutil.copytree(ROOT, tmp_path_factory.mktemp("hand in") / "project", ignore=LEFT_OUT)
 
     def sign(cells):
-        ran = cells["ledger"].outputs[0].data["application/json"]["cells"]
+        ran = cells["ledger"].outputs[0].data[MIME_TYPE]["cells"]
         for name in ("setup", "parameters", "front-matter"):
             cell, at = cells[name], ran.index(code_hash(cells[name].source))
             for old, new in SIGNED.items():
@@ -88,7 +88,7 @@ def test_zip_refuses_what_verify_contradicts(signed, tmp_path):
         found["code"]["results_hash"] = results_hash(found)
         results.update(found)
     change_results(root, claim)
-    change_notebook(root, lambda cells: cells["ledger"].outputs[0].data.update({"application/json": results["code"]}))
+    change_notebook(root, lambda cells: cells["ledger"].outputs[0].data.update({MIME_TYPE: results["code"]}))
     done = handin(root, "zip")
     assert done.returncode == 1 and "make verify contradicts 1 claims (test_accuracy)" in done.stderr
     assert not (root / "build" / "submission.zip").exists()

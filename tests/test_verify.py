@@ -10,6 +10,7 @@ from dataclasses import replace
 import nbformat
 import pytest
 from conftest import ROOT
+from fresh import MIME_TYPE
 from pypdf import PdfReader, PdfWriter
 from safetensors.torch import load_file, save_file
 from verify import NOTEBOOK, belonging, numbers, paper_alone, verify
@@ -133,7 +134,7 @@ def test_a_paper_of_another_run_is_caught(copy, tmp_path):
     def output(cells):
         for cell in cells.values():
             for out in cell.get("outputs", []):
-                out.get("data", {}).pop("application/json", None)  # the record, or this would not be built
+                out.get("data", {}).pop(MIME_TYPE, None)  # the record, or this would not be built
                 if "text/markdown" in out.get("data", {}):
                     out.data["text/markdown"] = re.sub(r"(\d\d\.\d)\d", r"\g<1>5", out.data["text/markdown"])
     change_notebook(other, output)

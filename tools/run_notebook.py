@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "report"))
-from fresh import shown  # noqa: E402
+from fresh import MIME_TYPE, shown  # noqa: E402
 
 
 class Stopped(Exception):
@@ -73,7 +73,7 @@ def name_authors(notebook):
     for cell in notebook.cells:
         if "front-matter" in cell.metadata.get("tags", []):
             for data in shown(cell):
-                front = data.get("application/json", {})
+                front = data.get(MIME_TYPE, {})
                 notebook.metadata |= {key: front[key] for key in ("title", "authors") if key in front}
 
 
