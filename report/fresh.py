@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 
-MIME_TYPE = "application/vnd.submission+json"  # of outputs that programs read; JupyterLab would show plain JSON as a tree
+MIME_TYPE = "application/vnd.submission+json"  # of what programs read; JupyterLab shows plain JSON as a tree
 
 
 def code_hash(source):
