@@ -135,8 +135,8 @@ def test_a_paper_of_another_run_is_caught(copy, tmp_path):
         for cell in cells.values():
             for out in cell.get("outputs", []):
                 out.get("data", {}).pop(MIME_TYPE, None)  # the record, or this would not be built
-                if "text/markdown" in out.get("data", {}):
-                    out.data["text/markdown"] = re.sub(r"(\d\d\.\d)\d", r"\g<1>5", out.data["text/markdown"])
+                for kind in {"text/markdown", "text/latex"} & set(out.get("data", {})):
+                    out.data[kind] = re.sub(r"(\d\d\.\d)\d", r"\g<1>5", out.data[kind])
     change_notebook(other, output)
     subprocess.run([sys.executable, "-m", "nbconvert", "--config", str(other / "report" / "config.py"),
                     str(other / NOTEBOOK)], check=True, capture_output=True)
