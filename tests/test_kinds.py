@@ -5,8 +5,10 @@ import io
 import json
 import re
 import shutil
+from collections import defaultdict
 
 import exporter
+import ledger
 import nbformat
 import numpy as np
 import pandas as pd
@@ -193,6 +195,15 @@ def test_tables_of_pandas():
     assert r"\cellcolor[HTML]" in body(code("#| label: tbl-a\n#| tbl-cap: A\nf", {"text/latex": styled}))
     captioned = pd.DataFrame({"v": [1]}).to_latex(caption="From pandas.", label="x")
     assert r"\caption{From pandas.}\label{tbl-a}" in body(code("#| label: tbl-a\nf", {"text/latex": captioned}))
+
+
+def test_show_table_keeps_an_index_that_has_a_name(monkeypatch):
+    shown = []
+    monkeypatch.setattr(ledger, "cell_options", lambda: {"label": "tbl-a", "caption": defaultdict(str)})
+    monkeypatch.setattr(ledger, "display", lambda data, **settings: shown.append(data["text/latex"]))
+    for name in ("network", None):
+        ledger.show_table(pd.DataFrame({"acc": [88.1]}, index=pd.Index(["ResNet"], name=name)))
+    assert "network & acc" in shown[0] and "ResNet & 88.10" in shown[0] and "ResNet" not in shown[1]
 
 
 def test_html_tables_can_be_labelled():
