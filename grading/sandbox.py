@@ -1,0 +1,158 @@
+"""A student's code runs here or not at all: bubblewrap, without network or home, with limits, in memory that is gone.
+
+What goes in is copied into a folder that the command sees read-only as /in; what comes out is what it writes to its
+standard output, up to a limit. It may write to /tmp alone, which is memory of limited size.
+"""
+import functools
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+MB = 1_000_000
+SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/texmf",
+          "/var/lib/texmf", "/var/cache/fontconfig")
+NEEDED = "bubblewrap 0.7 or later is not installed, or may not make namespaces here (Debian: apt-get install bubblewrap)"
+
+
+class Stopped(Exception):
+    """The command failed or broke a limit: one sentence."""
+
+
+def usable():
+    """Whether a command can be run in the sandbox on this machine."""
+    return _tried(shutil.which("bwrap"))
+
+
+@functools.cache
+def _tried(bwrap):
+    if not bwrap:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        limits = {"memory": 1_000, "processor_seconds": 10, "processes": 9, "disk": 1}
+        command = [*_prefix(folder, limits, ()), "/bin/sh", "-c", "echo >/tmp/a && echo ok"]
+        done = subprocess.run(command, capture_output=True, env={}, stdin=subprocess.DEVNULL)
+    return done.stdout == b"ok\n"
+
+
+def run(inputs, command, limits, see=(), seconds=None):
+    """What `command`, a list, writes to its standard output, in bytes.
+
+    `inputs` (name -> bytes or Path) lie below /in; `see` are folders of this machine that it may read; `limits` are the
+    policy's. Raises Stopped where it fails, or exceeds a limit, or where there is no sandbox.
+    """
+    if not usable():
+        raise Stopped(NEEDED)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in inputs.items():
+            file = Path(folder, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, file)
+            else:
+                file.write_bytes(content)
+        for path in (Path(folder), *Path(folder).rglob("*")):  # another user runs the command where root starts it
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        process = subprocess.Popen([*_prefix(folder, limits, see), *command], stdin=subprocess.DEVNULL, env={},
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        return _watch(process, limits, seconds or limits["seconds"])
+
+
+def python(script, *arguments):
+    """The command that runs a Python script below /in with this environment's packages and nothing else."""
+    return [sys.executable, "-I", f"/in/{script}", *arguments]
+
+
+def _prefix(folder, limits, see):
+    """The start of the command: what it sees, what it may write, what each of its processes may use."""
+    places = dict.fromkeys([sys.prefix, sys.base_prefix, *map(str, see)])
+    if Path(sys.executable).is_symlink():  # a virtual environment's interpreter is another one's
+        places[str(Path(sys.executable).resolve().parents[1])] = None
+    places = [place for place in places if not place.startswith("/usr")]
+    parents = dict.fromkeys(str(parent) for place in places for parent in reversed(Path(place).parents))
+    command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
+               "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+    for name, value in {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8",
+                        "TMPDIR": "/tmp", "CUDA_VISIBLE_DEVICES": "", "MPLCONFIGDIR": "/tmp",
+                        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}.items():
+        command += ["--setenv", name, value] if value or name.startswith("CUDA") else []
+    for place in SYSTEM:
+        command += ["--ro-bind-try", place, place]
+    for parent in parents:
+        command += ["--perms", "0755", "--dir", parent] if parent != "/" else []
+    for place in places:
+        command += ["--ro-bind", place, place]
+    command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", str(folder), "/in"]
+    for place in ("/tmp", "/dev/shm"):
+        command += ["--perms", "1777", "--size", str(limits["disk"] * MB), "--tmpfs", place]
+    command += ["--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/tmp", "--hostname", "sandbox"]
+    limited = ["prlimit", "--core=0", f"--as={limits['memory'] * MB}", f"--cpu={limits['processor_seconds']}",
+               f"--fsize={limits['disk'] * MB}", f"--nproc={limits['processes']}"]
+    if os.geteuid():
+        return [*command, "--unshare-user", "--", *limited]
+    user = str(100_000 + os.getpid())  # root is nobody in there: a user whose processes are counted by themselves
+    return [*command, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--", *limited, "setpriv", "--reuid", user,
+            "--regid", user, "--clear-groups", "--inh-caps=-all", "--"]
+
+
+def _watch(process, limits, seconds):
+    """The output of a running command; killed, and told, where it breaks a limit."""
+    kept, reasons = {"stdout": bytearray(), "stderr": bytearray()}, []
+
+    def kill(reason):
+        reasons.append(reason)
+        process.kill()  # all of its process namespace goes with it
+
+    def collect(name, most):
+        for block in iter(lambda: getattr(process, name).read1(1 << 16), b""):
+            kept[name] += block
+            if len(kept[name]) > most:
+                return kill(f"it wrote more than {most / MB:,.0f} MB")
+    readers = [threading.Thread(target=collect, args=args, daemon=True)
+               for args in (("stdout", limits["output"] * MB), ("stderr", MB))]
+    for reader in readers:
+        reader.start()
+    end = time.monotonic() + seconds
+    try:
+        while process.poll() is None:
+            number, memory = _used(process.pid)
+            if memory > limits["memory"] * MB:
+                kill(f"it used more than {limits['memory']:,} MB of memory")
+            elif number > limits["processes"] + 3:  # bubblewrap itself
+                kill(f"it had more than {limits['processes']} processes")
+            elif time.monotonic() > end:
+                kill(f"it did not end within {seconds:,} seconds")
+            time.sleep(0.05)
+    finally:  # Ctrl-C as well
+        process.kill()
+        process.wait()
+    for reader in readers:
+        reader.join(5)
+    if reasons or process.returncode:
+        said = kept["stderr"].decode(errors="replace").strip().splitlines()
+        ended = {128 + signal.SIGXCPU: "it used more processor time than allowed",
+                 128 + signal.SIGKILL: "it was killed, by a limit of processor time or memory"}
+        raise Stopped(reasons[0] if reasons else ended.get(process.returncode) or
+                      f"it ended with status {process.returncode}: {said[-1][:300] if said else 'nothing was said'}")
+    return bytes(kept["stdout"])
+
+
+def _used(pid):
+    """Number and resident memory, in bytes, of a process and all below it."""
+    number, memory, left = 0, 0, [pid]
+    while left:
+        pid = left.pop()
+        try:
+            memory += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+            for task in os.listdir(f"/proc/{pid}/task"):
+                left += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+            number += 1
+        except (OSError, ValueError, IndexError):  # it has ended
+            continue
+    return number, memory
