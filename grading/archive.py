@@ -117,12 +117,13 @@ def parse_notebook(data, name):
     content = parse_json(data, name)
     if not isinstance(content, dict) or content.get("nbformat") != 4 or not isinstance(content.get("cells"), list):
         raise Refused(f"{name} is no notebook of format 4: open and save it in Jupyter")
-    for number, cell in enumerate(content["cells"]):
-        if isinstance(cell, dict) and "id" in cell:  # editors write ids of other kinds, and twice
-            cell["id"] = re.sub(r"[^a-zA-Z0-9_-]", "-", str(cell["id"]))[:60] or f"cell-{number}"
+    for cell in content["cells"]:  # editors write ids of other kinds, and twice; nothing here needs them
+        if isinstance(cell, dict):
+            cell.pop("id", None)
+    content["nbformat_minor"] = 4
     try:
         notebook = rejoin_lines(nbformat.from_dict(content))
-        nbformat.validate(notebook, relax_add_props=True, repair_duplicate_cell_ids=True)
+        nbformat.validate(notebook, relax_add_props=True)
     except Exception as error:  # whatever nbformat trips over
         raise Refused(f"{name} is no valid notebook ({str(error).splitlines()[0][:120]})") from None
     return notebook

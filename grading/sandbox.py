@@ -4,6 +4,7 @@ What goes in is copied into a folder that the command sees read-only as /in; wha
 standard output, up to a limit. It may write to /tmp alone, which is memory of limited size.
 """
 import functools
+import json
 import os
 import resource
 import shutil
@@ -14,6 +15,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+import archive
 
 MB = 1_000_000
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/texmf",
@@ -64,6 +67,23 @@ def run(inputs, command, limits, see=(), seconds=None):
         return _watch(process, limits, seconds or limits["seconds"])
 
 
+def packed(content):
+    """A value as JSON, in bytes."""
+    return json.dumps(content).encode()
+
+
+def results(inputs, task, policy, before=(), **settings):
+    """The files, name -> bytes, that a task of inside.py gives; Stopped where it fails or what it gives is no archive."""
+    data = run(inputs, [*before, *python("grading/inside.py", task)], policy["sandbox"], **settings)
+    limits = policy["archive"] | {"one_file": policy["sandbox"]["output"], "unpacked": policy["sandbox"]["output"],
+                                  "ratio": float("inf")}
+    try:
+        members = archive.open_zip(data, limits)
+        return archive.contents(members, {name: name for name in members}, limits)
+    except archive.Refused as error:
+        raise Stopped(f"what it gave cannot be read: {error}") from None
+
+
 def python(script, *arguments):
     """The command that runs a Python script below /in with this environment's packages and nothing else."""
     return [sys.executable, "-I", f"/in/{script}", *arguments]
@@ -75,17 +95,17 @@ def _prefix(folder, limits, see):
     if Path(sys.executable).is_symlink():  # a virtual environment's interpreter is another one's
         places[str(Path(sys.executable).resolve().parents[1])] = None
     places = [place for place in places if not place.startswith("/usr")]
-    parents = dict.fromkeys(str(parent) for place in places for parent in reversed(Path(place).parents))
+    parents = dict.fromkeys(str(parent) for place in (*SYSTEM, *places) for parent in reversed(Path(place).parents))
     command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
                "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     for name, value in {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8",
                         "TMPDIR": "/tmp", "CUDA_VISIBLE_DEVICES": "", "MPLCONFIGDIR": "/tmp",
                         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}.items():
         command += ["--setenv", name, value] if value or name.startswith("CUDA") else []
-    for place in SYSTEM:
-        command += ["--ro-bind-try", place, place]
     for parent in parents:
         command += ["--perms", "0755", "--dir", parent] if parent != "/" else []
+    for place in SYSTEM:
+        command += ["--ro-bind-try", place, place]
     for place in places:
         command += ["--ro-bind", place, place]
     command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", str(folder), "/in"]

@@ -1,245 +1,205 @@
-"""Do the submission's numbers hold? `make verify` recomputes each claim of report/results.json and says what held.
+"""Do a submission's numbers hold? `make verify SUBMISSION=archive.zip` judges an archive by this copy's policy.
 
-What follows from the network's definition or from its weights is computed anew, accuracies from the committed
-predictions as well; what only training can show is held against the records of the finished run, and against a new
-run of the same recipe where build/checkpoints/ has one. First of all the files have to belong together.
-
-holds         found within the tolerance
-indicative    found on other images than the submission's: nothing follows from a difference
-not rerun     agrees with the records of the run, which this machine did not repeat
-contradicted  out of tolerance, checked by nothing, or files that do not belong together
+Without SUBMISSION it is the student's own check of this folder, by the same code. The archive is read as data; what has
+to be run of it runs in the sandbox. Exit code: 0 all holds, 1 contradicted, 2 not verifiable.
 """
 import json
 import os
-import re
-import statistics
+import signal
 import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
 
+import checks  # noqa: E402
 import nbformat  # noqa: E402
 import pandas as pd  # noqa: E402
-import torch  # noqa: E402
-from definitions import definitions  # noqa: E402
-from fresh import record, results_hash, shown, stale  # noqa: E402
-from pypdf import PdfReader  # noqa: E402
-from pypdf.errors import PdfReadError  # noqa: E402
-from safetensors import SafetensorError  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import paper  # noqa: E402
+import sandbox  # noqa: E402
+from archive import Refused, parse_json, read  # noqa: E402
+from checks import Row, read_policy, told  # noqa: E402
 
-import training  # noqa: E402
 import utils  # noqa: E402
 
-NOTEBOOK = "notebooks/assignment2.ipynb"
-TOGETHER = "notebook, code, runs, figures, ledger and paper belong together"
-SPREAD = 1.0  # points between retrained networks; an assumption until several seeds have been trained
+WORDS = {"contradicted": "Does not hold", "unverified": "Could not be checked", "implausible": "Possible, but ask",
+         "recorded": "Agrees with the records of the runs, which nobody repeated", "holds": "Holds"}
+CODES = {"contradicted": 1, "unverified": 2, "implausible": 2}
 
 
-def belonging(root):
-    """Yield what does not belong together, one sentence each: notebook, code, runs, figures, ledger and paper."""
-    notebook = nbformat.read(root / NOTEBOOK, 4)
-    if not record(notebook):
-        yield f"{NOTEBOOK} was not run to its end"
-        return
-    yield from stale(notebook, root)
-    results = json.loads((root / "report" / "results.json").read_text())
-    if results["code"] != record(notebook):
-        yield "report/results.json is of another run than the notebook"
-    if results_hash(results) != record(notebook)["results_hash"]:
-        yield "report/results.json has been changed since the notebook was run"
-    if not (root / "report" / "report.pdf").exists():
-        yield "report/report.pdf is missing"
-        return
-    yield from lacking("report.pdf", pdf_text(root / "report" / "report.pdf"), notebook)
+@dataclass
+class Verdict:
+    """What the judge found of a submission."""
+    name: str
+    rows: list = field(default_factory=list)
+    claimed: float = None     # the test accuracy in per cent
+    measured: float = None    # that of the weights, or else of the predictions
+    measured_by: str = ""
+    differences: list = field(default_factory=list)  # lines: what differs from the template
+    weights: str = ""         # SHA-256 of the weights, "" where there are none
+    first_page: bytes = b""   # of the paper handed in, PNG
+
+    @property
+    def code(self):
+        """0 all holds, 1 contradicted, 2 not verifiable."""
+        codes = {CODES.get(row.verdict, 0) for row in self.rows}
+        return 1 if 1 in codes else max(codes, default=2)
+
+    @property
+    def reason(self):
+        """The first reason for the exit code, in one sentence."""
+        return next((row.said for row in self.rows if CODES.get(row.verdict, 0) == self.code and self.code),
+                    "all that was checked holds")
 
 
-def lacking(name, text, notebook):
-    """Yield a sentence where the PDF `name`, by its `text`, is a draft or lacks numbers that the notebook shows."""
-    if "DRAFT" in text:
-        yield f"{name} is a draft"
-    texts = [data.get("text/latex") or data.get("text/markdown", "") for cell in notebook.cells for data in shown(cell)]
-    missing = sorted(numbers(" ".join(texts)) - numbers(text))
-    if missing:
-        yield f"{name} lacks {len(missing)} numbers that the notebook shows: {', '.join(missing[:6])}"
+def judge(submission, policy, data=None, rerun=False):
+    """The Verdict on a Submission; `data` are the test images at hand, if any, as from utils.load_data.
 
-
-def paper_alone(pdf):
-    """Yield what in a paper disagrees with the sources attached to it, one sentence each."""
-    attached = {name: data[0] for name, data in PdfReader(pdf).attachments.items()}
-    absent = {"assignment2.ipynb", "results.json", "references.bib", "environment.txt"} - attached.keys()
-    if absent:
-        yield f"{pdf.name} has no {', '.join(sorted(absent))} attached"
-        return
-    notebook, results = nbformat.reads(attached["assignment2.ipynb"].decode(), 4), json.loads(attached["results.json"])
-    yield from stale(notebook, None)
-    if not record(notebook) or results["code"] != record(notebook):
-        yield "the attached results.json is of another run than the attached notebook"
-    elif results_hash(results) != record(notebook)["results_hash"]:
-        yield "the attached results.json has been changed since the notebook was run"
-    text = pdf_text(pdf)
-    yield from lacking(pdf.name, text, notebook)
-    accuracy = f"{results['claims']['test_accuracy']['value']:.2f}"
-    if accuracy not in numbers(text):
-        yield f"{pdf.name} does not say the test accuracy of its results.json, {accuracy}"
-
-
-def pdf_text(path):
-    return "\n".join(page.extract_text() for page in PdfReader(path).pages)
-
-
-def numbers(text):
-    """All numbers with a decimal point or with thousands, as they are written."""
-    return set(re.findall(r"(?<![\d.])(?:\d+\.\d+|\d{1,3}(?:,\d{3})+)(?![\d.]*\d)", text))
-
-
-def from_definitions(root):
-    """(claim, value, where from) of all that needs the notebook's definitions alone."""
-    names = definitions(root / NOTEBOOK)
-    net = names["ResNet"]().eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, 3, 32, 32))
-    yield "parameters", sum(p.numel() for p in net.parameters()), "the definition"
-    yield "forward_cost", counter.get_total_flops() / 1e9, "the definition"
-    with torch.no_grad():
-        layers = names["layer_table"](net)
-    for row in layers[layers.output != ""].itertuples():
-        yield f"layer_output/{row.Index + 1}", row.output, "the definition"
-    yield "block_difference", names["block_difference"](), "torchvision's block"
-
-
-def from_predictions(predicted, mirrored, labels, classes, where):
-    """(claim, value, where from) of all that follows from two lists of predicted classes."""
-    def share(which, of):
-        return 100 * (which[of] == labels[of]).double().mean().item()
-    everywhere = torch.ones_like(labels, dtype=torch.bool)
-    yield "test_accuracy", share(predicted, everywhere), where
-    yield "test_accuracy_flips_averaged", share(mirrored, everywhere), where
-    for c, name in enumerate(classes):
-        yield f"class_accuracy/{name}", share(predicted, labels == c), where
-    pairs = torch.zeros(len(classes), len(classes)).index_put((labels.long(), predicted.long()), torch.ones(()), True)
-    pairs = (pairs + pairs.T).fill_diagonal_(0)
-    yield "most_confused_share", 100 * (pairs.max() / (predicted != labels).sum()).item(), where
-
-
-def from_weights(run, data, root):
-    """(claim, value, where from) of all that the weights of `run` give on the test images at hand."""
-    net = training.load_weights(definitions(root / NOTEBOOK)["ResNet"](), run.folder)
-    plain, mirrored = (utils.predict(net, data.test_images, run.info["normalisation"], flip) for flip in (False, True))
-    both = (plain + mirrored).argmax(1)
-    yield from from_predictions(plain.argmax(1), both, data.test_labels, data.classes, "the weights")
-
-
-def from_records(run):
-    """(claim, value, where from) of what the finished run wrote down."""
-    steps = len(run.last_epoch)
-    for step in (*range(100, steps, 100), steps):
-        yield f"running_loss/{step}", run.last_epoch[:step].mean(), "the run's losses"
-    yield "epochs", len(run.history), "the run's history"
-    yield "training_time", run.info["seconds"] / 60, "the run's record"
-
-
-def from_experiments(claims, root):
-    """(claim, value, where from) of what the runs' records say; such a claim is named <run>/<what>."""
-    seeds = []
-    for run in filter(None, map(training.load_run, sorted((root / "checkpoints").iterdir()))):
-        losses, right = run.last_epoch, run.predictions["predicted"] == run.predictions["labels"]
-        values = {"early": losses[:len(losses) // 5].mean(), "late": losses.mean(),
-                  "accuracy": 100 * right.double().mean().item()}
-        for what, value in values.items():
-            name = f"{run.folder.name}/{what}"
-            if name in claims and claims[name]["source"] == run.folder.name:
-                yield name, value, "the run's records"
-            if re.fullmatch(r"fast-\d/accuracy", name) and name in claims:
-                seeds.append(value)
-    if len(seeds) > 1:
-        yield "seeds/mean_accuracy", statistics.mean(seeds), "the runs' records"
-        yield "seeds/deviation", statistics.stdev(seeds), "the runs' records"
-
-
-def judge(claims, found, verdict="holds"):
-    """One row per value found: what the paper says, what was found, the tolerance, and `verdict` if they agree.
-
-    The records of a run are exact; tolerances are for what is computed anew.
+    `rerun` runs the notebook itself in the sandbox, on the images in the folder that it names.
     """
-    for name, value, where in found:
-        claim = claims.get(name, {"value": "no such claim", "tolerance": None})
-        tolerance = 0 if verdict == "not rerun" else claim["tolerance"] or 0
-        if isinstance(value, str) or not isinstance(claim["value"], (int, float)):
-            agrees = value == claim["value"]
-        elif name == "block_difference":  # rounding error: a bound, not a value to be met
-            agrees = max(value, claim["value"]) <= tolerance
-        else:
-            digits = 1e-5 * abs(value) if isinstance(value, float) else 0  # losses.csv keeps six of them
-            agrees = abs(value - claim["value"]) <= tolerance + digits
-        yield {"claim": name, "paper": claim["value"], "found": value, "tolerance": tolerance, "from": where,
-               "verdict": verdict if agrees or verdict == "indicative" else "contradicted"}
+    verdict = Verdict(submission.name)
+    try:
+        fill(verdict, submission, policy, data, rerun)
+    except Refused as error:
+        verdict.rows.append(Row("submission", "unverified", str(error)))
+    return verdict
 
 
-def from_new_runs(claims, run, root):
-    """Verdicts from runs of the same network, recipe and data that this machine has trained since."""
-    for new in filter(None, map(training.load_run, sorted((root / "build" / "checkpoints").glob(f"{run.name}-*")))):
-        if new.info != run.info and new.info.get("config") == run.info["config"]:
-            found = [("test_accuracy", new.info["accuracy"], f"a new run, finished {new.info['finished']}")]
-            yield from judge({"test_accuracy": claims["test_accuracy"] | {"tolerance": SPREAD}}, found)
+def fill(verdict, submission, policy, data, rerun):
+    """Enter into a verdict what each check finds, in the order in which a grader wants to read it."""
+    names, template = policy["files"], nbformat.read(ROOT / policy["files"]["notebook"], 4)
+    notebook, results = submission.notebook(names["notebook"]), submission.json(names["ledger"])
+    results = results if isinstance(results, dict) else {}
+    claims, rows = checks.checked_claims(results)
+    accuracy = claims.get(policy["claims"]["accuracy"]["name"], {})
+    verdict.claimed = accuracy.get("value") if isinstance(accuracy.get("value"), (int, float)) else None
+    rows += checks.together(submission, notebook, results, policy)
+    rows += checks.data_rows(results, policy)
+    runs, faults = checks.load_runs(submission, policy)
+    rows += faults
+    main, found, bound = runs.get(str(accuracy.get("source"))), [], 0
+    if main is None:
+        rows.append(Row("runs", "contradicted", f"the accuracy claimed rests on a run {str(accuracy.get('source'))[:40]!r}, "
+                        f"which {names['runs']}/ does not hold, or only damaged"))
+    else:
+        place = f"{names['runs']}/{main.name}/weights.safetensors"
+        verdict.weights = submission.hash(place) if place in submission.files else ""
+        if main.info["config"]["data"] != results.get("data", {}).get("fingerprint"):
+            rows.append(Row("data", "contradicted", f"the run {main.name} was trained on other data than the ledger says"))
+        trouble, found, bound = checks.measured(submission, notebook, template, main, data, policy)
+        rows += [*trouble, *checks.held(claims, found, policy, bound),
+                 *checks.held(claims, checks.from_records(main, runs, policy), policy, exact=True)]
+    rows += checks.widened(claims, policy)
+    rows += checks.implausible(runs, policy)
+    made, verdict.first_page = paper.compared(submission, notebook, template, claims, runs, policy)
+    rows += made
+    rows += rerun_rows(submission, notebook, claims, policy, rerun) if rerun else []
+    about = {row.what for row in rows}
+    rows += [Row(name, "unverified", f"nothing here checks the claim {name} = {told(claim['value'])}", claim["value"])
+             for name, claim in claims.items() if name not in about]
+    verdict.rows += rows
+    for measure, _, value, where in found:  # the last one is the weights'
+        if measure == "accuracy":
+            verdict.measured, verdict.measured_by = value, where
+    verdict.differences = checks.differences(submission, notebook, template)
+
+
+def rerun_rows(submission, notebook, claims, policy, folder):
+    """Rows from a new run of the notebook in the sandbox, with this copy's modules, on the data in `folder`."""
+    names = policy["files"]
+    runs = {name: content for name, content in submission.files.items() if name.startswith(names["runs"] + "/")}
+    inputs = {**checks.code(), **runs, f"notebooks/{names['notebook'].rpartition('/')[2]}": sandbox.packed(notebook)}
+    if names["references"] in submission.files:
+        inputs["report/references.bib"] = submission.bytes(names["references"])
+    settings = [f"{name}={os.environ[name]}" for name in ("FRESH", "DATASET", "EPOCHS") if os.environ.get(name)]
+    try:
+        made = sandbox.results(inputs, "rerun", policy, ["env", f"CIFAR10_DIR={folder}", *settings], see=[folder],
+                               seconds=policy["sandbox"]["rerun_seconds"])
+        again, _ = checks.checked_claims(parse_json(made.get("results.json", b"{}"), "the rerun's ledger"))
+    except (sandbox.Stopped, Refused) as error:
+        return [Row("rerun", "unverified", f"the notebook could not be run again: {error}")]
+    rows = []
+    for asked in policy["claims"].values():
+        start = asked["name"].partition("{}")
+        for name, claim in claims.items():
+            if name == asked["name"] or start[1] and name.startswith(start[0]) and name.endswith(start[2]):
+                value, bound = again.get(name, {}).get("value", "nothing"), asked["tolerance"]
+                if bound != "none" and not checks.agrees(value, claim["value"], bound, name == "block_difference"):
+                    rows.append(Row(name, "contradicted", f"the paper claims {name} = {told(claim['value'])}; a new run of "
+                                    f"the notebook gives {told(value)}", claim["value"], value, bound, "a new run"))
+    return rows or [Row("rerun", "holds", "a new run of the notebook claims the same", where="a new run")]
 
 
 def verify(root=ROOT, data=None):
-    """A table of verdicts as a DataFrame; `data` are the test images at hand, if any, as from utils.load_data."""
-    results = json.loads((root / "report" / "results.json").read_text())
-    claims, name = results["claims"], results["claims"]["test_accuracy"]["source"]
-    run = training.load_run(root / "checkpoints" / name)
-    if run is None:
-        raise utils.SubmissionError(f"checkpoints/{name} holds no finished run; restore it, or run make submission")
-    rows = [{"claim": fault, "verdict": "contradicted"} for fault in belonging(root)]
-    rows = rows or [{"claim": TOGETHER, "from": "their hashes, the paper's text", "verdict": "holds"}]
-    rows += judge(claims, from_definitions(root))
-    kept = run.predictions
-    rows += judge(claims, from_predictions(kept["predicted"], kept["predicted_with_mirrored"], kept["labels"],
-                                           utils.CLASSES, "the predictions"))
-    if data and not (run.folder / "weights.safetensors").exists():
-        print(f"checkpoints/{name} has no weights.safetensors: nothing was evaluated anew.")
-    elif data:
-        same = data.fingerprint == results["data"]["fingerprint"]
-        rows += judge(claims, from_weights(run, data, root), "holds" if same else "indicative")
-    rows += judge(claims, from_records(run), "not rerun")
-    rows += judge(claims, from_experiments(claims, root), "not rerun")
-    rows += from_new_runs(claims, run, root)
-    rows += [{"claim": name, "paper": claim["value"], "from": "nothing here checks it", "verdict": "contradicted"}
-             for name, claim in claims.items() if name not in {row["claim"] for row in rows}]
-    return pd.DataFrame(rows, columns=["claim", "paper", "found", "tolerance", "from", "verdict"])
+    """The verdict on a folder as a table (DataFrame), for the notebook's last cell and make zip."""
+    policy = read_policy()
+    rows = judge(read(root, policy), policy, data).rows
+    return pd.DataFrame([{"claim": row.what if row.where else row.said, "paper": row.claimed, "found": row.found,
+                          "tolerance": row.tolerance, "from": row.where, "verdict": row.verdict} for row in rows],
+                        columns=["claim", "paper", "found", "tolerance", "from", "verdict"])
 
 
-def images():
+def images(print=print):
     """The CIFAR-10 at hand, or None and a printed line; nothing is downloaded for this."""
     folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
     if not utils.has_data(folder):
-        print(f"No CIFAR-10 in {folder}: the weights were not evaluated anew.")
+        print(f"No CIFAR-10 in {folder}: weights are not evaluated.")
         return None
     try:
         return utils.load_data(folder, "cifar10")
     except utils.SubmissionError as error:
-        print(f"{error}: the weights were not evaluated anew.")
+        print(f"{error}: weights are not evaluated.")
 
 
-def main():
-    if os.environ.get("PDF"):
-        faults = list(paper_alone(Path(os.environ["PDF"])))
-        print(*faults or ["The paper agrees with the notebook, the ledger and the versions attached to it."], sep="\n")
-        print("This shows whether the paper is consistent, not whether its results are true.")
-        sys.exit(bool(faults))
-    table = verify(ROOT, images())
+def tell(verdict):
+    """Print a verdict: what a grader wants to know first, then what holds, what does not, what could not be checked."""
+    def percent(value):
+        return "none" if value is None else f"{value:.2f} %"
+    print(f"{verdict.name}: claimed {percent(verdict.claimed)}, measured {percent(verdict.measured)}"
+          + (f" ({verdict.measured_by})" if verdict.measured_by else ""))
+    for kind in reversed(WORDS):
+        rows = [row for row in verdict.rows if row.verdict == kind]
+        if rows and kind in ("holds", "recorded"):
+            names = dict.fromkeys(row.what if row.where else row.said for row in rows)
+            print(f"\n{WORDS[kind]}: {', '.join(names)}.")
+        elif rows:
+            print(f"\n{WORDS[kind]}:", *(f"  - {row.said}." for row in rows), sep="\n")
+    if verdict.differences:
+        print("\nWhat differs from the template:", *verdict.differences, sep="\n")
+    print(f"\n{('All holds', 'Contradicted', 'Not verifiable')[verdict.code]}: {verdict.reason}.")
 
-    def text(value):
-        return "" if value is None or value != value else f"{value:.6g}" if isinstance(value, float) else str(value)
-    print(table.map(text).to_string(index=False))
-    print(", ".join(f"{count} {verdict}" for verdict, count in table.verdict.value_counts().items()))
-    sys.exit("contradicted" in set(table.verdict))
+
+def printable(text):
+    """Text without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() or letter in "\n" else "?" for letter in str(text))
+
+
+def main(place, report):
+    """Judge the archive or folder `place`, tell it, and write the verdict to the JSON file `report` if it is named."""
+    policy, verdict = read_policy(), Verdict(Path(place).name)
+    folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data").resolve()
+    again = folder if os.environ.get("RERUN", "0") not in ("", "0") else None
+
+    def late(*_):
+        raise Refused(f"judging it took more than {policy['verdict']['seconds']} seconds")
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(policy["verdict"]["seconds"] + (policy["sandbox"]["rerun_seconds"] if again else 0))
+    try:
+        verdict = judge(read(place, policy), policy, images(), again)
+    except (Refused, MemoryError, RecursionError) as error:
+        verdict.rows.append(Row("submission", "unverified", str(error) or type(error).__name__))
+    signal.alarm(0)
+    for row in verdict.rows:
+        row.said = printable(row.said)
+    verdict.differences = list(map(printable, verdict.differences))
+    if report:
+        content = asdict(verdict) | {"first_page": paper.encoded(verdict.first_page) if verdict.first_page else "",
+                                     "code": verdict.code, "reason": verdict.reason}
+        Path(report).write_text(json.dumps(content))
+    tell(verdict)
+    sys.exit(verdict.code)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (utils.SubmissionError, OSError, ValueError, KeyError, PdfReadError, SafetensorError) as error:
-        sys.exit(f"make verify: a file of the submission is missing or damaged ({type(error).__name__}: {error})")
+    main((sys.argv[1] if len(sys.argv) > 1 else "") or ROOT, sys.argv[2] if len(sys.argv) > 2 else "")
