@@ -106,6 +106,8 @@ def parse_json(data, name):
         if len(dict(pairs)) < len(pairs):
             raise Refused(f"{name} gives a key twice")
         return dict(pairs)
+    if sum(map(data.count, (b"{", b"[", b","))) > 1_000_000:  # each of them takes a hundred bytes of memory and more
+        raise Refused(f"{name} has more than a million values")
     try:
         return json.loads(decoded(data, name), parse_constant=finite, parse_float=finite, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
@@ -120,6 +122,8 @@ def parse_notebook(data, name):
     for cell in content["cells"]:  # editors write ids of other kinds, and twice; nothing here needs them
         if isinstance(cell, dict):
             cell.pop("id", None)
+            if len("".join(map(str, cell.get("source", "")))) > 50_000:  # time for expressions that search it
+                raise Refused(f"{name} has a cell of more than 50,000 characters")
     content["nbformat_minor"] = 4
     try:
         notebook = rejoin_lines(nbformat.from_dict(content))
@@ -201,8 +205,8 @@ def contents(members, wanted, limits):
         archive, info = members[name]
         total += info.file_size
         if info.file_size > limits["one_file"] * MB or total > limits["unpacked"] * MB:
-            raise Refused(f"{new} unpacks to {info.file_size / MB:,.0f} MB, {total / MB:,.0f} with what comes before it:"
-                          " more than the policy reads")
+            raise Refused(f"{new} unpacks to {info.file_size / MB:,.0f} MB, {total / MB:,.0f} with what comes before: "
+                          "more than the policy reads")
         if info.file_size > MB and info.file_size > limits["ratio"] * max(info.compress_size, 1):
             raise Refused(f"{new} unpacks to {info.file_size / max(info.compress_size, 1):,.0f} times its size")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

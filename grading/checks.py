@@ -283,7 +283,8 @@ def template_probabilities(weights, images, normalisation):
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
-        raise Refused(f"they are not of the network that the notebook defines ({str(error).splitlines()[-1].strip()})")
+        fault = str(error).splitlines()[-1].strip()[:200]
+        raise Refused(f"they are not of the network that the notebook defines ({fault})") from None
     images = images.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
     return utils.predict(net.to(memory_format=torch.channels_last), images, (mean, deviation))
 

@@ -93,15 +93,21 @@ def paper():
     return results | pages("/tmp/paper.pdf")
 
 
+def titles(front, place):
+    """[place, kind, text] of a title and of authors, whose numbers and addresses are their own."""
+    front = front if isinstance(front, dict) else {}
+    return [[place, kind, json.dumps(front.get(key, ""), ensure_ascii=False)]
+            for key, kind in (("title", "typed"), ("authors", "names"))]
+
+
 def texts(notebook, exporter):
-    """[place, kind, text] of all that the paper says: "typed" by hand (prose, captions, title) or "computed"."""
-    found = [["the notebook's metadata", "typed", json.dumps(notebook.metadata.get(key, ""), ensure_ascii=False)]
-             for key in ("title", "authors")]
+    """[place, kind, text] of all that the paper says: typed by hand (prose, captions, title), names, computed."""
+    found = titles(notebook.metadata, "the notebook's metadata")
     for cell, place in zip(notebook.cells, exporter.cell_names(notebook)):
         tags, outputs = cell.metadata.get("tags", []), exporter.shown(cell)
         if "front-matter" in tags:
-            found += [[place, "typed", json.dumps(data.get("application/json", ""), ensure_ascii=False)]
-                      for data in outputs]
+            for data in outputs:
+                found += titles(data.get("application/json"), place)
         elif "notebook-only" in tags:
             continue
         elif cell.cell_type == "markdown":
@@ -115,7 +121,7 @@ def texts(notebook, exporter):
                     found.append([place, "computed", exporter.rendered(data["text/markdown"]).get_text()])
                 elif "text/latex" in data or "<table" in data.get("text/html", ""):
                     table = data.get("text/html", "") or data["text/latex"]
-                    found.append([place, "table", exporter.elements(table).get_text(" ")])
+                    found.append([place, "computed", exporter.elements(table).get_text(" ")])
     return found
 
 

@@ -4,7 +4,6 @@ Nothing of a PDF is read in the judge's process: the sandbox makes grey pictures
 """
 import base64
 import io
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -16,7 +15,7 @@ from checks import Row, code
 from PIL import Image
 
 SQUARE, DARKER, DOTS = 16, 100, 8  # two pages differ where in a square this many dots differ by this much grey
-NUMBER = re.compile(r"(?<![\w.,])[-−+±]?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?![\w]|[.,]\d)\s*(%|per ?cent\b|percent\b)?", re.I)
+NUMBER = re.compile(r"(?<![\w.,])[-−+±]?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?!\w|[.,]\d)\s*(%|per ?cent\b)?", re.I)
 
 
 def compared(submission, notebook, template, claims, runs, policy):
@@ -99,8 +98,8 @@ def picture_rows(handed, made, same_words):
     """Rows where pages look different: in few places somebody drew over them, everywhere another TeX set them."""
     if len(handed) != len(made) or [page.shape for page in handed] != [page.shape for page in made]:
         if same_words or len(handed) != len(made):
-            yield Row("paper", "unverified", f"the paper handed in has {len(handed)} pages, or pages of another size, the "
-                      f"notebook's has {len(made)}: compare their pictures by eye")
+            yield Row("paper", "unverified", f"the paper handed in has {len(handed)} pages, or pages of another size, "
+                      f"the notebook's has {len(made)}: compare their pictures by eye")
         return
     for number, (there, here) in enumerate(zip(handed, made), 1):
         height, width = (size // SQUARE * SQUARE for size in there.shape)
@@ -111,9 +110,9 @@ def picture_rows(handed, made, same_words):
                       "look at both")
         elif squares.any():
             row, column = np.argwhere(squares)[0]
-            yield Row("paper", "contradicted", f"page {number} of the paper looks different from what the notebook makes, "
-                      f"{100 * row // squares.shape[0]} % from its top and {100 * column // squares.shape[1]} % from its "
-                      "left")
+            down, right = 100 * row // squares.shape[0], 100 * column // squares.shape[1]
+            yield Row("paper", "contradicted", f"page {number} of the paper looks different from what the notebook "
+                      f"makes, {down} % from its top and {right} % from its left")
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -128,8 +127,11 @@ def numbers(text):
 
 
 def explained(texts, template, submission, claims, runs, policy):
-    """What numbers may say, two lists of values: anywhere (claims, citations, the template's prose), and what is computed
-    (records of the runs, numbers in the template's code, differences of accuracies)."""
+    """What numbers may say, two lists of values: those typed by hand, and those that the notebook computed.
+
+    Both may say claims, citations and numbers of the template's prose; the second also what is in the records of the
+    runs and in the template's code, and differences of accuracies.
+    """
     bibliography = submission.files.get(policy["files"]["references"], b"").decode(errors="replace")
     prose = " ".join(cell.source for cell in template.cells if cell.cell_type == "markdown")
     captions = " ".join(line for cell in template.cells for line in cell.source.splitlines() if line.startswith("#|"))
@@ -154,7 +156,7 @@ def number_rows(texts, explanations, claims, policy):
     open_places, accuracy = {}, claims.get(policy["claims"]["accuracy"]["name"], {}).get("value")
     stated = False
     for place, kind, text in texts:
-        known = typed if kind == "typed" else computed
+        known = computed if kind == "computed" else typed
         for written, value, decimals, percent in numbers(text):
             stated |= isinstance(accuracy, (int, float)) and decimals == 2 and abs(value - accuracy) < 0.00501
             counts = percent or kind == "typed" and (decimals or value >= 1000)
@@ -163,8 +165,8 @@ def number_rows(texts, explanations, claims, policy):
     if not stated:
         yield Row("paper", "contradicted", f"the paper does not say the accuracy claimed, {accuracy}")
     for place, found in open_places.items():
-        yield Row("paper", "unverified", f"{place} says {', '.join(dict.fromkeys(found))}, which is no claim, citation or "
-                  "number of the template")
+        yield Row("paper", "unverified", f"{place} says {', '.join(dict.fromkeys(found))}, which is no claim, citation "
+                  "or number of the template")
 
 
 def encoded(picture):

@@ -21,7 +21,8 @@ import archive
 MB = 1_000_000
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/texmf",
           "/var/lib/texmf", "/var/cache/fontconfig")
-NEEDED = "bubblewrap 0.7 or later is not installed, or may not make namespaces here (Debian: apt-get install bubblewrap)"
+NEEDED = ("bubblewrap 0.7 or later is not installed, or may not make namespaces here (Debian: apt-get install "
+          "bubblewrap)")
 
 
 class Stopped(Exception):
@@ -73,7 +74,7 @@ def packed(content):
 
 
 def results(inputs, task, policy, before=(), **settings):
-    """The files, name -> bytes, that a task of inside.py gives; Stopped where it fails or what it gives is no archive."""
+    """The files, name -> bytes, that a task of inside.py gives; Stopped where it fails or gives no archive."""
     data = run(inputs, [*before, *python("grading/inside.py", task)], policy["sandbox"], **settings)
     limits = policy["archive"] | {"one_file": policy["sandbox"]["output"], "unpacked": policy["sandbox"]["output"],
                                   "ratio": float("inf")}

@@ -80,13 +80,14 @@ def fill(verdict, submission, policy, data, rerun):
     rows += faults
     main, found, bound = runs.get(str(accuracy.get("source"))), [], 0
     if main is None:
-        rows.append(Row("runs", "contradicted", f"the accuracy claimed rests on a run {str(accuracy.get('source'))[:40]!r}, "
-                        f"which {names['runs']}/ does not hold, or only damaged"))
+        rows.append(Row("runs", "contradicted", "the accuracy claimed rests on a run "
+                        f"{str(accuracy.get('source'))[:40]!r}, which {names['runs']}/ does not hold, or only damaged"))
     else:
         place = f"{names['runs']}/{main.name}/weights.safetensors"
         verdict.weights = submission.hash(place) if place in submission.files else ""
         if main.info["config"]["data"] != results.get("data", {}).get("fingerprint"):
-            rows.append(Row("data", "contradicted", f"the run {main.name} was trained on other data than the ledger says"))
+            rows.append(Row("data", "contradicted",
+                            f"the run {main.name} was trained on other data than the ledger says"))
         trouble, found, bound = checks.measured(submission, notebook, template, main, data, policy)
         rows += [*trouble, *checks.held(claims, found, policy, bound),
                  *checks.held(claims, checks.from_records(main, runs, policy), policy, exact=True)]
@@ -126,8 +127,8 @@ def rerun_rows(submission, notebook, claims, policy, folder):
             if name == asked["name"] or start[1] and name.startswith(start[0]) and name.endswith(start[2]):
                 value, bound = again.get(name, {}).get("value", "nothing"), asked["tolerance"]
                 if bound != "none" and not checks.agrees(value, claim["value"], bound, name == "block_difference"):
-                    rows.append(Row(name, "contradicted", f"the paper claims {name} = {told(claim['value'])}; a new run of "
-                                    f"the notebook gives {told(value)}", claim["value"], value, bound, "a new run"))
+                    said = f"the paper claims {name} = {told(claim['value'])}; a new run gives {told(value)}"
+                    rows.append(Row(name, "contradicted", said, claim["value"], value, bound, "a new run"))
     return rows or [Row("rerun", "holds", "a new run of the notebook claims the same", where="a new run")]
 
 
