@@ -130,9 +130,9 @@ def rerun():
     shutil.copytree(HERE, "/tmp/project")
     os.chdir("/tmp/project")
     notebook, = map(str, Path("notebooks").glob("*.ipynb"))
-    done = subprocess.run([sys.executable, "tools/run_notebook.py", notebook, notebook], stdout=sys.stderr)
+    done = subprocess.run([sys.executable, "tools/run_notebook.py", notebook, notebook], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit("the notebook did not run to its end")
+        raise SystemExit(f"the notebook did not run to its end: {' '.join(done.stderr.split()[-40:])}")
     return {"results.json": Path("build/results.json").read_bytes()}
 
 

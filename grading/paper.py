@@ -23,6 +23,8 @@ def compared(submission, notebook, template, claims, runs, policy):
     names, first = policy["files"], b""
     if names["paper"] not in submission.files:
         return [Row("paper", "contradicted", f"{names['paper']} is missing")], first
+    if not submission.bytes(names["paper"]).startswith(b"%PDF"):
+        return [Row("paper", "contradicted", f"{names['paper']} is no PDF")], first
     try:
         handed = sandbox.results({**code(), "paper.pdf": submission.bytes(names["paper"])}, "look", policy)
         pages = pictures(handed)

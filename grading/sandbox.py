@@ -40,15 +40,15 @@ def _tried(bwrap):
         return False
     with tempfile.TemporaryDirectory() as folder:
         limits = {"memory": 1_000, "processor_seconds": 10, "processes": 9, "disk": 1}
-        command = [*_prefix(folder, limits, ()), "/bin/sh", "-c", "echo >/tmp/a && echo ok"]
+        command = [*_prefix(folder, limits), "/bin/sh", "-c", "echo >/tmp/a && echo ok"]
         done = subprocess.run(command, capture_output=True, env={}, stdin=subprocess.DEVNULL)
     return done.stdout == b"ok\n"
 
 
-def run(inputs, command, limits, see=(), seconds=None):
+def run(inputs, command, limits, data=None, seconds=None):
     """What `command`, a list, writes to its standard output, in bytes.
 
-    `inputs` (name -> bytes or Path) lie below /in; `see` are folders of this machine that it may read; `limits` are the
+    `inputs` (name -> bytes or Path) lie below /in; the folder `data` of this machine is /data; `limits` are the
     policy's. Raises Stopped where it fails, or exceeds a limit, or where there is no sandbox.
     """
     if not usable():
@@ -63,7 +63,7 @@ def run(inputs, command, limits, see=(), seconds=None):
                 file.write_bytes(content)
         for path in (Path(folder), *Path(folder).rglob("*")):  # another user runs the command where root starts it
             path.chmod(0o755 if path.is_dir() else 0o644)
-        process = subprocess.Popen([*_prefix(folder, limits, see), *command], stdin=subprocess.DEVNULL, env={},
+        process = subprocess.Popen([*_prefix(folder, limits, data), *command], stdin=subprocess.DEVNULL, env={},
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         return _watch(process, limits, seconds or limits["seconds"])
 
@@ -90,9 +90,9 @@ def python(script, *arguments):
     return [sys.executable, "-I", f"/in/{script}", *arguments]
 
 
-def _prefix(folder, limits, see):
+def _prefix(folder, limits, data=None):
     """The start of the command: what it sees, what it may write, what each of its processes may use."""
-    places = dict.fromkeys([sys.prefix, sys.base_prefix, *map(str, see)])
+    places = dict.fromkeys([sys.prefix, sys.base_prefix])
     if Path(sys.executable).is_symlink():  # a virtual environment's interpreter is another one's
         places[str(Path(sys.executable).resolve().parents[1])] = None
     places = [place for place in places if not place.startswith("/usr")]
@@ -103,15 +103,16 @@ def _prefix(folder, limits, see):
                         "TMPDIR": "/tmp", "CUDA_VISIBLE_DEVICES": "", "MPLCONFIGDIR": "/tmp",
                         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}.items():
         command += ["--setenv", name, value] if value or name.startswith("CUDA") else []
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    for place in ("/tmp", "/dev/shm"):
+        command += ["--perms", "1777", "--size", str(limits["disk"] * MB), "--tmpfs", place]
     for parent in parents:
-        command += ["--perms", "0755", "--dir", parent] if parent != "/" else []
+        command += ["--perms", "0755", "--dir", parent] if parent not in ("/", "/tmp") else []
     for place in SYSTEM:
         command += ["--ro-bind-try", place, place]
     for place in places:
         command += ["--ro-bind", place, place]
-    command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", str(folder), "/in"]
-    for place in ("/tmp", "/dev/shm"):
-        command += ["--perms", "1777", "--size", str(limits["disk"] * MB), "--tmpfs", place]
+    command += ["--ro-bind", str(folder), "/in", *(["--ro-bind", str(data), "/data"] if data else [])]
     command += ["--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/tmp", "--hostname", "sandbox"]
     limited = ["prlimit", "--core=0", f"--as={limits['memory'] * MB}", f"--cpu={limits['processor_seconds']}",
                f"--fsize={limits['disk'] * MB}", f"--nproc={limits['processes']}"]

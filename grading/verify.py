@@ -115,7 +115,7 @@ def rerun_rows(submission, notebook, claims, policy, folder):
         inputs["report/references.bib"] = submission.bytes(names["references"])
     settings = [f"{name}={os.environ[name]}" for name in ("FRESH", "DATASET", "EPOCHS") if os.environ.get(name)]
     try:
-        made = sandbox.results(inputs, "rerun", policy, ["env", f"CIFAR10_DIR={folder}", *settings], see=[folder],
+        made = sandbox.results(inputs, "rerun", policy, ["env", "CIFAR10_DIR=/data", *settings], data=folder,
                                seconds=policy["sandbox"]["rerun_seconds"])
         again, _ = checks.checked_claims(parse_json(made.get("results.json", b"{}"), "the rerun's ledger"))
     except (sandbox.Stopped, Refused) as error:
@@ -188,8 +188,9 @@ def main(place, report):
     signal.alarm(policy["verdict"]["seconds"] + (policy["sandbox"]["rerun_seconds"] if again else 0))
     try:
         verdict = judge(read(place, policy), policy, images(), again)
-    except (Refused, MemoryError, RecursionError) as error:
-        verdict.rows.append(Row("submission", "unverified", str(error) or type(error).__name__))
+    except Exception as error:  # a Refused, or what nobody has thought of: never a pass
+        said = str(error) if isinstance(error, Refused) else f"the judge stumbled ({type(error).__name__}: {error})"
+        verdict.rows.append(Row("submission", "unverified", said))
     signal.alarm(0)
     for row in verdict.rows:
         row.said = printable(row.said)
