@@ -24,7 +24,7 @@ import torch
 from archive import Refused, allowed, parse_json
 from definitions import definitions
 from fresh import cell_names, code_hash, record, results_hash, shown, stale
-from inside import facts
+from inside import facts, probabilities
 
 import training
 import utils
@@ -254,20 +254,20 @@ def measured(submission, notebook, template, main, data, policy):
         else:
             images = torch.cat([data.test_images, data.test_images.flip(3)])
     try:
-        probabilities = None
+        given = None
         if same and images is not None:
-            probabilities = template_probabilities(weights, images, main.info["normalisation"])
+            given = template_probabilities(weights, images, main.info["normalisation"])
         elif not same:
-            probabilities, told = student_probabilities(submission, notebook, f"{name}.safetensors", images,
-                                                        main.info["normalisation"], policy)
+            given, told = student_probabilities(submission, notebook, f"{name}.safetensors", images,
+                                                main.info["normalisation"], policy)
             found += told
     except sandbox.Stopped as error:
         rows.append(Row("definitions", "unverified", f"the network's changed definitions did not run in the sandbox: "
                         f"{error}"))
     except (Refused, utils.SubmissionError) as error:
         rows.append(Row("weights", "contradicted", f"the weights could not be evaluated: {error}"))
-    if probabilities is not None:
-        plain, mirrored = probabilities.split(len(data.test_labels))
+    if given is not None:
+        plain, mirrored = given.split(len(data.test_labels))
         kept = {"predicted": plain.argmax(1), "predicted_with_mirrored": (plain + mirrored).argmax(1),
                 "labels": data.test_labels}
         where = "the weights" + ("" if same else ", by the student's definitions") + (
@@ -278,15 +278,13 @@ def measured(submission, notebook, template, main, data, policy):
 
 def template_probabilities(weights, images, normalisation):
     """Probabilities (N, 10) of uint8 images (N, 3, 32, 32) by the network of this copy's notebook."""
-    mean, deviation = checked_normalisation(normalisation)
-    net = definitions()["ResNet"]()
+    normalisation, net = checked_normalisation(normalisation), definitions()["ResNet"]()
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()[:200]
         raise Refused(f"they are not of the network that the notebook defines ({fault})") from None
-    images = images.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
-    return utils.predict(net.to(memory_format=torch.channels_last), images, (mean, deviation))
+    return probabilities(net, images, normalisation)
 
 
 def student_probabilities(submission, notebook, weights, images, normalisation, policy):
@@ -314,9 +312,9 @@ def student_probabilities(submission, notebook, weights, images, normalisation, 
     given = torch.frombuffer(bytearray(raw), dtype=torch.float32).view(-1, 10)
     if not given.isfinite().all():
         raise Refused("the student's definitions gave probabilities that are not finite")
-    probabilities = torch.empty_like(given)
-    probabilities[order] = given
-    return probabilities, told
+    in_order = torch.empty_like(given)
+    in_order[order] = given
+    return in_order, told
 
 
 def checked_normalisation(normalisation):

@@ -40,22 +40,31 @@ def facts(names):
     return found
 
 
+def probabilities(net, images, normalisation):
+    """Class probabilities (N, 10) of uint8 images (N, 3, 32, 32); in this layout and in pieces that fit a processor's
+    cache it takes half the time."""
+    import torch
+
+    import utils
+    net = net.to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return torch.cat([utils.predict(net, part, normalisation) for part in images.split(200)])
+
+
 def network():
     """The student's definitions on weights and images: facts, and probabilities as float32, ten to an image."""
     import torch
     from definitions import definitions
 
     import training
-    import utils
     names = definitions(HERE / "definitions.ipynb")
     results = {"facts.json": json.dumps(facts(names)).encode()}
     if (HERE / "images.raw").exists():
         images = torch.frombuffer(bytearray((HERE / "images.raw").read_bytes()), dtype=torch.uint8)
         net = training.load_weights(names["ResNet"](), HERE)
         normalisation = json.loads((HERE / "normalisation.json").read_text())
-        images = images.view(-1, 3, 32, 32).contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
-        probabilities = utils.predict(net.to(memory_format=torch.channels_last), images, normalisation)
-        results["probabilities.raw"] = probabilities.float().numpy().tobytes()
+        given = probabilities(net, images.view(-1, 3, 32, 32), normalisation)
+        results["probabilities.raw"] = given.float().numpy().tobytes()
     return results
 
 
