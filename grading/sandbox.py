@@ -19,6 +19,7 @@ from pathlib import Path
 import archive
 
 MB = 1_000_000
+SPARE = 0.05  # of this machine's memory: where less is left, whatever runs in the sandbox is stopped
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/texmf",
           "/var/lib/texmf", "/var/cache/fontconfig")
 NEEDED = ("bubblewrap 0.7 or later is not installed, or may not make namespaces here (Debian: apt-get install "
@@ -45,7 +46,7 @@ def _tried(bwrap):
     return done.stdout == b"ok\n"
 
 
-def run(inputs, command, limits, data=None, seconds=None):
+def run(inputs, command, limits, data=None):
     """What `command`, a list, writes to its standard output, in bytes.
 
     `inputs` (name -> bytes or Path) lie below /in; the folder `data` of this machine is /data; `limits` are the
@@ -61,11 +62,12 @@ def run(inputs, command, limits, data=None, seconds=None):
                 shutil.copyfile(content, file)
             else:
                 file.write_bytes(content)
-        for path in (Path(folder), *Path(folder).rglob("*")):  # another user runs the command where root starts it
-            path.chmod(0o755 if path.is_dir() else 0o644)
+        if not os.geteuid():  # another user runs the command
+            for path in (folder, *Path(folder).rglob("*")):
+                os.chown(path, _user(), -1)
         process = subprocess.Popen([*_prefix(folder, limits, data), *command], stdin=subprocess.DEVNULL, env={},
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        return _watch(process, limits, seconds or limits["seconds"])
+        return _watch(process, limits)
 
 
 def packed(content):
@@ -73,13 +75,13 @@ def packed(content):
     return json.dumps(content).encode()
 
 
-def results(inputs, task, policy, before=(), **settings):
+def results(inputs, task, policy, before=(), data=None):
     """The files, name -> bytes, that a task of inside.py gives; Stopped where it fails or gives no archive."""
-    data = run(inputs, [*before, *python("grading/inside.py", task)], policy["sandbox"], **settings)
+    given = run(inputs, [*before, *python("grading/inside.py", task)], policy["sandbox"], data)
     limits = policy["archive"] | {"one_file": policy["sandbox"]["output"], "unpacked": policy["sandbox"]["output"],
                                   "ratio": float("inf")}
     try:
-        members = archive.open_zip(data, limits)
+        members = archive.open_zip(given, limits)
         return archive.contents(members, {name: name for name in members}, limits)
     except archive.Refused as error:
         raise Stopped(f"what it gave cannot be read: {error}") from None
@@ -88,6 +90,11 @@ def results(inputs, task, policy, before=(), **settings):
 def python(script, *arguments):
     """The command that runs a Python script below /in with this environment's packages and nothing else."""
     return [sys.executable, "-I", f"/in/{script}", *arguments]
+
+
+def _user():
+    """Who runs commands where root grades: a user whose processes are counted by themselves."""
+    return 100_000 + os.getpid()
 
 
 def _prefix(folder, limits, data=None):
@@ -102,7 +109,7 @@ def _prefix(folder, limits, data=None):
     for name, value in {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8",
                         "TMPDIR": "/tmp", "CUDA_VISIBLE_DEVICES": "", "MPLCONFIGDIR": "/tmp",
                         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}.items():
-        command += ["--setenv", name, value] if value or name.startswith("CUDA") else []
+        command += ["--setenv", name, value] if value or name.startswith("CUDA") and not limits.get("gpu") else []
     command += ["--proc", "/proc", "--dev", "/dev"]
     for place in ("/tmp", "/dev/shm"):
         command += ["--perms", "1777", "--size", str(limits["disk"] * MB), "--tmpfs", place]
@@ -113,17 +120,21 @@ def _prefix(folder, limits, data=None):
     for place in places:
         command += ["--ro-bind", place, place]
     command += ["--ro-bind", str(folder), "/in", *(["--ro-bind", str(data), "/data"] if data else [])]
+    if limits.get("gpu"):
+        command += ["--ro-bind-try", "/sys", "/sys"]
+        for place in map(str, Path("/dev").glob("nvidia*")):
+            command += ["--dev-bind", place, place]
     command += ["--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/tmp", "--hostname", "sandbox"]
-    limited = ["prlimit", "--core=0", f"--as={limits['memory'] * MB}", f"--cpu={limits['processor_seconds']}",
+    memory = "unlimited" if limits.get("gpu") else limits["memory"] * MB  # CUDA reserves addresses by the hundred GB
+    limited = ["prlimit", "--core=0", f"--as={memory}", f"--cpu={limits['processor_seconds']}",
                f"--fsize={limits['disk'] * MB}", f"--nproc={limits['processes']}"]
     if os.geteuid():
         return [*command, "--unshare-user", "--", *limited]
-    user = str(100_000 + os.getpid())  # root is nobody in there: a user whose processes are counted by themselves
-    return [*command, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--", *limited, "setpriv", "--reuid", user,
-            "--regid", user, "--clear-groups", "--inh-caps=-all", "--"]
+    return [*command, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--", *limited, "setpriv",
+            f"--reuid={_user()}", f"--regid={_user()}", "--clear-groups", "--inh-caps=-all", "--"]
 
 
-def _watch(process, limits, seconds):
+def _watch(process, limits):
     """The output of a running command; killed, and told, where it breaks a limit."""
     kept, reasons = {"stdout": bytearray(), "stderr": bytearray()}, []
 
@@ -140,16 +151,18 @@ def _watch(process, limits, seconds):
                for args in (("stdout", limits["output"] * MB), ("stderr", MB))]
     for reader in readers:
         reader.start()
-    end = time.monotonic() + seconds
+    end = time.monotonic() + limits["seconds"]
     try:
         while process.poll() is None:
             number, memory = _used(process.pid)
             if memory > limits["memory"] * MB:
                 kill(f"it used more than {limits['memory']:,} MB of memory")
+            elif _left() < SPARE:  # files in memory belong to no process
+                kill("this machine was about to run out of memory")
             elif number > limits["processes"] + 3:  # bubblewrap itself
                 kill(f"it had more than {limits['processes']} processes")
             elif time.monotonic() > end:
-                kill(f"it did not end within {seconds:,} seconds")
+                kill(f"it did not end within {limits['seconds']:,} seconds")
             time.sleep(0.05)
     finally:  # Ctrl-C as well
         process.kill()
@@ -163,6 +176,12 @@ def _watch(process, limits, seconds):
         raise Stopped(reasons[0] if reasons else ended.get(process.returncode) or
                       f"it ended with status {process.returncode}: {said[-1][:300] if said else 'nothing was said'}")
     return bytes(kept["stdout"])
+
+
+def _left():
+    """The share of this machine's memory that is available."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) / int(lines["MemTotal"].split()[0])
 
 
 def _used(pid):

@@ -28,6 +28,10 @@ WORDS = {"contradicted": "Does not hold", "unverified": "Could not be checked", 
 CODES = {"contradicted": 1, "unverified": 2, "implausible": 2}
 
 
+class Late(BaseException):
+    """Judging took too long; no check catches it."""
+
+
 @dataclass
 class Verdict:
     """What the judge found of a submission."""
@@ -63,6 +67,8 @@ def judge(submission, policy, data=None, rerun=False):
         fill(verdict, submission, policy, data, rerun)
     except Refused as error:
         verdict.rows.append(Row("submission", "unverified", str(error)))
+    except Exception as error:  # what nobody has thought of is no pass
+        verdict.rows.append(Row("submission", "unverified", f"the judge stumbled ({type(error).__name__}: {error})"))
     return verdict
 
 
@@ -113,10 +119,12 @@ def rerun_rows(submission, notebook, claims, policy, folder):
     inputs = {**checks.code(), **runs, f"notebooks/{names['notebook'].rpartition('/')[2]}": sandbox.packed(notebook)}
     if names["references"] in submission.files:
         inputs["report/references.bib"] = submission.bytes(names["references"])
-    settings = [f"{name}={os.environ[name]}" for name in ("FRESH", "DATASET", "EPOCHS") if os.environ.get(name)]
+    settings = [f"{name}={os.environ[name]}" for name in ("FRESH", "EPOCHS", "SEED") if os.environ.get(name)]
+    seconds, fresh = policy["sandbox"]["rerun_seconds"], os.environ.get("FRESH", "0") not in ("", "0")
+    limits = policy["sandbox"] | {"processor_seconds": seconds * os.cpu_count(), "seconds": seconds, "gpu": fresh}
     try:
-        made = sandbox.results(inputs, "rerun", policy, ["env", "CIFAR10_DIR=/data", *settings], data=folder,
-                               seconds=policy["sandbox"]["rerun_seconds"])
+        made = sandbox.results(inputs, "rerun", policy | {"sandbox": limits}, ["env", "CIFAR10_DIR=/data", *settings],
+                               data=folder)
         again, _ = checks.checked_claims(parse_json(made.get("results.json", b"{}"), "the rerun's ledger"))
     except (sandbox.Stopped, Refused) as error:
         return [Row("rerun", "unverified", f"the notebook could not be run again: {error}")]
@@ -141,7 +149,7 @@ def verify(root=ROOT, data=None):
                         columns=["claim", "paper", "found", "tolerance", "from", "verdict"])
 
 
-def images(print=print):
+def images():
     """The CIFAR-10 at hand, or None and a printed line; nothing is downloaded for this."""
     folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
     if not utils.has_data(folder):
@@ -183,14 +191,13 @@ def main(place, report):
     again = folder if os.environ.get("RERUN", "0") not in ("", "0") else None
 
     def late(*_):
-        raise Refused(f"judging it took more than {policy['verdict']['seconds']} seconds")
+        raise Late(f"judging it took more than {policy['verdict']['seconds']} seconds")
     signal.signal(signal.SIGALRM, late)
     signal.alarm(policy["verdict"]["seconds"] + (policy["sandbox"]["rerun_seconds"] if again else 0))
     try:
         verdict = judge(read(place, policy), policy, images(), again)
-    except Exception as error:  # a Refused, or what nobody has thought of: never a pass
-        said = str(error) if isinstance(error, Refused) else f"the judge stumbled ({type(error).__name__}: {error})"
-        verdict.rows.append(Row("submission", "unverified", said))
+    except (Refused, Late) as error:
+        verdict.rows.append(Row("submission", "unverified", str(error)))
     signal.alarm(0)
     for row in verdict.rows:
         row.said = printable(row.said)

@@ -54,13 +54,13 @@ RUN = "checkpoints/fast-0"
 _results, _kept = sandbox.results, {}
 
 
-def remembered(inputs, task, policy, before=(), **settings):
+def remembered(inputs, task, policy, before=(), data=None):
     """The sandbox's results, kept by what goes in: a paper is built once."""
     digest = hashlib.sha256(task.encode())
     for name, content in sorted(inputs.items()):
         digest.update(name.encode() + (content if isinstance(content, bytes) else content.read_bytes()))
-    if task == "network" or digest.digest() not in _kept:
-        _kept[digest.digest()] = _results(inputs, task, policy, before, **settings)
+    if task in ("network", "rerun") or digest.digest() not in _kept:
+        _kept[digest.digest()] = _results(inputs, task, policy, before, data)
     return _kept[digest.digest()]
 
 
@@ -329,6 +329,9 @@ DEFINITIONS = {
         "import checks, utils\nutils.accuracy_of = lambda *_: 96.31\nchecks.share = lambda *_: 96.31\n", 1, "96.31"),
     "ends_the_process": ("import os\nos._exit(0)", 2, "did not run in the sandbox"),
     "runs_forever": ("while True:\n    pass", 2, "did not run in the sandbox"),
+    "tells_its_own_facts": (
+        "import __main__\n__main__.facts = lambda *_: [['accuracy', '', 96.31], ['class_accuracy', '3', 100.0]]", 1,
+        "96.31"),
     "gives_what_it_likes": (
         "import os, sys\nos.write(3, b'x' * 99)\nclass Out(dict): pass\nprint('96.31')\nos._exit(0)", 2, "sandbox"),
 }
@@ -349,6 +352,7 @@ def test_a_definition_cannot_reach_the_judge(world, no_paper, tmp_path, name):
     verdict = judged(world)
     assert any(words in row.said and row.verdict != "holds" for row in verdict.rows), verdict.rows
     assert verdict.code == 1  # its predictions are not 96.31 % right in any case
+    assert not [row for row in verdict.rows if row.found == 96.31]
     assert not (tmp_path / "was here").exists()
     assert checks.share is not None and checks.share(torch.ones(2), torch.ones(2)) == 100
 
@@ -526,6 +530,19 @@ def test_hostile_archive(world, no_paper, tmp_path, name):
     assert time.monotonic() - start < 60 and os.listdir(tmp_path) == ["a.zip"]
 
 
+def test_whatever_the_judge_stumbles_over_is_no_pass(world, monkeypatch):
+    monkeypatch.setattr(checks, "load_runs", lambda *_: 1 / 0)
+    assert judged(world).code == 2 and "the judge stumbled (ZeroDivisionError" in judged(world).reason
+
+
+def test_judging_has_an_end(world, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(verify, "read_policy", lambda: world.policy | {"verdict": {"seconds": 1}})
+    monkeypatch.setattr(checks, "together", lambda *_: time.sleep(30))
+    with pytest.raises(SystemExit) as ended:
+        verify.main(pack(tmp_path / "a.zip", world.files), "")
+    assert ended.value.code == 2 and "took more than 1 seconds" in capsys.readouterr().out
+
+
 def test_a_folder_is_read_without_following_links(world, tmp_path):
     for name, data in world.files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -654,7 +671,25 @@ def test_the_sandbox_stops(name):
     said = contained(code, **limits)
     assert any(word in said for word in words), said
     assert time.monotonic() - start < 30
-    assert sandbox._used(os.getpid())[0] < 10, "nothing of it is left"
+    end = time.monotonic() + 5
+    while any(map(ran, os.listdir("/proc"))) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(ran, os.listdir("/proc")))
+
+
+def ran(place):
+    """Whether a process runs a program of the sandbox."""
+    try:
+        with open(f"/proc/{place}/cmdline") as file:
+            return "-I\0/in/program.py" in file.read()
+    except OSError:
+        return False
+
+
+@needs_sandbox
+def test_the_sandbox_stops_before_the_machine_has_no_memory_left(monkeypatch):
+    monkeypatch.setattr(sandbox, "SPARE", 1.1)
+    assert "about to run out of memory" in contained("import time; time.sleep(9)")
 
 
 def test_without_bubblewrap_no_code_of_a_student_runs(world, monkeypatch):
