@@ -245,17 +245,17 @@ def measured(submission, notebook, template, main, data, policy):
         found += [(*fact, "the template's definition") for fact in template_facts()]
     if f"{name}.safetensors" not in submission.files:
         rows.append(Row("weights", "unverified", f"{name}.safetensors is missing: no accuracy was measured"))
+    elif data is None:
+        rows.append(Row("weights", "unverified", "there is no CIFAR-10 here to evaluate the weights on: set "
+                        "CIFAR10_DIR, or put it into data/"))
     else:
-        weights = submission.tensors(f"{name}.safetensors")
-        count = sum(value.numel() for key, value in weights.items() if not key.endswith(BUFFERS))
-        found.append(("parameters", "", count, "the weights"))
-        if data is None:
-            rows.append(Row("weights", "unverified", "there is no CIFAR-10 here to evaluate the weights on: set "
-                            "CIFAR10_DIR, or put it into data/"))
-        else:
-            images = torch.cat([data.test_images, data.test_images.flip(3)])
+        images = torch.cat([data.test_images, data.test_images.flip(3)])
+    given = None
     try:
-        given = None
+        if f"{name}.safetensors" in submission.files:
+            weights = submission.tensors(f"{name}.safetensors")
+            count = sum(value.numel() for key, value in weights.items() if not key.endswith(BUFFERS))
+            found.append(("parameters", "", count, "the weights"))
         if same and images is not None:
             given = template_probabilities(weights, images, main.info["normalisation"])
         elif not same:
