@@ -3,13 +3,11 @@
 Each archive is judged by a process of its own, so that none can stop the others. Finished verdicts are kept in
 build/grades/: the same command goes on where it was stopped.
 """
-import contextlib
 import csv
 import hashlib
 import html
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +21,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
 
+import sandbox  # noqa: E402
 from checks import read_policy  # noqa: E402
 
 COLUMNS = ("archive", "verdict", "claimed", "measured", "contradictions", "unverified", "seconds", "reason")
@@ -108,9 +107,7 @@ class Ending:
         reader.start()
         while self.process.poll() is None and time.monotonic() < self.end and not stopped.is_set():
             time.sleep(0.1)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # the sandbox ends with its parent
-        self.process.wait()
+        sandbox.end(self.process)
         reader.join(5)
         return said[0] if said else b""
 

@@ -3,6 +3,7 @@
 What goes in is copied into a folder that the command sees read-only as /in; what comes out is what it writes to its
 standard output, up to a limit. It may write to /tmp alone, which is memory of limited size.
 """
+import contextlib
 import functools
 import json
 import os
@@ -140,7 +141,7 @@ def _watch(process, limits):
 
     def kill(reason):
         reasons.append(reason)
-        process.kill()  # all of its process namespace goes with it
+        end(process)
 
     def collect(name, most):
         for block in iter(lambda: getattr(process, name).read1(1 << 16), b""):
@@ -151,7 +152,7 @@ def _watch(process, limits):
                for args in (("stdout", limits["output"] * MB), ("stderr", MB))]
     for reader in readers:
         reader.start()
-    end = time.monotonic() + limits["seconds"]
+    last = time.monotonic() + limits["seconds"]
     try:
         while process.poll() is None:
             number, memory = _used(process.pid)
@@ -161,12 +162,11 @@ def _watch(process, limits):
                 kill("this machine was about to run out of memory")
             elif number > limits["processes"] + 3:  # bubblewrap itself
                 kill(f"it had more than {limits['processes']} processes")
-            elif time.monotonic() > end:
+            elif time.monotonic() > last:
                 kill(f"it did not end within {limits['seconds']:,} seconds")
             time.sleep(0.05)
     finally:  # Ctrl-C as well
-        process.kill()
-        process.wait()
+        end(process)
     for reader in readers:
         reader.join(5)
     if reasons or process.returncode:
@@ -184,16 +184,31 @@ def _left():
     return int(lines["MemAvailable"].split()[0]) / int(lines["MemTotal"].split()[0])
 
 
+def end(process):
+    """Kill a process, if it still runs, and all below it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGSTOP)  # it starts nothing more
+        for pid in _tree(process.pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def _tree(pid):
+    """A process and all below it, as numbers."""
+    found, left = [], [pid]
+    while left:
+        found.append(left.pop())
+        with contextlib.suppress(OSError):  # it has ended
+            for task in os.listdir(f"/proc/{found[-1]}/task"):
+                left += map(int, Path(f"/proc/{found[-1]}/task/{task}/children").read_text().split())
+    return found
+
+
 def _used(pid):
     """Number and resident memory, in bytes, of a process and all below it."""
-    number, memory, left = 0, 0, [pid]
-    while left:
-        pid = left.pop()
-        try:
-            memory += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-            for task in os.listdir(f"/proc/{pid}/task"):
-                left += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-            number += 1
-        except (OSError, ValueError, IndexError):  # it has ended
-            continue
-    return number, memory
+    pages, processes = 0, _tree(pid)
+    for process in processes:
+        with contextlib.suppress(OSError):
+            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return len(processes), pages * resource.getpagesize()
