@@ -197,6 +197,11 @@ def find_fault(log, latex, names, folder):
         words = re.sub(r"\\\S+ ?|\[\]|[$|]", "", words).strip()[:40]
         return (f"{cell(line)}: something is {points:.0f} points wider than its column ({words!r}): break the formula "
                 "or the word, or make the table narrower")
+    for found in re.finditer(r"Overfull \\vbox \(([\d.]+)pt too high\)|Float too large for page by ([\d.]+)pt", log):
+        points, shipped = float(found[1] or found[2]), re.findall(r"(?m)^[\])\s]*\[\d+\b", log[:found.start()])
+        if points > 20:
+            return (f"page {len(shipped) + 1}: something is {points:.0f} points higher than the page, a formula, a "
+                    "table or a picture with its caption: show less of it, or in parts")
     warning = re.search(r"Missing character: [^:;!]*|Warning: .*(?:undefined on|multiply defined).*", log)
     return warning and warning[0]
 

@@ -406,6 +406,7 @@ def test_korean(tmp_path):
         (r"## Net" "\n" r"$\nosuchcommand$", ["cell 1 (Net)", "Undefined control sequence", "nosuchcommand"]),
         ("$$a" + "+b" * 200 + "$$", ["cell 1", "too wide"]),
         ("x" * 90, ["cell 1", "wider than its column"]),
+        ("$$\\begin{matrix}" + "a\\\\" * 90 + "\\end{matrix}$$", ["page 1", "higher than the page"]),
     ],
 )
 def test_latex_faults_are_one_sentence(tmp_path, monkeypatch, source, words):
