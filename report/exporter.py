@@ -37,7 +37,7 @@ NUMBER = r"\d+(?:\.\d+)*"
 # before a heading: "1.2 Layers", but not "3 layers are enough"
 TYPED_NUMBER = re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))")
 HEADINGS = [f"h{level}" for level in range(1, 7)]
-BLOCKS = ("body", "p", "div", "center", "figure", "details", "table", "ul", "ol", *HEADINGS)
+BLOCKS = ("body", "p", "div", "center", "figure", "figcaption", "details", "table", "ul", "ol", *HEADINGS)
 LEVELS = ("section", "subsection", "subsubsection", "paragraph", "subparagraph", "subparagraph")
 MARK = f"x{uuid4().hex}"
 # What TeX and Quarto mean by text in Jupyter's HTML: formulas in HTML blocks, references, notes.
@@ -356,12 +356,16 @@ class Paper:
             if element.name == "tex-math":
                 self.set_formula(element, fragment)
         for heading in body.find_all(HEADINGS):
-            heading.name, heading["heading"] = "p", ""
+            heading.name, heading["heading"] = "p", "yes"
         for image in body.find_all("img"):
             self.set_picture(image, fragment)
-        for block in body.find_all(["center", "p", "div"]):
-            if (block.name == "center" or block.get("align") == "center") and not block.find("table"):
-                self.centre(block)
+        centred = [block for block in body.find_all(["center", "p", "div", "figure"])
+                   if block.name == "center" or block.get("align") == "center"]
+        for block in centred:
+            special = block.has_attr("heading") or block.find(heading=True) or block.find("table")  # LaTeX places these
+            if not special and not any(parent in centred for parent in block.parents):
+                block.insert(0, self.mark("\\begin{center}"))
+                block.append(self.mark("\\end{center}"))
         for code in body.find_all(["pre", "code"]):
             self.set_code(code)
         for table in reversed(body.find_all("table")):  # the inner ones first
@@ -464,16 +468,16 @@ class Paper:
         data = pictures.load(source, fragment.attachments, self.folder, ROOT, fragment.place)
         name = self.picture(data, fragment.place)
         latex = f"\\includegraphics{pictures.width(image)}{{{name}}}"
-        parent, row = image.parent, image.find_parent("tr")
+        row = image.find_parent("tr")
+        beside = [part for part in (image.previous_sibling, image.next_sibling) if str(part or "").strip()]
+        if image.parent.name in ("body", "div", "figure", "details") and all(part.name in BLOCKS for part in beside):
+            image.wrap(elements("<p></p>").p)  # it stands between blocks
+        parent = image.parent
         if row:  # a share of the column for each cell
             latex = f"{{\\linewidth={0.9 / len(row.find_all(['td', 'th'])):.3f}\\columnwidth {latex}}}"
         image.replace_with(self.mark(latex))
         if not row and parent.name in BLOCKS and not re.sub(rf"{MARK}m\d+z", "", parent.get_text()).strip():
             parent["align"] = "center"  # nothing but pictures
-
-    def centre(self, block):
-        block.insert(0, self.mark("\\begin{center}"))
-        block.append(self.mark("\\end{center}"))
 
     def set_code(self, code):
         """Code is small; long lines and names may be broken."""
@@ -535,7 +539,7 @@ class Paper:
                     self.note("links to places that are not in the paper are set as their text", place)
                 link.unwrap()
         for note in body.find_all("text-note"):
-            bound = note.find_parent(["float-caption", "table-cells", "text-note"]) or note.find_parent(heading="")
+            bound = note.find_parent(["float-caption", "table-cells", "text-note"]) or note.find_parent(heading=True)
             # where LaTeX has no footnotes
             note.insert(0, " (" if bound else self.mark("\\footnote{"))
             note.append(")" if bound else self.mark("}"))

@@ -67,6 +67,9 @@ KINDS = {  # Markdown: what the paper's LaTeX has of it
     "badge": ("[![Open in Colab](https://x.org/badge.svg)](https://colab.org/a)",
               [r"\href{https://colab.org/a}{Open in Colab}"]),
     "control character": ("a\x07b", ["ab"]),
+    "centred heading": ("## A\n\n<h2 align='center'>B</h2>\n\n<div align=center><h2>C</h2></div>\n\n"
+                        "<p align='center'>words</p>",
+                        [r"\section{B}", r"\section{C}", r"\begin{center}words\end{center}"]),
     "Quarto": ("<a id='sec-b'></a>\n## B\n\n@sec-b, -@sec-b; @he2016 and [@he2016; @ioffe2015], a@b.org, @property",
                [r"Section~\ref{sec-b}, \ref{sec-b}; \citet{he2016} and \citep{he2016,ioffe2015}, ", "a@b.org",
                 "@property"]),
@@ -133,13 +136,16 @@ def test_pictures_beside_each_other_and_in_tables(tmp_path):
     assert "center" not in body(markdown("see ![x](a.png) and ![y](a.png) ![z](a.png)"), folder=tmp_path)
     table = body(markdown("| ![](a.png) | ![](a.png) |\n|---|---|\n| 1 | 2 |"), folder=tmp_path)
     assert table.count(r"{\linewidth=0.450\columnwidth \includegraphics") == 2
+    for source in ("<img src=a.png>\n\nText", "<figure><img src=a.png><figcaption>C</figcaption></figure>",
+                   "<center><img src=a.png></center>", "<p align=center><img src=a.png></p>"):
+        assert body(markdown(source), folder=tmp_path).count(r"\begin{center}\includegraphics") == 1, source
     assert "[height=30.0bp]" in body(markdown("a <img src=a.png height=40>"), folder=tmp_path)
 
 
 def test_pictures_of_other_formats_are_converted(tmp_path):
     for kind in ("gif", "webp"):
-        png, _ = body(code("show()", {f"image/{kind}": base64.b64encode(picture(kind.upper())).decode()})), 0
-        assert "{picture-1.png}" in png
+        data = base64.b64encode(picture(kind.upper())).decode()
+        assert "{picture-1.png}" in body(code("show()", {f"image/{kind}": data}))
     deep = Image.fromarray((np.arange(256, dtype="uint16") * 257).reshape(16, 16))
     buffer = io.BytesIO()
     deep.save(buffer, "PNG")
