@@ -118,7 +118,7 @@ def from_predictions(predicted, mirrored, labels, classes, where):
     confusion = measures.confusion_matrix(predicted, labels, len(classes))
     for name, value in zip(classes, 100 * confusion.diagonal() / confusion.sum(1)):
         yield f"class_accuracy/{name}", value, where
-    yield "most_confused_share", measures.most_confused(confusion)[3], where
+    yield "most_confused_share", measures.most_confused(confusion)[2], where
 
 
 def from_weights(run, data, root):
@@ -139,14 +139,15 @@ def from_experiments(claims, root):
     """(claim, value, where from) of what the runs' records say; such a claim is named <run>/<what>."""
     runs = list(filter(None, map(training.load_run, sorted((root / "checkpoints").iterdir()))))
     for run in runs:
-        yield f"{run.name}/accuracy", run.accuracy, "the run's predictions"
-        if run.info["config"]["start"]:
-            frozen = run.info["config"] | {"learning_rate": 0.0}
-            before = next(other for other in runs if other.key == run.info["config"]["start"])
-            pair = next(other for other in runs if other.info["config"] == frozen)
+        yield f"{run.folder.name}/accuracy", run.accuracy, "the run's predictions"
+        frozen = run.info["config"] | {"learning_rate": 0.0}
+        before = next((other for other in runs if other.key == run.info["config"]["start"]), None)
+        pair = next((other for other in runs if other.info["config"] == frozen), None)
+        if before and pair:  # else nothing checks such a claim
             for what, value in measures.epoch_measures(run, pair, before).items():
-                yield f"{run.name}/{what}", value, "the run's records"
-    seeds = [run for run in runs if f"{run.name}/accuracy" in claims and re.fullmatch(r"fast-\d", run.name)]
+                yield f"{run.folder.name}/{what}", value, "the run's records"
+    names = [name for name in claims if re.fullmatch(r"fast-\d/accuracy", name)]
+    seeds = [run for run in runs if f"{run.folder.name}/accuracy" in names]
     if len(seeds) > 1:
         reached = [run.accuracy for run in seeds]
         yield "seeds/mean_accuracy", statistics.mean(reached), "the runs' records"

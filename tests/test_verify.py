@@ -105,6 +105,17 @@ def test_missing_weights_are_allowed_and_missing_predictions_are_not(copy):
     assert list(belonging(copy)) == [f"checkpoints/{RUN}/predictions.safetensors is missing"]
 
 
+@pytest.mark.parametrize("missing", ["epoch-rate-0", "fast-0-renamed"])
+def test_claims_that_rest_on_a_missing_run_are_caught(copy, missing):
+    """A pair or a start that is gone, or whose record was changed, leaves its claims unchecked, without a traceback."""
+    if missing == "epoch-rate-0":
+        shutil.rmtree(copy / "checkpoints" / missing)
+    else:
+        path = copy / "checkpoints" / "fast-0" / "run.json"
+        path.write_text(path.read_text().replace('"finished"', '"ended"').replace('"run": "fast-0"', '"run": "fast-9"'))
+    assert {f"epoch-{rate}/loss_first" for rate in ("as-the-original", "rate-0-0001")} <= contradicted(verify(copy))
+
+
 def test_an_edited_cell_is_caught_and_an_edited_caption_is_not(copy):
     def caption(cells):
         cells["fig-training"].source = cells["fig-training"].source.replace("Training by", "The training by")
