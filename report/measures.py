@@ -21,11 +21,10 @@ def confusion_matrix(predicted, labels, classes):
 
 
 def most_confused(confusion):
-    """The pair of classes confused most, either way: their numbers, the count, and its share of all mistakes in %."""
+    """The pair of classes confused most, either way: their numbers, and the share of all mistakes in per cent."""
     pairs = np.triu(confusion + confusion.T, 1)
     first, second = np.unravel_index(pairs.argmax(), pairs.shape)
-    count, mistakes = int(pairs[first, second]), int(confusion.sum() - confusion.trace())
-    return first, second, count, 100 * count / max(mistakes, 1)
+    return first, second, 100 * pairs[first, second] / max(confusion.sum() - confusion.trace(), 1)
 
 
 def paired_windows(run, other, width=100):

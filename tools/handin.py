@@ -35,6 +35,7 @@ def repository():
 
 def pack(target, weights, without=()):
     """Write the project, in a folder, to the zip file `target`; sorted and without dates: same files, same bytes."""
+    folder = repository()
     files = [file for part in PARTS if part not in without
              for file in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -42,7 +43,7 @@ def pack(target, weights, without=()):
             name = file.relative_to(ROOT)
             left_out = name.suffix in (".aux", ".log") or not weights and file.name == "weights.safetensors"
             if file.is_file() and not left_out and not any(part.startswith((".", "__")) for part in name.parts):
-                entry = zipfile.ZipInfo(f"{repository()}/{name.as_posix()}")
+                entry = zipfile.ZipInfo(f"{folder}/{name.as_posix()}")
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, file.read_bytes())
 
