@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 from tqdm import tqdm
 
-from speed import FilterMuon, ProductGradients, keep_freed_memory
+from speed import FilterMuon, Graph, ProductGradients, keep_freed_memory
 from utils import DEVICE, SubmissionError, accuracy_of, bar_settings, in_notebook, predict
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
@@ -98,9 +98,12 @@ class Recipe:
 
 def recipe_table(recipes):
     """Hyper-parameters side by side: a DataFrame of strings, a column for each item of the dict `recipes`."""
-    columns = {title: {name.replace("_", " "): f"{value:g}" if type(value) is float else str(value) or "none"
-                       for name, value in dataclasses.asdict(recipe).items()} for title, recipe in recipes.items()}
-    return pd.DataFrame(columns).rename_axis("hyper-parameter")
+    columns = {title: dataclasses.asdict(recipe) for title, recipe in recipes.items()}
+    for column in columns.values():
+        words = column.pop("augmentation").split()
+        column |= {word: "yes" if word in words else "no" for word in Recipe.CHOICES["augmentation"]}
+    table = pd.DataFrame(columns).map(lambda value: f"{value:g}" if type(value) is float else str(value))
+    return table.rename(index=lambda name: name.replace("_", " ")).rename_axis("hyper-parameter")
 
 
 # ---------------------------------------------------------------------------------------------------------- runs
@@ -128,7 +131,15 @@ class Run:
     @property
     def accuracy(self):
         """Share of the test images, in per cent, that its predictions get right."""
-        return 100 * (self.predictions["predicted"] == self.predictions["labels"]).double().mean().item()
+        return self._accuracy("predicted")
+
+    @property
+    def mirrored_accuracy(self):
+        """The same, of predictions averaged with those for the mirrored images."""
+        return self._accuracy("predicted_with_mirrored")
+
+    def _accuracy(self, which):
+        return 100 * (self.predictions[which] == self.predictions["labels"]).double().mean().item()
 
     @property
     def files(self):
@@ -223,7 +234,8 @@ def key_of(*parts):
 
 def network_key(model):
     """Eight hexadecimal digits of a network's code: its modules with their arguments, and the source of its own classes
-    and of what they use of the code around them. Comments, docstrings and layout do not count.
+    and of what they use of the code around them. Comments, docstrings and layout do not count, nor do arguments left at
+    their defaults, of which another version of PyTorch may have more.
     """
     pending, texts = [cls for module in model.modules() for cls in type(module).__mro__], {}
     while pending:
@@ -242,7 +254,16 @@ def network_key(model):
                 pending += used.values()
                 texts |= {(name, thing): f"{name} = {value!r}" for name, value in used.items()
                           if isinstance(value, (bool, int, float, str, tuple))}
-    return key_of(repr(model), sorted(texts.values()))
+    modules = [(name, type(module).__name__, _arguments(module)) for name, module in model.named_modules()]
+    return key_of(modules, sorted(texts.values()))
+
+
+def _arguments(module):
+    """The arguments that a module was made with, as far as it keeps them and they are not the defaults: a dict."""
+    found = {name: (getattr(module, name, argument.default), argument.default)
+             for name, argument in inspect.signature(type(module)).parameters.items()}
+    return {name: value for name, (value, default) in found.items()
+            if not isinstance(value, (torch.Tensor, torch.nn.Module)) and value is not default and value != default}
 
 
 def _own(thing):
@@ -428,23 +449,29 @@ class Learner:
         self.optimizers = make_optimizers(model, recipe, self.dtype)
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=self.dtype == torch.float16)
         self.gradients = ProductGradients() if DEVICE.type == "cpu" else contextlib.nullcontext()
+        self.rate = torch.zeros((), device=DEVICE)  # a tensor: a recorded step reads it anew
+        recorded = DEVICE.type == "cuda" and not self.scaler.is_enabled()
+        self.update = Graph(self._update) if recorded else self._update
 
     def forward(self, images, labels, others, share):
         """The mean loss of a batch as from `Batches.batch`, and the share of its images classified right."""
         with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype != torch.float32), self.gradients:
             logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        if share:
-            loss = loss.lerp(F.cross_entropy(logits, others, label_smoothing=self.smoothing), share)
-        return loss, (logits.argmax(1) == labels).float().mean()
+        loss, loss_of_others = (F.cross_entropy(logits, of, label_smoothing=self.smoothing) for of in (labels, others))
+        return loss.lerp(loss_of_others, share), (logits.argmax(1) == labels).float().mean()
 
     def step(self, batch, learning_rate):
-        """One update; its loss and accuracy, a tensor (2,) on the device.
+        """One update by a batch as from `Batches.batch`; its loss and accuracy, a tensor (2,) on the device.
 
         Where a gradient is not finite nothing changes, and the loss returned is NaN; only with a gradient scaler, which
         expects that now and then, it stays what it is.
         """
-        loss, accuracy = self.forward(*batch)
+        self.rate.fill_(learning_rate)
+        *tensors, share = batch
+        return self.update(*tensors, torch.full((), share, device=DEVICE))
+
+    def _update(self, images, labels, others, share):
+        loss, accuracy = self.forward(images, labels, others, share)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         self.scaler.scale(loss).backward()
@@ -455,7 +482,7 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.found_inf = 1 - finite.float()  # all of them skip this step, or none
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = self.rate
             optimizer.step()
         self.scaler.update()
         told = finite | self.scaler.is_enabled()
@@ -483,12 +510,12 @@ def make_optimizers(model, recipe, dtype=torch.float32):
                "weight_decay": recipe.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
     if recipe.optimizer == "adam":
-        return [torch.optim.Adam(groups, fused=True)]
+        return [torch.optim.Adam(groups, fused=True, capturable=True)]
     if muon:
         filters = [p for p in parameters if p.ndim == 4]
         dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
         return [*([FilterMuon(filters, recipe.momentum, recipe.weight_decay, dtype)] if filters else []),
-                torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)]
+                torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True, capturable=True)]
     sgd = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
     if recipe.momentum:
         for p in parameters:  # left to itself it would use uninitialised memory after a first step that is skipped

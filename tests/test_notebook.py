@@ -93,6 +93,22 @@ def test_comments_docstrings_and_layout_are_not_the_network(tmp_path):
         assert training.network_key(network()) == training.network_key(NAMES["ResNet"]())
 
 
+def test_another_pytorch_is_not_another_network(monkeypatch):
+    """Versions print their modules differently, and have more arguments: BatchNorm2d got a `bias`."""
+    before = training.network_key(NAMES["ResNet"]())
+    class BatchNorm2d(torch.nn.BatchNorm2d):
+        def __init__(self, num_features, eps=1e-5, momentum=0.1, fresh=True):
+            super().__init__(num_features, eps, momentum)
+            self.fresh = fresh
+
+        def extra_repr(self):
+            return "printed otherwise"
+    BatchNorm2d.__module__ = "torch.nn.modules.batchnorm"
+    monkeypatch.setattr(torch.nn, "BatchNorm2d", BatchNorm2d)
+    net = NAMES["ResNet"]()
+    assert "printed otherwise" in repr(net) and training.network_key(net) == before
+
+
 @pytest.mark.parametrize("old, new", [
     ("padding=3", "padding=2"), ("range(5)", "range(4)"), ("stride=2, padding=1", "stride=3, padding=1")])
 def test_the_layer_table_shows_what_differs_from_the_specification(tmp_path, old, new):

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as V
 
 import training
 import utils
-from speed import ProductGradients, orthogonal
+from speed import Graph, ProductGradients, orthogonal
 
 RECIPE = training.Recipe(epochs=3, batch_size=64, optimizer="sgd", learning_rate=0.05, schedule="linear", warmup=0.2,
                          weight_decay=5e-4, label_smoothing=0.1, augmentation="crop flip trivialaugment cutmix",
@@ -44,6 +44,7 @@ def faulty(at, what):
     """The tiny network, with `what` done to its output at its training step number `at`."""
     def hook(module, inputs, out):
         calls.extend([1] * module.training)
+        random.random()  # what draws on the host is never recorded as a CUDA graph: the hook is called in every step
         return what(out) if module.training and len(calls) == at else None
     calls, net = [], tiny()
     net.register_forward_hook(hook)
@@ -224,6 +225,46 @@ def test_other_convolutions_are_left_to_torch():
             out = layer(inputs)
             assert "_Convolution" not in type(out.grad_fn).__name__
             out.sum().backward()
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """Stand-ins for what records CUDA graphs; the list grows with each replay."""
+    stream, replays = SimpleNamespace(wait_stream=lambda other: None), []
+    for name, stand_in in (("Stream", lambda: stream), ("current_stream", lambda: stream),
+                           ("stream", lambda s: contextlib.nullcontext()),
+                           ("graph", lambda graph: contextlib.nullcontext()),
+                           ("CUDAGraph", lambda: SimpleNamespace(replay=lambda: replays.append(1)))):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return replays
+
+
+def test_a_step_is_recorded_once_and_replayed_on_new_inputs(replays):
+    calls = []
+    graph = Graph(lambda x, y: (calls.append(1), x + y)[1])
+    for i in range(7):
+        out = graph(torch.full((2,), float(i)), torch.ones(2))
+    assert len(calls) == 4 and len(replays) == 4  # three calls and the recording; from the fourth on it is replayed
+    assert graph.inputs[0].tolist() == [6, 6] and out.tolist() == [4, 4]  # nothing is computed but by the GPU
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.random, lambda: torch.rand(1).item()])
+def test_a_step_that_draws_on_the_host_is_never_recorded(replays, draw):
+    graph, calls = Graph(lambda x: (calls.append(draw()), x + 1)[1]), []
+    assert [graph(torch.tensor(float(i))).item() for i in range(7)] == [1, 2, 3, 4, 5, 6, 7]
+    assert len(calls) == 7 and len(set(calls)) == 7 and not replays
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_each_time(replays, monkeypatch, capsys):
+    @contextlib.contextmanager
+    def refuse(graph):
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    graph = Graph(lambda x: x + 1)
+    assert [graph(torch.tensor(float(i))).item() for i in range(7)] == [1, 2, 3, 4, 5, 6, 7]
+    assert capsys.readouterr().out == ("each step is started from Python, which is slower: operation not permitted "
+                                       "when stream is capturing\n")
 
 
 @pytest.mark.parametrize("setting", [
