@@ -121,12 +121,17 @@ def from_predictions(predicted, mirrored, labels, classes, where):
     yield "most_confused_share", measures.most_confused(confusion)[2], where
 
 
-def from_weights(run, data, root):
-    """(claim, value, where from) of all that the weights of `run` give on the test images at hand."""
+def from_weights(run, data, root, main):
+    """(claim, value, where from) of all that the weights of `run` give on the test images at hand; `main` is the name
+    of the run whose classes are evaluated, too.
+    """
     net = training.load_weights(definitions(root / NOTEBOOK)["ResNet"](), run.folder)
     plain, mirrored = (utils.predict(net, data.test_images, run.info["normalisation"], flip) for flip in (False, True))
     both = (plain + mirrored).argmax(1)
-    yield from from_predictions(plain.argmax(1), both, data.test_labels, data.classes, "the weights")
+    for name, which in (("accuracy", plain), ("accuracy_flips_averaged", plain + mirrored)):
+        yield f"{run.folder.name}/{name}", utils.accuracy_of(which, data.test_labels), "the weights"
+    if run.folder.name == main:
+        yield from from_predictions(plain.argmax(1), both, data.test_labels, data.classes, "the weights")
 
 
 def from_records(run):
@@ -136,23 +141,27 @@ def from_records(run):
 
 
 def from_experiments(claims, root):
-    """(claim, value, where from) of what the runs' records say; such a claim is named <run>/<what>."""
-    runs = list(filter(None, map(training.load_run, sorted((root / "checkpoints").iterdir()))))
+    """(claim, value, where from) of what the runs' records say; such a claim is named <run>/<what>, or without the
+    number of its seed where it is a mean over seeds.
+    """
+    runs = [run for run in map(training.load_run, sorted((root / "checkpoints").iterdir()))
+            if run and f"{run.folder.name}/accuracy" in claims]
+    seeds, base = {}, next((run for run in runs if run.folder.name == "trial-base"), None)
     for run in runs:
-        yield f"{run.folder.name}/accuracy", run.accuracy, "the run's predictions"
-        frozen = run.info["config"] | {"learning_rate": 0.0}
+        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy}
         before = next((other for other in runs if other.key == run.info["config"]["start"]), None)
-        pair = next((other for other in runs if other.info["config"] == frozen), None)
-        if before and pair:  # else nothing checks such a claim
-            for what, value in measures.epoch_measures(run, pair, before).items():
-                yield f"{run.folder.name}/{what}", value, "the run's records"
-    names = [name for name in claims if re.fullmatch(r"fast-\d/accuracy", name)]
-    seeds = [run for run in runs if f"{run.folder.name}/accuracy" in names]
-    if len(seeds) > 1:
-        reached = [run.accuracy for run in seeds]
-        yield "seeds/mean_accuracy", statistics.mean(reached), "the runs' records"
-        yield "seeds/deviation", statistics.stdev(reached), "the runs' records"
-        yield "seeds/least_minutes", min(run.info["seconds"] for run in seeds) / 60, "the runs' records"
+        if before:  # else nothing checks what the run changed
+            found |= measures.epoch_measures(run, before, measures.frozen_twin(run, runs))
+        if base and run.info["config"]["data"] == base.info["config"]["data"]:
+            found["gain"], found["gain_error"] = measures.paired_accuracy(run, base)
+        yield from ((f"{run.folder.name}/{what}", value, "the run's records") for what, value in found.items())
+        seeds.setdefault(re.sub(r"-\d$", "", run.folder.name), []).append((run, found))
+    for name, members in seeds.items():
+        if len(members) > 1:
+            of_all = measures.over_seeds([found for _, found in members])
+            of_all["deviation"] = statistics.stdev(found["accuracy"] for _, found in members)
+            of_all["least_minutes"] = min(run.info["seconds"] for run, _ in members) / 60
+            yield from ((f"{name}/{what}", value, "the runs' records") for what, value in of_all.items())
 
 
 def from_conclusions(claims):
@@ -208,9 +217,10 @@ def verify(root=ROOT, data=None):
                                            utils.CLASSES, "the predictions"))
     if data and not (run.folder / "weights.safetensors").exists():
         print(f"checkpoints/{name} has no weights.safetensors: nothing was evaluated anew.")
-    elif data:
-        same = data.fingerprint == results["data"]["fingerprint"]
-        rows += judge(claims, from_weights(run, data, root), "holds" if same else "indicative")
+    same = data is not None and data.fingerprint == results["data"]["fingerprint"]
+    for folder in sorted(file.parent for file in (root / "checkpoints").glob("*/weights.safetensors") if data):
+        found = from_weights(training.load_run(folder), data, root, name)
+        rows += judge(claims, (f for f in found if f[0] in claims), "holds" if same else "indicative")
     rows += judge(claims, from_records(run), "not rerun")
     rows += judge(claims, (f for f in from_experiments(claims, root) if f[0] in claims), "not rerun")
     rows += judge(claims, from_conclusions(claims))

@@ -69,23 +69,22 @@ def images(pixels, titles, width=PAGE, columns=10):
 
 
 def training(run):
-    """How a run went: the losses of the last epoch's steps, the mean loss and the accuracy of each epoch."""
-    losses, history = run.last_epoch, run.history
-    steps = np.arange(1, len(losses) + 1)
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 1.75))
-    left.plot(steps, losses, color="0.75", linewidth=0.6, label="loss of the step")
-    left.plot(steps, np.cumsum(losses) / steps, color=BLUE, label="running mean")
-    left.set(xlabel="step of the last epoch", ylabel="loss")
-    left.set_ylim(top=left.get_ylim()[1] + 0.35 * np.ptp(left.get_ylim()))  # room for the legend
-    left.legend(loc="upper right")
-    middle.plot(history.epoch, history.train_loss, color=BLUE, marker=".", markersize=4)
-    middle.set(xlabel="epoch", ylabel="mean loss")
-    right.plot(history.epoch, history.train_accuracy, color=BLUE, marker=".", markersize=4, label="training images")
-    right.plot(len(history), run.accuracy, color=ORANGE, marker="o", markersize=4, linestyle="none",
-               label="test images, at the end")
+    """How a run went: the loss of each step with its running mean since the epoch's start, the accuracies by epoch."""
+    history, per_epoch = run.history, len(run.losses) // len(run.history)
+    epochs = np.arange(1, len(run.losses) + 1) / per_epoch
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.6))
+    left.plot(epochs, run.losses, color="0.75", linewidth=0.6, label="step")
+    for first in range(0, len(run.losses), per_epoch):
+        losses = run.losses[first:first + per_epoch]
+        left.plot(epochs[first:first + per_epoch], np.cumsum(losses) / np.arange(1, len(losses) + 1), color=BLUE,
+                  label="running mean" if not first else None)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend(loc="upper right", handlelength=1)
+    right.plot(history.epoch, history.train_accuracy, color=BLUE, marker=".", markersize=4, label="training")
+    right.plot(len(history), run.accuracy, color=ORANGE, marker="o", markersize=4, linestyle="none", label="test")
     right.set(xlabel="epoch", ylabel="accuracy (%)")
     right.legend(loc="lower right")
-    for axes in (left, middle, right):
+    for axes in (left, right):
         axes.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True, min_n_ticks=1))
     return figure
 
@@ -93,7 +92,7 @@ def training(run):
 def classes(confusion, names):
     """Left: which classes are taken for which, counts (C, C), true ones in rows. Right: the accuracy of each class."""
     accuracy = 100 * confusion.diagonal() / confusion.sum(1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.35), width_ratios=(1.15, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.1), width_ratios=(1.15, 1))
     left.imshow(confusion, cmap="Blues", aspect="auto", vmax=1.3 * confusion.max())
     for (row, column), count in np.ndenumerate(confusion):
         left.text(column, row, count, ha="center", va="center", color="white" if row == column else "0.15")
@@ -126,20 +125,25 @@ def paired_losses(differences, published):
 
     `differences` has for each label a DataFrame with the columns step, mean and error, one row for each window.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.0), width_ratios=(1, 1.5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.9), width_ratios=(1, 1.7))
     for row in published.itertuples():
         colour = ORANGE if row.key == "original" else GREY
         left.plot((100, 500), (row.loss_100, row.loss_500), color=colour, marker="o", markersize=3,
                   zorder=3 if row.key == "original" else 2)
     left.set(xlabel="step", ylabel="running mean of the loss", xticks=(100, 300, 500), title="Published reports")
-    colours = [ORANGE, BLUE, GREEN, "#8a5fa8", "0.35"]
-    for (label, windows), colour in zip(differences.items(), colours):
-        right.plot(windows.step, windows["mean"], color=colour, marker="o", markersize=2.5)
-        right.fill_between(windows.step, windows["mean"] - windows.error, windows["mean"] + windows.error, color=colour,
-                           alpha=0.25, linewidth=0)
-        right.annotate(label, (windows.step.iloc[-1], windows["mean"].iloc[-1]), (4, 0), textcoords="offset points",
-                       va="center", color=colour)
-    right.axhline(0, color="0.4", linewidth=0.8, linestyle="--")
-    right.set(xlabel="step", ylabel="difference of the loss", title="Ours, minus the frozen network's, same batches")
-    right.set_xlim(right=1.45 * max(windows.step.max() for windows in differences.values()))
+    colours = dict(zip(differences, (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")))
+    for label, windows in differences.items():
+        right.plot(windows.step, windows["mean"], color=colours[label], marker="o", markersize=2.5)
+        right.fill_between(windows.step, windows["mean"] - windows.error, windows["mean"] + windows.error,
+                           color=colours[label], alpha=0.25, linewidth=0)
+    steps = max((windows.step for windows in differences.values()), key=len)
+    ends = {label: windows["mean"].iloc[-1] for label, windows in differences.items()}
+    gap, height = 0.095 * (max(0, *ends.values()) - min(0, *ends.values())), -np.inf
+    for label, end in sorted(ends.items(), key=lambda item: item[1]):
+        height = max(end, height + gap)  # labels of lines that end close together are moved apart
+        right.annotate(label, (steps.iloc[-1], height), (5, 0), textcoords="offset points", va="center",
+                       color=colours[label])
+    right.plot((0, steps.iloc[-1]), (0, 0), color="0.4", linewidth=0.8, linestyle="--", zorder=1)
+    right.set(xlabel="step", ylabel="difference of the loss", title="Ours, minus the frozen network's, same batches",
+              xlim=(0, 1.6 * steps.iloc[-1]), xticks=steps)
     return figure

@@ -19,7 +19,7 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 from nbconvert.filters import escape_latex
 
-from training import choices
+from training import choices, key_of
 from utils import SubmissionError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,16 +133,24 @@ class Ledger(dict):
                                   f"{comparison} {values[1]:.4g}; change the conclusions' text, or this claim")
 
     def environment(self, data, runs):
-        """What the results depend on: a DataFrame with a row for data, notebook and machine, and each run of `runs`."""
+        """What the results depend on: a DataFrame with rows for data, notebook, and `runs` by kind and machine."""
         code = [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]]
         rows = [("data", data.source, f"{len(data.train_labels):,} + {len(data.test_labels):,} images",
                  data.fingerprint[:8], ""),
                 ("this notebook", choices()["device"], f"Python {platform.python_version()}, torch {version('torch')}",
                  text_hash("".join(code))[:8], "")]  # no time: the same submission, the same bytes
+        groups, names = {}, {run.key: run.name for run in runs}
         for run in runs:
-            made = run.info["choices"]
-            rows.append((run.name, f"{made['device']}, {made['threads']} threads", f"{made['precision']}, torch "
-                         f"{made['torch']}, {run.info['finished']}", run.key, f"{run.info['seconds'] / 60:.1f}"))
+            made, start = run.info["choices"], names.get(run.info["config"]["start"])
+            what = f"epochs from {start}" if start else run.name.partition("-")[0]
+            machine = f"{made['device']}, {made['threads']} threads", f"{made['precision']}, torch {made['torch']}"
+            groups.setdefault((what, *machine), []).append(run)
+        for (what, machine, versions), members in groups.items():
+            dates = sorted({run.info["finished"] for run in members})
+            rows.append((f"{what}, {len(members)} runs" if len(members) > 1 else what, machine,
+                         ", ".join([versions, " to ".join(dates[::max(1, len(dates) - 1)])]),
+                         key_of([run.key for run in members]),
+                         f"{sum(run.info['seconds'] for run in members) / 60:.1f}"))
         return pd.DataFrame(rows, columns=["what", "on", "with", "hash", "minutes"])
 
     def write(self, data, runs):

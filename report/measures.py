@@ -46,15 +46,47 @@ def paired_accuracy(run, other):
     return difference.mean().item(), difference.std().item() / len(difference) ** 0.5
 
 
-def epoch_measures(run, frozen, before):
-    """What one more epoch did, by name: paired with the `frozen` network's epoch, and with the run it started from."""
-    windows, difference = paired_windows(run, frozen), run.last_epoch - frozen.last_epoch
+def epoch_title(run):
+    """What one more epoch was trained with, in words."""
+    config = run.info["config"]
+    optimizer = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}[config["optimizer"]]
+    words = [f"{optimizer}, rate {config['learning_rate']:.2g}" if config["learning_rate"] else "frozen"]
+    words += ["no augmentation"] * (not config["augmentation"])
+    return ", ".join(words + [f"{config['epochs']} epochs"] * (config["epochs"] > 1))
+
+
+def frozen_twin(run, runs):
+    """The run among `runs` that had the batches and the start of `run` at a rate of zero, or None."""
+    batches = ("epochs", "batch_size", "augmentation", "pad_with", "seed", "network", "data", "start")
+    same = {name: run.info["config"][name] for name in batches} | {"learning_rate": 0}
+    return next((other for other in runs if same.items() <= other.info["config"].items()), None)
+
+
+def epoch_measures(run, before, frozen):
+    """What one more epoch did, by name: paired with the run `before` it and, if given, the `frozen` network's epoch.
+
+    Accuracies are in per cent, losses in nats; each `<name>_error` is the standard error of what it is named after.
+    """
     change, change_error = paired_accuracy(run, before)
-    return {"loss_first": windows["mean"].iloc[0], "loss_first_error": windows.error.iloc[0],
-            "loss_last": windows["mean"].iloc[-1], "loss_last_error": windows.error.iloc[-1],
-            "loss_difference": difference.mean(),
-            "loss_difference_error": difference.std(ddof=1) / len(difference) ** 0.5,
-            "accuracy": run.accuracy, "change": change, "change_error": change_error}
+    losses, earlier = (r.predictions["train_losses"].double().numpy() for r in (run, before))
+    found = {"accuracy": run.accuracy, "change": change, "change_error": change_error, "train_loss": losses.mean(),
+             "train_loss_change": (losses - earlier).mean(), "train_loss_change_error": stats.sem(losses - earlier)}
+    if frozen:
+        difference = run.last_epoch - frozen.last_epoch
+        for name, steps in (("at_once", slice(10)), ("first", slice(100)), ("last", slice(-100, None)),
+                            ("difference", slice(None))):
+            found[f"loss_{name}"] = difference[steps].mean()
+            found[f"loss_{name}_error"] = stats.sem(difference[steps])
+    return {name: float(value) for name, value in found.items()}
+
+
+def over_seeds(measured):
+    """Means over runs of several seeds, from a list of dicts by name; each `<name>_error` is then that of the mean."""
+    frame = pd.DataFrame(measured)
+    if len(frame) == 1:
+        return measured[0]
+    return {name: float(frame[name.removesuffix("_error")].sem() if name.endswith("_error") else frame[name].mean())
+            for name in frame}
 
 
 def published():
@@ -62,6 +94,7 @@ def published():
     reports = pd.read_csv(PUBLISHED)
     rises = reports.loss_500 - reports.loss_100
     test = stats.ttest_1samp(rises, 0)
+    others = reports.accuracy[1:]
     return reports, {"mean_rise": rises.mean(), "t": float(test.statistic), "p": float(test.pvalue),
-                     "original": float(reports.accuracy[0]), "others_mean": float(reports.accuracy[1:].mean()),
-                     "others_error": float(reports.accuracy[1:].sem())}
+                     "original": float(reports.accuracy[0]), "best": float(reports.accuracy.max()),
+                     "others_mean": float(others.mean()), "others_error": float(others.sem())}

@@ -53,7 +53,7 @@ def test_the_submission_holds():
     assert set(claims) <= set(table.claim)
     sources = table.groupby("claim")["from"].agg(set)
     assert "the predictions" in sources["test_accuracy"] and "the definition" in sources["parameters"]
-    assert set(table.verdict[table.claim.str.startswith("epoch-")]) == {"not rerun"}
+    assert set(table.verdict[table.claim.str.match("(long-)?(restart|frozen)")]) == {"not rerun"}
     assert set(table.verdict[table.claim.str.startswith("conclusion/")]) == {"holds"}
 
 
@@ -105,15 +105,15 @@ def test_missing_weights_are_allowed_and_missing_predictions_are_not(copy):
     assert list(belonging(copy)) == [f"checkpoints/{RUN}/predictions.safetensors is missing"]
 
 
-@pytest.mark.parametrize("missing", ["epoch-rate-0", "fast-0-renamed"])
+@pytest.mark.parametrize("missing", ["frozen-0", "course-renamed"])
 def test_claims_that_rest_on_a_missing_run_are_caught(copy, missing):
     """A pair or a start that is gone, or whose record was changed, leaves its claims unchecked, without a traceback."""
-    if missing == "epoch-rate-0":
+    if missing == "frozen-0":
         shutil.rmtree(copy / "checkpoints" / missing)
     else:
-        path = copy / "checkpoints" / "fast-0" / "run.json"
-        path.write_text(path.read_text().replace('"finished"', '"ended"').replace('"run": "fast-0"', '"run": "fast-9"'))
-    assert {f"epoch-{rate}/loss_first" for rate in ("as-the-original", "rate-0-0001")} <= contradicted(verify(copy))
+        path = copy / "checkpoints" / "course" / "run.json"
+        path.write_text(path.read_text().replace('"finished"', '"ended"').replace('"run": "course"', '"run": "other"'))
+    assert {"restart-0/loss_first", "restart/loss_first", "restart-slower/loss_last"} <= contradicted(verify(copy))
 
 
 def test_an_edited_cell_is_caught_and_an_edited_caption_is_not(copy):
