@@ -11,7 +11,7 @@ import re
 import stat
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -29,11 +29,10 @@ class Refused(Exception):
 
 @dataclass
 class Submission:
-    """The files of a submission that the policy reads, name -> bytes, and the names of those that lie beside them."""
+    """The files of a submission that the policy reads, name -> bytes."""
     name: str
     files: dict
     limits: dict  # the policy's, of archives
-    beside: list = field(default_factory=list)
 
     def bytes(self, name):
         """A file's content; Refused where the submission lacks it."""
@@ -81,8 +80,22 @@ class Submission:
         return tensors
 
     def notebook(self, name):
-        """The notebook `name`, validated, as nbformat's node."""
-        return parse_notebook(self.bytes(name), name)
+        """A Jupyter notebook of format 4 as nbformat's node, its sources joined to strings."""
+        content = self.json(name)
+        if not isinstance(content, dict) or content.get("nbformat") != 4 or not isinstance(content.get("cells"), list):
+            raise Refused(f"{name} is no notebook of format 4: open and save it in Jupyter")
+        for cell in content["cells"]:  # editors write ids of other kinds, and twice; nothing here needs them
+            if isinstance(cell, dict):
+                cell.pop("id", None)
+                if len("".join(map(str, cell.get("source", "")))) > 50_000:  # time for expressions that search it
+                    raise Refused(f"{name} has a cell of more than 50,000 characters")
+        content["nbformat_minor"] = 4
+        try:
+            notebook = rejoin_lines(nbformat.from_dict(content))
+            nbformat.validate(notebook, relax_add_props=True)
+        except Exception as error:  # whatever nbformat trips over
+            raise Refused(f"{name} is no valid notebook ({str(error).splitlines()[0][:120]})") from None
+        return notebook
 
 
 # --------------------------------------------------------------------------------------------------------- parsing
@@ -114,25 +127,6 @@ def parse_json(data, name):
         raise Refused(f"{name} is no JSON, or damaged ({str(error)[:80]})") from None
 
 
-def parse_notebook(data, name):
-    """A Jupyter notebook of format 4 as nbformat's node, its sources joined to strings."""
-    content = parse_json(data, name)
-    if not isinstance(content, dict) or content.get("nbformat") != 4 or not isinstance(content.get("cells"), list):
-        raise Refused(f"{name} is no notebook of format 4: open and save it in Jupyter")
-    for cell in content["cells"]:  # editors write ids of other kinds, and twice; nothing here needs them
-        if isinstance(cell, dict):
-            cell.pop("id", None)
-            if len("".join(map(str, cell.get("source", "")))) > 50_000:  # time for expressions that search it
-                raise Refused(f"{name} has a cell of more than 50,000 characters")
-    content["nbformat_minor"] = 4
-    try:
-        notebook = rejoin_lines(nbformat.from_dict(content))
-        nbformat.validate(notebook, relax_add_props=True)
-    except Exception as error:  # whatever nbformat trips over
-        raise Refused(f"{name} is no valid notebook ({str(error).splitlines()[0][:120]})") from None
-    return notebook
-
-
 # --------------------------------------------------------------------------------------------------------- reading
 
 def read(path, policy):
@@ -155,8 +149,7 @@ def read(path, policy):
         raise Refused(f"the archive has two notebooks, in {starts[0]} and {starts[1]}: hand in one")
     wanted = {name: name[len(starts[0]):] for name in members
               if name.startswith(starts[0]) and allowed(name[len(starts[0]):], patterns)}
-    content = contents(members, wanted, policy["archive"])
-    return Submission(path.name, content, policy["archive"], sorted(members.keys() - wanted.keys()))
+    return Submission(path.name, contents(members, wanted, policy["archive"]), policy["archive"])
 
 
 def allowed(name, patterns):
@@ -221,26 +214,18 @@ def contents(members, wanted, limits):
 
 def read_folder(folder, patterns, limits):
     """The files of an unpacked submission that match `patterns`, name -> bytes; no link is followed."""
-    found, total = {}, 0
-    for pattern in patterns:
-        places = [""]
-        for part in pattern.split("/"):
-            nexts = []
-            for place in places:
-                if (folder / place).is_dir() and not (place and (folder / place).is_symlink()):
-                    with os.scandir(folder / place) as entries:
-                        nexts += [f"{place}/{entry.name}".lstrip("/") for entry in entries
-                                  if fnmatchcase(entry.name, part) and not entry.name.startswith((".", "__"))]
-            places = sorted(nexts)
-            if len(places) + len(found) > limits["members"]:
-                raise Refused(f"the folder has more than {limits['members']:,} files")
-        for name in places:
-            status = os.lstat(folder / name)
-            if not stat.S_ISREG(status.st_mode):
-                raise Refused(f"the folder has a link, device or folder in it, {name}")
-            total += status.st_size * (name not in found)
-            if status.st_size > limits["one_file"] * MB or total > limits["unpacked"] * MB:
-                raise Refused(f"{name} has {status.st_size / MB:,.0f} MB, {total / MB:,.0f} with what comes before it: "
-                              "more than the policy reads")
-            found[name] = (folder / name).read_bytes()
+    found, total, tops = {}, 0, {pattern.split("/")[0] for pattern in patterns}
+    for place, folders, files in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if (depth or name in tops) and depth < 2)
+        for name in (Path(place, name).relative_to(folder).as_posix() for name in files):
+            if allowed(name, patterns):
+                status = os.lstat(folder / name)
+                total += status.st_size
+                if not stat.S_ISREG(status.st_mode):
+                    raise Refused(f"the folder has a link or device in it, {name}")
+                if status.st_size > limits["one_file"] * MB or total > limits["unpacked"] * MB:
+                    raise Refused(f"{name} has {status.st_size / MB:,.0f} MB, {total / MB:,.0f} with what comes before "
+                                  "it: more than the policy reads")
+                found[name] = (folder / name).read_bytes()
     return found

@@ -66,6 +66,10 @@ def run(inputs, command, limits, data=None):
         if not os.geteuid():  # another user runs the command
             for path in (folder, *Path(folder).rglob("*")):
                 os.chown(path, _user(), -1)
+            for path in (data, *data.rglob("*")) if data else ():
+                needed = 0o005 if path.is_dir() else 0o004
+                if path.stat().st_mode & needed != needed:
+                    raise Stopped(f"others than root may not read {path}: chmod -R a+rX {data} allows it")
         process = subprocess.Popen([*_prefix(folder, limits, data), *command], stdin=subprocess.DEVNULL, env={},
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         return _watch(process, limits)
@@ -103,7 +107,7 @@ def _prefix(folder, limits, data=None):
     places = dict.fromkeys([sys.prefix, sys.base_prefix])
     if Path(sys.executable).is_symlink():  # a virtual environment's interpreter is another one's
         places[str(Path(sys.executable).resolve().parents[1])] = None
-    places = [place for place in places if not place.startswith("/usr")]
+    places = [place for place in places if place != "/" and not place.startswith("/usr")]
     parents = dict.fromkeys(str(parent) for place in (*SYSTEM, *places) for parent in reversed(Path(place).parents))
     command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
                "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]

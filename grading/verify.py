@@ -66,14 +66,22 @@ def judge(submission, policy, data=None, rerun=None):
 
     `rerun`, a folder of CIFAR-10, has the notebook itself run in the sandbox on it.
     """
-    verdict = Verdict(submission.name)
+    verdict = Verdict(printable(submission.name))
     try:
         fill(verdict, submission, policy, data, rerun)
     except Refused as error:
         verdict.rows.append(Row("submission", "unverified", str(error)))
     except Exception as error:  # what nobody has thought of is no pass
         verdict.rows.append(Row("submission", "unverified", f"the judge stumbled ({type(error).__name__}: {error})"))
+    for row in verdict.rows:
+        row.what, row.said = printable(row.what), printable(row.said)
+    verdict.differences = list(map(printable, verdict.differences))
     return verdict
+
+
+def printable(text):
+    """Text without what a terminal would obey, in one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def fill(verdict, submission, policy, data, rerun):
@@ -116,7 +124,7 @@ def fill(verdict, submission, policy, data, rerun):
         kind = "unverified" if names["paper"] in submission.files else "contradicted"
         rows.append(Row("paper", kind, f"the paper was not held against the notebook: {error}"))
     rows += rerun_rows(submission, notebook, claims, policy, rerun) if rerun else []
-    about = {row.what for row in rows}
+    about = {row.what for row in rows if row.claimed is not None}
     left = [f"{name} = {told(claim['value'])}" for name, claim in claims.items() if name not in about]
     rows += [Row("claims", "unverified", f"nothing here checks {listed(left)}")] if left else []
     verdict.rows += rows
@@ -141,7 +149,7 @@ def rerun_rows(submission, notebook, claims, policy, folder):
         again, _ = checks.checked_claims(parse_json(made.get("results.json", b"{}"), "the rerun's ledger"))
     except (sandbox.Stopped, Refused) as error:
         return [Row("rerun", "unverified", f"the notebook could not be run again: {error}")]
-    rows, tolerances = [], {**(policy["retrained"] if fresh else {}), **policy["claims"]}
+    rows, tolerances = [], policy["claims"] | (policy["retrained"] if fresh else {})
     for name, claim in claims.items():
         value, bound = again.get(name, {}).get("value", "nothing"), checks.tolerance_of(name, tolerances)
         if bound not in ("any", None) and not checks.agrees(value, claim["value"], bound, name == "block_difference"):
@@ -185,18 +193,14 @@ def tell(verdict):
     print(f"\n{('All holds', 'Contradicted', 'Not verifiable')[verdict.code]}: {verdict.reason}.")
 
 
-def printable(text):
-    """Text without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() or letter in "\n" else "?" for letter in str(text))
-
-
 def main(place, report):
     """Judge the archive or folder `place`, tell it, and write the verdict to the JSON file `report` if it is named."""
-    policy, verdict = read_policy(), Verdict(Path(place).name)
+    policy, verdict = read_policy(), Verdict(printable(Path(place).name))
     folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data").resolve()
     again = folder if os.environ.get("RERUN", "0") not in ("", "0") else None
 
     def late(*_):
+        sandbox.end_below(os.getpid())
         raise Late(f"judging it took more than {policy['verdict']['seconds']} seconds")
     signal.signal(signal.SIGALRM, late)
     signal.alarm(policy["verdict"]["seconds"] + (policy["sandbox"]["rerun_seconds"] if again else 0))
@@ -205,9 +209,6 @@ def main(place, report):
     except (Refused, Late) as error:
         verdict.rows.append(Row("submission", "unverified", str(error)))
     signal.alarm(0)
-    for row in verdict.rows:
-        row.said = printable(row.said)
-    verdict.differences = list(map(printable, verdict.differences))
     if report:
         picture = base64.b64encode(verdict.first_page).decode()
         content = asdict(verdict) | {"first_page": picture, "code": verdict.code, "reason": verdict.reason,

@@ -271,6 +271,15 @@ FORGERIES = {
     "claim_invented": (lambda w: edit_results(w, lambda r: r["claims"].update(
         robustness={"value": 99.9, "unit": "%", "source": "fast-0", "tolerance": 0})), 2,
         "nothing here checks robustness = 99.9"),
+    "claim_named_like_a_check": (lambda w: edit_results(w, lambda r: r["claims"].update(
+        paper={"value": 99.9, "unit": "%", "source": "fast-0", "tolerance": 0})), 2, "here checks paper = 99.9"),
+    "conclusion_that_is_false": (lambda w: claim(w, "conclusion/below the original",
+                                                 unit="fast/accuracy > published/original"), 1, "does not hold"),
+    "published_number_changed": (lambda w: claim(w, "published/original", value=8.0), 1, "claims published/original"),
+    "change_by_an_epoch_claimed": (lambda w: claim(w, "restart-0/change", value=3.0), 1, "claims restart-0/change = 3"),
+    "best_seed_as_the_mean": (lambda w: claim(w, "fast/deviation", value=0.001), 1, "claims fast/deviation"),
+    "predictions_of_another_seed": (lambda w: edit_tensors(w, "checkpoints/fast-1/predictions.safetensors", lambda kept:
+                             kept.update(predicted=kept["labels"].clone())), 1, "the run fast-1: its record says"),
     "classes_swapped": (classes_swapped, 1, "claims class_accuracy/"),
     "fewer_parameters": (lambda w: claim(w, "parameters", value=1_000_000), 1, "claims parameters = 1000000"),
     "more_epochs": (lambda w: claim(w, "epochs", value=300), 1, "claims epochs = 300"),
@@ -307,14 +316,13 @@ FORGERIES = {
     "record_names_a_secret": (lambda w: record(w, lambda files: files.update({"../../secret": "0"})), 1,
                               "names '../../secret', which is no file of a submission"),
     "record_names_a_missing_file": (lambda w: record(w, lambda files: files.update({"figures/fig-9.png": "0"})), 1,
-                                    "figures/fig-9.png is missing"),
+                                    "figures/fig-9.png is missing, or not"),
     "code_edited_and_not_signed": (lambda w: edit_cell(w, "prose()", lambda cell: cell.update(source="prose(1)"),
                                                        sign=False), 1, "changed since the notebook was run"),
     "output_edited_and_not_signed": (lambda w: edit_cell(w, "prose()", lambda cell: cell.outputs[0].data.update(
         {"text/markdown": "It is right in 96.31 % of cases."}), sign=False), 1, "was not shown by prose()"),
     "picture_without_pdf": (lambda w: other_picture(w, keep=False), 1, "was not shown by prose()"),
-    "picture_beside_a_true_pdf": (lambda w: other_picture(w, keep=True), 1,
-                                  "shows a picture (image/png) that is not among the figures"),
+    "picture_beside_a_true_pdf": (lambda w: other_picture(w, keep=True), 1, "is not among the figures of its run"),
     "notebook_never_run": (lambda w: edit_cell(w, "ledger.write()", lambda cell: cell.update(outputs=[]), sign=False),
                            1, "was not run to its end"),
     "losses_missing": (lambda w: w.files.pop(f"{RUN}/losses.csv"), 1, "losses.csv is missing"),
@@ -742,6 +750,17 @@ def test_a_rerun_is_held_against_the_ledger(world, no_paper, tmp_path, change, c
     verdict = verify.Verdict("", rows)
     assert verdict.code == code, verdict.reason
     assert code == 0 or "a new run gives" in verdict.reason
+
+
+@needs_sandbox
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user reads its own files in the sandbox")
+def test_root_is_told_of_images_that_the_sandbox_may_not_read(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "images").write_text("pixels")
+    assert sandbox.run({}, ["cat", "/data/images"], LIMITS, tmp_path) == b"pixels"
+    (tmp_path / "images").chmod(0o600)
+    with pytest.raises(sandbox.Stopped, match="others than root may not read .*/images: chmod -R a.rX"):
+        sandbox.run({}, ["cat", "/data/images"], LIMITS, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- a class
