@@ -206,7 +206,7 @@ def implausible(runs, policy, today=None):
         speed = info["train_images"] * len(run.history) / max(info["seconds"], 1e-9)
         if speed > bounds["images_per_second"]:
             phrases.append(f"it trained on {speed:,.0f} images a second")
-        if not config["start"] and not bounds["first_loss"][0] <= losses[0] <= bounds["first_loss"][1]:
+        if not config.get("start") and not bounds["first_loss"][0] <= losses[0] <= bounds["first_loss"][1]:
             phrases.append(f"the loss of its first step is {losses[0]}, which no untrained network has")
         if len(losses) > 20 and len(set(losses)) < len(losses) / 2:
             phrases.append(f"its {len(losses)} losses are only {len(set(losses))} different numbers")
@@ -345,11 +345,12 @@ def from_records(main, runs, claims):
     claimed = [run for name, run in runs.items() if f"{name}/accuracy" in claims]
     for run in claimed:
         found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy}
-        before = next((other for other in claimed if other.key == run.info["config"]["start"]), None)
-        if before:  # else nothing checks what the run changed
-            found |= measures.epoch_measures(run, before, measures.frozen_twin(run, claimed))
-        if base and run.info["config"]["data"] == base.info["config"]["data"]:
-            found["gain"], found["gain_error"] = measures.paired_accuracy(run, base)
+        before = next((other for other in claimed if other.key == run.info["config"].get("start")), None)
+        with contextlib.suppress(LookupError, TypeError, ValueError, RuntimeError):  # of other make: nothing checks it
+            if before:
+                found |= measures.epoch_measures(run, before, measures.frozen_twin(run, claimed))
+            if base and run.info["config"]["data"] == base.info["config"]["data"]:
+                found["gain"], found["gain_error"] = measures.paired_accuracy(run, base)
         yield from ((f"{run.folder}/{what}", value, where) for what, value in found.items())
         seeds.setdefault(re.sub(r"-\d$", "", str(run.folder)), []).append((run, found))
     for name, members in seeds.items():

@@ -25,10 +25,11 @@ from checks import read_policy  # noqa: E402
 
 COLUMNS = ("archive", "verdict", "claimed", "measured", "contradictions", "unverified", "seconds", "reason")
 VERDICTS = ("holds", "contradicted", "not verifiable")
+REASONS = ("contradicted", "unverified", "implausible")
 SCRIPT = """
 document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
   const body = document.querySelector("tbody"), up = head.dataset.up = head.dataset.up === "1" ? "0" : "1";
-  const key = row => row.cells[column].dataset.key ?? row.cells[column].textContent;
+  const key = row => row.cells[column].textContent;
   const compare = (a, b) => isNaN(parseFloat(a)) || isNaN(parseFloat(b)) ? a.localeCompare(b) : a - b;
   [...body.rows].sort((a, b) => (up === "1" ? 1 : -1) * compare(key(a), key(b))).forEach(row => body.append(row));
 });
@@ -110,16 +111,11 @@ def safe(value):
 
 def page(rows, verdicts):
     """One page of HTML: a sortable table with each paper's first page and the reasons; all text is escaped."""
-    digest = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    lines = []
+    digest, lines = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(), []
     for row, verdict in zip(rows, verdicts):
-        reasons = [line["said"] for line in verdict["rows"] if line["verdict"] in ("contradicted", "unverified",
-                                                                                  "implausible")]
-        shown = {**row, "reason": ""}
-        cells = "".join(f"<td>{html.escape(str(shown[name]))}</td>" for name in COLUMNS[:2]) + "".join(
-            f'<td data-key="{html.escape(str(shown[name]))}">{html.escape(str(shown[name]))}</td>'
-            for name in COLUMNS[2:-1])
-        items = "".join(f"<li>{html.escape(text)}</li>" for text in reasons[:20] or [row["reason"]])
+        reasons = [line["said"] for line in verdict["rows"] if line["verdict"] in REASONS][:20] or [row["reason"]]
+        cells = "".join(f"<td>{html.escape(str(row[name]))}</td>" for name in COLUMNS[:-1])
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in reasons)
         picture = html.escape(verdict.get("first_page", ""))
         picture = f'<img alt="first page" src="data:image/png;base64,{picture}">' if picture else ""
         lines.append(f'<tr class="{row["verdict"].split()[0]}">{cells}<td><ul>{items}</ul></td><td>{picture}</td></tr>')

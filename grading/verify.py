@@ -27,8 +27,8 @@ from checks import Row, read_policy, told  # noqa: E402
 
 import utils  # noqa: E402
 
-WORDS = {"contradicted": "Does not hold", "unverified": "Could not be checked", "implausible": "Possible, but ask",
-         "recorded": "Agrees with the records of the runs, which nobody repeated", "holds": "Holds"}
+WORDS = {"holds": "Holds", "recorded": "Agrees with the records of the runs, which nobody repeated",
+         "contradicted": "Does not hold", "unverified": "Could not be checked", "implausible": "Possible, but ask"}
 CODES = {"contradicted": 1, "unverified": 2, "implausible": 2}
 
 
@@ -89,7 +89,8 @@ def fill(verdict, submission, policy, data, rerun):
     names, template = policy["files"], nbformat.read(ROOT / policy["files"]["notebook"], 4)
     notebook, results = submission.notebook(names["notebook"]), submission.json(names["ledger"])
     results = results if isinstance(results, dict) else {}
-    claims, rows = checks.checked_claims(results)
+    (claims, faults), rows = checks.checked_claims(results), verdict.rows
+    rows += faults
     accuracy = claims.get("test_accuracy", {})
     verdict.claimed = accuracy.get("value") if type(accuracy.get("value")) in (int, float) else None
     with ThreadPoolExecutor(1) as pool:
@@ -127,7 +128,6 @@ def fill(verdict, submission, policy, data, rerun):
     about = {row.what for row in rows if row.claimed is not None}
     left = [f"{name} = {told(claim['value'])}" for name, claim in claims.items() if name not in about]
     rows += [Row("claims", "unverified", f"nothing here checks {listed(left)}")] if left else []
-    verdict.rows += rows
     weights = f"{names['runs']}/{accuracy.get('source')}/weights.safetensors"
     verdict.weights = submission.hash(weights) if weights in submission.files else ""
     verdict.differences = checks.differences(submission, notebook, template)
@@ -181,7 +181,7 @@ def tell(verdict):
         return "none" if value is None else f"{value:.2f} %"
     print(f"{verdict.name}: claimed {percent(verdict.claimed)}, measured {percent(verdict.measured)}"
           + (f" ({verdict.measured_by})" if verdict.measured_by else ""))
-    for kind in reversed(WORDS):
+    for kind in WORDS:
         rows = [row for row in verdict.rows if row.verdict == kind]
         if rows and kind in ("holds", "recorded"):
             names = dict.fromkeys(row.what if row.where else row.said for row in rows)
