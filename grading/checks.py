@@ -418,6 +418,11 @@ def told(value):
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def listed(names, most=8):
+    """The first of some names, and how many follow."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def concluded(claims):
     """Rows on what the text concludes from the claims."""
     for name, claim in claims.items():

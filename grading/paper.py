@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import sandbox
 from archive import Refused, parse_json
-from checks import Row, code
+from checks import Row, code, listed
 from PIL import Image
 
 SQUARE, DARKER, DOTS = 16, 100, 8  # two pages differ where in a square this many dots differ by this much grey
@@ -35,7 +35,7 @@ def compared(submission, there, here, template, claims, runs, policy):
     """Rows on two papers, as from `handed` and `made`."""
     texts, words = said(here), [spoken(files) for files in (there, here)]
     rows = [*text_rows(*words), *picture_rows(pictures(there), pictures(here), words[0] == words[1]),
-            *number_rows(texts, explained(texts, template, submission, claims, runs, policy), claims, policy)]
+            *number_rows(texts, explained(texts, template, submission, claims, runs, policy), claims)]
     return rows or [Row("paper", "holds", "the paper is what the notebook makes, as text and as pictures")]
 
 
@@ -82,16 +82,15 @@ def text_rows(handed, made):
     if more or less:
         pages = [number for number, page in enumerate(handed, 1) if more.keys() & set(page)]
         yield Row("paper", "contradicted", "the paper handed in "
-                  + (f"says {listed(more)} on page {', '.join(map(str, pages))}, which the notebook does not"
+                  + (f"says {first_of(more)} on page {', '.join(map(str, pages))}, which the notebook does not"
                      if more else "says less than the notebook")
-                  + (f"; it lacks {listed(less)}" if less else ""))
+                  + (f"; it lacks {first_of(less)}" if less else ""))
 
 
-def listed(words, most=8):
+def first_of(words):
     """The first words of a Counter, numbers before others."""
     order = sorted(words, key=lambda word: not any(letter.isdigit() for letter in word))
-    return ", ".join(repr(word[:30]) for word in order[:most]) + (f" and {len(order) - most} more"
-                                                                  if len(order) > most else "")
+    return listed([repr(word[:30]) for word in order])
 
 
 def picture_rows(handed, made, same_words):
@@ -150,7 +149,7 @@ def explained(texts, template, submission, claims, runs, policy):
     return typed, typed + computed
 
 
-def number_rows(texts, explanations, claims, policy):
+def number_rows(texts, explanations, claims):
     """Rows for numbers in the paper that nothing explains: typed ones, and shares of any kind."""
     typed, computed = (np.array([float(value) for value in values]) for values in explanations)
     open_places, accuracy = {}, claims.get("test_accuracy", {}).get("value")

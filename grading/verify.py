@@ -23,7 +23,7 @@ import nbformat  # noqa: E402
 import paper  # noqa: E402
 import sandbox  # noqa: E402
 from archive import Refused, parse_json, read  # noqa: E402
-from checks import Row, read_policy, told  # noqa: E402
+from checks import Row, listed, read_policy, told  # noqa: E402
 
 import utils  # noqa: E402
 
@@ -168,11 +168,6 @@ def images():
         return utils.load_data(folder, "cifar10")
     except utils.SubmissionError as error:
         print(f"{error}: weights are not evaluated.")
-
-
-def listed(names, most=8):
-    """The first of some names, and how many follow."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def tell(verdict):

@@ -457,8 +457,7 @@ def test_a_missing_paper_is_contradicted(world):
 
 @needs_sandbox
 def test_a_paper_that_does_not_say_its_accuracy_is_contradicted(world):
-    rows = list(paper.number_rows([["cell 1", "typed", "It is good."]], ([], []), {ACCURACY: {"value": 10.5}},
-                                  world.policy))
+    rows = list(paper.number_rows([["cell 1", "typed", "It is good."]], ([], []), {ACCURACY: {"value": 10.5}}))
     assert [row.said for row in rows] == ["the paper does not say the accuracy claimed, 10.5"]
 
 
