@@ -76,7 +76,8 @@ def show_table(frame, precision=2):
     options = cell_options()
     caption = options["caption"]
     latex = (f"\\begin{{minipage}}{{\\linewidth}}\\centering\n{caption['text/latex']}\n"
-             f"{styled('latex').to_latex(hrules=True)}\\end{{minipage}}\\bigskip")
+             f"\\begin{{adjustbox}}{{max width=\\linewidth}}\n{styled('latex').to_latex(hrules=True)}\\end{{adjustbox}}\n"
+             "\\end{minipage}\\bigskip")
     _said.append(text_hash(latex))
     display({"text/html": caption["text/html"] + styled("html").to_html(table_uuid=options["label"]),
              "text/latex": latex}, raw=True)
