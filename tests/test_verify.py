@@ -113,7 +113,7 @@ def test_claims_that_rest_on_a_missing_run_are_caught(copy, missing):
     else:
         path = copy / "checkpoints" / "course" / "run.json"
         path.write_text(path.read_text().replace('"finished"', '"ended"').replace('"run": "course"', '"run": "other"'))
-    assert {"restart-0/loss_first", "restart/loss_first", "restart-slower/loss_last"} <= contradicted(verify(copy))
+    assert {"restart-0/loss_last", "restart/loss_last", "restart-slower/loss_last"} <= contradicted(verify(copy))
 
 
 def test_an_edited_cell_is_caught_and_an_edited_caption_is_not(copy):
