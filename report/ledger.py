@@ -124,9 +124,10 @@ class Ledger(dict):
         return value
 
     def claim_all(self, name, values, unit, tolerance, source):
-        """Enter a claim `name`/<what> for each item of the dict `values`."""
+        """Enter a claim `name`/<what> for each item of the dict `values`, and return them."""
         for what, value in values.items():
             self.claim(f"{name}/{what}", value, unit, tolerance, source)
+        return values
 
     def conclude(self, name, claim, comparison, other):
         """Enter what the text concludes: that a claim is ">" or "<" another claim, or a number.
