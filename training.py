@@ -100,8 +100,10 @@ def recipe_table(recipes):
     """Hyper-parameters side by side: a DataFrame of strings, a column for each item of the dict `recipes`."""
     columns = {title: dataclasses.asdict(recipe) for title, recipe in recipes.items()}
     for column in columns.values():
+        del column["seed"]  # the same recipe with any
         words = column.pop("augmentation").split()
         column |= {word: "yes" if word in words else "no" for word in Recipe.CHOICES["augmentation"]}
+        column["momentum"] = "–" if column["optimizer"] == "adam" else column["momentum"]
     table = pd.DataFrame(columns).map(lambda value: f"{value:g}" if type(value) is float else str(value))
     return table.rename(index=lambda name: name.replace("_", " ")).rename_axis("hyper-parameter")
 

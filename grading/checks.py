@@ -14,7 +14,6 @@ import functools
 import hashlib
 import math
 import re
-import statistics
 import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -339,25 +338,25 @@ def from_records(main, runs, claims):
     """Yield (claim, value, where) of what the runs wrote down and nobody repeats here: what is of one run by its name,
     means over seeds by the name without a number.
     """
-    where, seeds, base = "the runs' records", {}, runs.get("trial-base")
+    where, groups, gains = "the runs' records", {}, {}
     yield "epochs", len(main.history), where
     yield "training_time", main.info["seconds"] / 60, where
     claimed = [run for name, run in runs.items() if f"{name}/accuracy" in claims]
+    unknown = LookupError, TypeError, ValueError, RuntimeError  # what runs of another make meet: nothing checks them
+    with contextlib.suppress(*unknown):
+        gains = measures.gains([run for run in claimed if run.name.startswith("trial-")])
     for run in claimed:
-        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy}
+        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy} | gains.get(run.name, {})
         before = next((other for other in claimed if other.key == run.info["config"].get("start")), None)
-        with contextlib.suppress(LookupError, TypeError, ValueError, RuntimeError):  # of other make: nothing checks it
-            if before:
-                found |= measures.epoch_measures(run, before, measures.frozen_twin(run, claimed))
-            if base and run.info["config"]["data"] == base.info["config"]["data"]:
-                found["gain"], found["gain_error"] = measures.paired_accuracy(run, base)
+        with contextlib.suppress(*unknown):
+            frozen = measures.frozen_twin(run, claimed)
+            found |= measures.epoch_measures(run, before, frozen) if before and frozen else {}
         yield from ((f"{run.folder}/{what}", value, where) for what, value in found.items())
-        seeds.setdefault(re.sub(r"-\d$", "", str(run.folder)), []).append((run, found))
-    for name, members in seeds.items():
+        groups.setdefault(re.sub(r"-\d$", "", run.name), []).append((run, found))
+    for name, members in groups.items():
         if len(members) > 1:
-            of_all = measures.over_seeds([found for _, found in members])
-            of_all["deviation"] = statistics.stdev(found["accuracy"] for _, found in members)
-            of_all["least_minutes"] = min(run.info["seconds"] for run, _ in members) / 60
+            of_one, found = zip(*members)
+            of_all = measures.over_seeds(found) | measures.of_seeds(of_one)
             yield from ((f"{name}/{what}", value, where) for what, value in of_all.items())
 
 
@@ -439,12 +438,11 @@ def concluded(claims):
 
 
 def widened(claims, policy):
-    """Rows for claims whose own tolerance is wider than the policy's."""
-    for name, claim in claims.items():
-        asked, own = tolerance_of(name, policy["claims"]), claim["tolerance"]
-        if asked not in ("any", None) and (own is None or own > asked):
-            yield Row(name, "contradicted", f"the claim {name} allows itself a tolerance of {own}; the policy allows "
-                      f"{asked}", claim["value"])
+    """A row, if any, on claims whose own tolerance is wider than the policy's."""
+    asked = {name: tolerance_of(name, policy["claims"]) for name in claims}
+    wide = [f"{name} by {claim['tolerance']}, not {asked[name]}" for name, claim in claims.items()
+            if asked[name] not in ("any", None) and (claim["tolerance"] is None or claim["tolerance"] > asked[name])]
+    return [Row("claims", "contradicted", f"claims allow themselves to be off {listed(wide)}")] if wide else []
 
 
 # -------------------------------------------------------------------------------------------------- what is different

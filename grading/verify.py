@@ -182,7 +182,8 @@ def tell(verdict):
             names = dict.fromkeys(row.what if row.where else row.said for row in rows)
             print(f"\n{WORDS[kind]}: {listed(list(names), 24)}.")
         elif rows:
-            print(f"\n{WORDS[kind]}:", *(f"  - {row.said}." for row in rows), sep="\n")
+            more = [f"  - and {len(rows) - 20} more."] if len(rows) > 20 else []
+            print(f"\n{WORDS[kind]}:", *(f"  - {row.said}." for row in rows[:20]), *more, sep="\n")
     if verdict.differences:
         print("\nWhat differs from the template:", *verdict.differences, sep="\n")
     print(f"\n{('All holds', 'Contradicted', 'Not verifiable')[verdict.code]}: {verdict.reason}.")

@@ -20,7 +20,7 @@ BLUE, ORANGE, GREEN, GREY = "#3b6ea8", "#d9822b", "#4b8f5c", "0.6"
 
 def residual_blocks(*blocks):
     """Flow charts of residual blocks, read from their modules: how the shape changes from top to bottom."""
-    figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN, 2.75))
+    figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN, 2.6))
     for axes, block in zip(panels, blocks):
         axes.set(xlim=(-0.95, 2.65), ylim=(-0.75, 5.3))
         axes.axis("off")
@@ -29,10 +29,10 @@ def residual_blocks(*blocks):
             _arrow(axes, (0, 4.92 - 1.3 * i), (0, 4.36 - 1.3 * i))
             _box(axes, 0, 4.0 - 1.3 * i, _convolution(layer) + ("BN, ReLU" if i < 2 else "BN"), "#dbe9f6")
         _arrow(axes, (0, 1.02), (0, 0.43))
-        axes.plot((0, 1.75, 1.75), (4.76, 4.76, 0.25), color="0.2", linewidth=0.8)
-        _arrow(axes, (1.75, 0.25), (0.2, 0.25))
+        axes.plot((0, 1.85, 1.85), (4.76, 4.76, 0.25), color="0.2", linewidth=0.8)
+        _arrow(axes, (1.85, 0.25), (0.2, 0.25))
         projection = [part for part in block.shortcut.modules() if hasattr(part, "kernel_size")]
-        _box(axes, 1.75, 2.6, _convolution(projection[0]) + "BN" if projection else "identity", "#e8f3e1")
+        _box(axes, 1.85, 2.6, _convolution(projection[0]) + "BN" if projection else "identity", "#e8f3e1")
         _box(axes, 0, 0.25, "+", "#f7e3c8")
         _arrow(axes, (0, 0.05), (0, -0.4))
         _box(axes, 0, -0.62, f"ReLU, {block.conv3.out_channels} channels", "none")
@@ -51,8 +51,8 @@ def _arrow(axes, start, end):
 
 
 def _convolution(layer):
-    stride = "stride 2\n" if layer.stride == (2, 2) else ""
-    return f"${layer.kernel_size[0]} \\times {layer.kernel_size[0]}$, {layer.out_channels}\n{stride}"
+    stride = ", /2" if layer.stride == (2, 2) else ""
+    return f"${layer.kernel_size[0]} \\times {layer.kernel_size[0]}$, {layer.out_channels}{stride}\n"
 
 
 def images(pixels, titles, width=PAGE, columns=10):
@@ -72,7 +72,7 @@ def training(run):
     """How a run went: the loss of each step with its running mean since the epoch's start, the accuracies by epoch."""
     history, per_epoch = run.history, len(run.losses) // len(run.history)
     epochs = np.arange(1, len(run.losses) + 1) / per_epoch
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.5))
     left.plot(epochs, run.losses, color="0.75", linewidth=0.6, label="step")
     for first in range(0, len(run.losses), per_epoch):
         losses = run.losses[first:first + per_epoch]
@@ -92,7 +92,7 @@ def training(run):
 def classes(confusion, names):
     """Left: which classes are taken for which, counts (C, C), true ones in rows. Right: the accuracy of each class."""
     accuracy = 100 * confusion.diagonal() / confusion.sum(1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.1), width_ratios=(1.15, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.0), width_ratios=(1.15, 1))
     left.imshow(confusion, cmap="Blues", aspect="auto", vmax=1.3 * confusion.max())
     for (row, column), count in np.ndenumerate(confusion):
         left.text(column, row, count, ha="center", va="center", color="white" if row == column else "0.15")
@@ -125,20 +125,20 @@ def paired_losses(differences, published):
 
     `differences` has for each label a DataFrame with the columns step, mean and error, one row for each window.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.9), width_ratios=(1, 1.7))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.8), width_ratios=(1, 1.7))
     for row in published.itertuples():
-        colour = ORANGE if row.key == "original" else GREY
+        colour = "0.1" if row.key == "original" else GREY
         left.plot((100, 500), (row.loss_100, row.loss_500), color=colour, marker="o", markersize=3,
                   zorder=3 if row.key == "original" else 2)
     left.set(xlabel="step", ylabel="running mean of the loss", xticks=(100, 300, 500), title="Published reports")
-    colours = dict(zip(differences, (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")))
+    colours = dict(zip(differences, (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54", "#7a6a2f")))
     for label, windows in differences.items():
         right.plot(windows.step, windows["mean"], color=colours[label], marker="o", markersize=2.5)
         right.fill_between(windows.step, windows["mean"] - windows.error, windows["mean"] + windows.error,
                            color=colours[label], alpha=0.25, linewidth=0)
     steps = max((windows.step for windows in differences.values()), key=len)
     ends = {label: windows["mean"].iloc[-1] for label, windows in differences.items()}
-    gap, height = 0.095 * (max(0, *ends.values()) - min(0, *ends.values())), -np.inf
+    gap, height = 0.11 * (max(0, *ends.values()) - min(0, *ends.values())), -np.inf
     for label, end in sorted(ends.items(), key=lambda item: item[1]):
         height = max(end, height + gap)  # labels of lines that end close together are moved apart
         right.annotate(label, (steps.iloc[-1], height), (5, 0), textcoords="offset points", va="center",
@@ -146,4 +146,5 @@ def paired_losses(differences, published):
     right.plot((0, steps.iloc[-1]), (0, 0), color="0.4", linewidth=0.8, linestyle="--", zorder=1)
     right.set(xlabel="step", ylabel="difference of the loss", title="Ours, minus the frozen network's, same batches",
               xlim=(0, 1.6 * steps.iloc[-1]), xticks=steps)
+    right.spines["bottom"].set_bounds(0, steps.iloc[-1])
     return figure

@@ -74,9 +74,9 @@ def show_table(frame, precision=2):
         style = frame.style.hide(axis="index").format(precision=precision, thousands=",", na_rep="–", escape=kind)
         return style.format_index(escape=kind, axis="columns")
     options = cell_options()
-    caption = options["caption"]
+    caption, tabular = options["caption"], styled("latex").to_latex(hrules=True)
     latex = (f"\\begin{{minipage}}{{\\linewidth}}\\centering\n{caption['text/latex']}\n"
-             f"{styled('latex').to_latex(hrules=True)}\\end{{minipage}}\\bigskip")
+             f"\\begin{{adjustbox}}{{max width=\\linewidth}}\n{tabular}\\end{{adjustbox}}\n\\end{{minipage}}\\bigskip")
     _said.append(text_hash(latex))
     display({"text/html": caption["text/html"] + styled("html").to_html(table_uuid=options["label"]),
              "text/latex": latex}, raw=True)
@@ -101,13 +101,16 @@ def show_authors(title, authors, keywords):
 
 def reference_list():
     """Show the bibliography as a list, each entry with the anchor `ref-<key>` that citations lead to."""
-    entries, text = [], (ROOT / "report" / "references.bib").read_text()
+    markdown, latex, text = [], [], (ROOT / "report" / "references.bib").read_text()
     for key, body in re.findall(r"^@\w+\{([^,]+),(.*?)^\}", text, re.MULTILINE | re.DOTALL):
         field = {k: re.sub(r"[{}\\]", "", v) for k, v in re.findall(r"(\w+)\s*=\s*\{(.*)\},?\s*$", body, re.MULTILINE)}
         where = [field[k] for k in ("journal", "booktitle", "institution", "howpublished", "note", "url") if k in field]
-        entries.append(f'- <a id="ref-{key}"></a>{field["author"]} ({field.get("year", "no date")}): '
-                       f'*{field["title"]}*. {", ".join(where)}')
-    display(Markdown("\n".join(entries)))
+        author, title, where = f"{field['author']} ({field.get('year', 'no date')}): ", field["title"], ", ".join(where)
+        markdown.append(f'- <a id="ref-{key}"></a>{author}*{title}*. {where}')
+        author, title, where = map(escape_latex, (author, title, where))
+        latex.append(f"\\item\\phantomsection\\label{{ref-{key}}}{author}\\emph{{{title}}}. {where}")
+    display({"text/markdown": "\n".join(markdown),
+             "text/latex": "\n".join(["\\begin{itemize}", *latex, "\\end{itemize}"])}, raw=True)
 
 
 # --------------------------------------------------------------------------------------------------- the ledger
@@ -119,6 +122,12 @@ class Ledger(dict):
         """Enter a claim and return its value; `tolerance` is how far a rerun may be off, None if anything goes."""
         self[name] = {"value": value, "unit": unit, "source": source, "tolerance": tolerance}
         return value
+
+    def claim_all(self, name, values, unit, tolerance, source):
+        """Enter a claim `name`/<what> for each item of the dict `values`, and return them."""
+        for what, value in values.items():
+            self.claim(f"{name}/{what}", value, unit, tolerance, source)
+        return values
 
     def conclude(self, name, claim, comparison, other):
         """Enter what the text concludes: that a claim is ">" or "<" another claim, or a number.

@@ -46,7 +46,7 @@ class World:
 
 
 def small_world(folder):
-    """Three runs on a few grey squares, a notebook about them with the template's definitions, and its paper."""
+    """Four runs on a few grey squares, a notebook about them with the template's definitions, and its paper."""
     (train_images, train_labels), (test_images, test_labels) = squares(64, 1), squares(100, 2)
     data = utils.Data(train_images, train_labels, test_images, test_labels, tuple("0123456789"), "a few squares")
     policy = copy.deepcopy(POLICY)
@@ -55,8 +55,10 @@ def small_world(folder):
                                   "test_labels": labels}
     policy["images"]["classes"] = list(data.classes)
     runs = []
-    for name, seed, start in (("fast-0", 0, 0), ("fast-1", 1, 0), ("restart-0", 0, 1)):
-        recipe = training.Recipe(epochs=1 if start else 2, batch_size=16, seed=seed, augmentation="")
+    for name in ("fast-0", "fast-1", "restart-0", "frozen-0"):
+        seed, start = int(name[-1]), not name.startswith("fast")
+        recipe = training.Recipe(epochs=1 if start else 2, batch_size=16, seed=seed, augmentation="",
+                                 learning_rate=0 if name == "frozen-0" else 1e-3)
         torch.manual_seed(seed)
         net = definitions()["ResNet"]()
         if start:
@@ -119,7 +121,7 @@ def claims_of(runs, policy):
     seeds = [run.info["accuracy"] for run in runs[:2]]
     claim("fast/accuracy", sum(seeds) / 2, 0.5, "fast")
     claim("fast/deviation", statistics.stdev(seeds), 0.5, "fast")
-    claim("restart-0/change", runs[2].info["accuracy"] - main.info["accuracy"], 0.5, "restart-0")
+    claim("restart-0/change", runs[2].info["accuracy"] - runs[3].info["accuracy"], 0.5, "restart-0")
     claim("published/original", 82.37, 1e-6, "published.csv")
     claim("conclusion/below the original", True, 0, "conclusions", "fast/accuracy < published/original")
     return claims
@@ -229,10 +231,11 @@ def edit_info(world, run, change):
     info = json.loads(world.files[name])
     change(info)
     world.files[name] = json.dumps(info).encode()
-    start, other = json.loads(world.files["checkpoints/fast-0/run.json"]), "checkpoints/restart-0/run.json"
-    later = json.loads(world.files[other])
-    later["config"]["start"] = training.key_of(start)
-    world.files[other] = json.dumps(later).encode()
+    start = json.loads(world.files["checkpoints/fast-0/run.json"])
+    for other in ("checkpoints/restart-0/run.json", "checkpoints/frozen-0/run.json"):
+        later = json.loads(world.files[other])
+        later["config"]["start"] = training.key_of(start)
+        world.files[other] = json.dumps(later).encode()
     write_notebook(world, read_notebook(world))
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -58,6 +59,16 @@ def test_the_paper_says_what_the_ledger_says():
     assert RUN.info["source"] in text and "stand-in" not in text and "??" not in text
     assert not re.search("[{}]", text)  # an f-string that is none
     assert len(PdfReader(ROOT / "report" / "report.pdf").pages) <= 4
+
+
+def test_plain_nbconvert_makes_a_pdf_without_what_leaves_the_page(tmp_path):
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "latex", "--output-dir", tmp_path, NOTEBOOK], check=True,
+                   capture_output=True)
+    for _ in range(2):  # the second time with the labels of the first
+        subprocess.run(["xelatex", "-interaction=batchmode", "assignment2.tex"], cwd=tmp_path, check=True,
+                       capture_output=True)
+    log = (tmp_path / "assignment2.log").read_text(errors="replace")
+    assert not re.search("Overfull|undefined|Missing character", log)
 
 
 def test_the_conclusions_follow_from_the_claims():
