@@ -1,7 +1,7 @@
 # Every command of the README; `make` alone lists them.
 # Parameters are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make hands them on as environment variables.
 .DEFAULT_GOAL := help
-.PHONY: help report test paper submission verify zip colab bench clean
+.PHONY: help report test paper submission verify grade zip colab bench clean
 
 # setup.sh installs what is missing, then runs the command that follows in the project's environment.
 # `python -m nbconvert` is `jupyter nbconvert`; it also works after the folder, .venv in it, has been moved.
@@ -27,8 +27,11 @@ submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then b
 	@$(ENV) --no-tex python tools/handin.py collect
 	@$(MAKE) --no-print-directory paper
 
-verify:  ## recompute the submission's numbers and say which hold
-	@$(ENV) --no-tex python grading/verify.py
+verify:  ## say which of the numbers hold: this folder's, or SUBMISSION=archive.zip's (RERUN=1: run its notebook, too)
+	@$(ENV) --sandbox python grading/verify.py
+
+grade:  ## judge all archives in SUBMISSIONS=folder/, JOBS at a time: build/grades.csv and build/grades.html
+	@$(ENV) --sandbox python grading/grade.py
 
 zip:  ## pack the submission into build/submission.zip (WEIGHTS=0: without weights, under 5 MB)
 	@$(ENV) --no-tex python tools/handin.py zip

@@ -89,7 +89,7 @@ def sandbox(folder=None):
     for program, folders in (("xelatex", 2), ("pandoc", 1), ("rsvg-convert", 1)):
         found = Path(shutil.which(program) or "/usr/bin").resolve()
         if not found.is_relative_to("/usr"):  # TeX Live or a conda environment in a place of its own
-            places.append(str(found.parents[folders]))
+            places.append(str(found.parents[min(folders, len(found.parents) - 2)]))  # and never all of the machine
     visible = " ".join(f"--ro-bind-try {place} {place}" for place in places)
     command = (f"bwrap --unshare-all --die-with-parent {visible} --proc /proc --dev /dev --tmpfs /tmp "
                + (f"--bind {folder} {folder} --chdir {folder} " if folder else "--chdir / "))

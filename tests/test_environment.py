@@ -128,6 +128,24 @@ def test_without_apt_the_line_to_run_is_printed(machine):
     assert {"latexmk", "pandoc", "poppler-utils", "fontconfig"} <= set(line.split())
 
 
+def test_without_apt_a_submission_is_judged_as_far_as_possible(machine):
+    done = setup(machine, "--sandbox", "sh", "-c", 'echo "$1"', "-", "two  words")
+    assert (done.returncode, done.stdout) == (0, "two  words\n")
+    line = done.stderr.splitlines()[-1].split()
+    assert line.count("bubblewrap") == 1 and "latexmk" in line
+
+
+def test_where_apt_is_allowed_it_installs_the_sandbox(machine):
+    program(machine / "bin/id", "echo 0")
+    for name in ("xelatex", "latexmk", "kpsewhich", "pandoc", "fc-match", "pdftotext"):
+        program(machine / "bin" / name, "")
+    program(machine / "bin/apt-get", 'echo "$*" >>apt')
+    assert setup(machine, "sh", "-c", "exit 3").returncode == 3 and not (machine / "apt").exists()
+    done = setup(machine, "--sandbox", "sh", "-c", "echo ran")
+    assert done.returncode == 0 and done.stdout.endswith("\nran\n"), done.stderr
+    assert (machine / "apt").read_text().split().count("bubblewrap") == 1
+
+
 def test_without_tex_the_benchmark_runs(machine):
     done = setup(machine, "--no-tex", "sh", "-c", 'echo "$1"', "-", "two  words")
     assert (done.returncode, done.stdout, done.stderr) == (0, "two  words\n", "")

@@ -12,9 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
 
 import nbformat  # noqa: E402
+from archive import Refused, read  # noqa: E402
+from checks import read_policy, together  # noqa: E402
 from fresh import file_hash, record  # noqa: E402
-from verify import NOTEBOOK, belonging, images, verify  # noqa: E402
+from verify import images, judge  # noqa: E402
 
+NOTEBOOK = read_policy()["files"]["notebook"]
 PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
          "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures",
          "checkpoints", "tests")
@@ -71,17 +74,20 @@ def collect():
 
 def make_zip():
     """build/submission.zip, or SystemExit with a sentence where it should not be handed in."""
-    for fault in belonging(ROOT):
-        sys.exit(f"{fault}: run make submission, then make zip again")
+    policy = read_policy()
+    submission = read(ROOT, policy)
+    results = submission.json(policy["files"]["ledger"])
+    for row in together(submission, submission.notebook(NOTEBOOK), results, policy):
+        if row.verdict == "contradicted":
+            sys.exit(f"{row.said}: run make submission, then make zip again")
     text = (ROOT / NOTEBOOK).read_text()
     left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
     if left:
         sys.exit(f"{', '.join(left)}: these are placeholders; put your own data into AUTHORS, and your account into "
                  "REPOSITORY, at the top of the notebook, run make submission, then make zip again")
-    table = verify(ROOT, images())
-    if wrong := list(table.claim[table.verdict == "contradicted"]):
-        sys.exit(f"make verify contradicts {len(wrong)} claims ({', '.join(wrong[:4])}): run make submission, then "
-                 "make zip again")
+    wrong = [row.said for row in judge(submission, policy, images()).rows if row.verdict == "contradicted"]
+    if wrong:
+        sys.exit(f"make verify contradicts {len(wrong)} times: {wrong[0]}; run make submission, then make zip again")
     weights = os.environ.get("WEIGHTS", "1") != "0"
     target = ROOT / "build" / "submission.zip"
     target.parent.mkdir(exist_ok=True)
@@ -116,5 +122,5 @@ def make_colab():
 if __name__ == "__main__":
     try:
         {"collect": collect, "zip": make_zip, "colab": make_colab}[sys.argv[1]]()
-    except (OSError, ValueError, KeyError) as error:
+    except (Refused, OSError, ValueError, KeyError) as error:
         sys.exit(f"make {sys.argv[1]}: a file of the submission is missing or damaged ({error})")

@@ -1,16 +1,18 @@
 #!/bin/sh
-# sh tools/setup.sh [--no-tex | --no-pip] COMMAND...
+# sh tools/setup.sh [--no-tex | --no-pip | --sandbox] COMMAND...
 # Runs COMMAND, from the repository's root, in the project's environment. What is missing is installed first;
 # where that is not allowed, the line to run is printed. With everything there this is silent and instant.
+# --sandbox is for judging submissions: TeX and bubblewrap where they can be had, else the command says what is left.
 set -eu
 
 stop() { printf '%s\n' "$@" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-tex=yes pip=yes
+tex=yes pip=yes sandbox=no
 case $1 in
 --no-tex) tex=no; shift ;;
 --no-pip) pip=no; shift ;;
+--sandbox) sandbox=yes; shift ;;
 esac
 
 # An active environment is used as it is, and so is Colab's Python; otherwise .venv.
@@ -54,17 +56,25 @@ if [ $tex = yes ]; then
     have pandoc || packages="$packages pandoc"
     have fc-match || packages="$packages fontconfig"
     have pdftotext || packages="$packages poppler-utils"
+    if [ $sandbox = yes ] && ! have bwrap; then packages="$packages bubblewrap"; fi
     if [ -n "$packages" ]; then  # the paper can do without: pictures in SVG, and a sandbox for LaTeX
         have rsvg-convert || packages="$packages librsvg2-bin"
-        have bwrap || packages="$packages bubblewrap"
+        have bwrap || [ $sandbox = yes ] || packages="$packages bubblewrap"
     fi
 fi
 if [ -n "$packages" ]; then
     root=
     [ "$(id -u)" = 0 ] || root="sudo -n"
-    have apt-get && $root true 2>/dev/null ||
-        stop "Some programs are missing. On Debian or Ubuntu run this line, then try again:" \
-            "sudo apt-get update && sudo apt-get install --no-install-recommends$packages"
+    if ! { have apt-get && $root true 2>/dev/null; }; then
+        set -- "Some programs are missing. On Debian or Ubuntu run this line, then try again:" \
+            "sudo apt-get update && sudo apt-get install --no-install-recommends$packages" "$@"
+        [ $sandbox = yes ] || stop "$1" "$2"
+        printf '%s\n' "$1" "$2" >&2
+        shift 2
+        packages=
+    fi
+fi
+if [ -n "$packages" ]; then
     echo "Installing with apt, which takes a few minutes:$packages"
     mkdir -p build
     apt() {
