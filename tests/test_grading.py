@@ -568,11 +568,11 @@ def test_a_folder_is_read_without_following_links(world, tmp_path):
     (tmp_path / ".git").mkdir()
     assert read(tmp_path, world.policy).files == world.files
     (tmp_path / "figures" / "x.png").symlink_to("/etc/passwd")
-    with pytest.raises(Refused, match="a link, device or folder in it, figures/x.png"):
+    with pytest.raises(Refused, match="a link or device in it, figures/x.png"):
         read(tmp_path, world.policy)
     (tmp_path / "figures" / "x.png").unlink()
     os.mkfifo(tmp_path / "figures" / "x.png")
-    with pytest.raises(Refused, match="a link, device or folder in it"):
+    with pytest.raises(Refused, match="a link or device in it"):
         read(tmp_path, world.policy)
 
 
