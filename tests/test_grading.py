@@ -66,11 +66,16 @@ def remembered(inputs, task, policy, before=(), data=None):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """The networks' inputs are small here, and two threads wait for each other where others work as well."""
-    before = torch.get_num_threads()
+    """The networks' inputs are small here, and two threads wait for each other where others work as well.
+
+    The environment is put back, too: a cluster of dask leaves OMP_NUM_THREADS=1 in it, for all that is started later.
+    """
+    before, environment = torch.get_num_threads(), dict(os.environ)
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture(scope="module")
@@ -628,7 +633,8 @@ def test_the_sandbox_sees_no_home_no_other_archive_and_no_variables(tmp_path, mo
     monkeypatch.setenv("TOKEN", "secret")
     said = contained(f"""
 import os
-for place in ({str(tmp_path)!r}, {str(ROOT)!r}, {os.path.expanduser("~/.ssh")!r}, "/etc/passwd", "/var/log", "/sys"):
+for place in ({str(tmp_path)!r}, {str(ROOT / "notebooks")!r}, {os.path.expanduser("~/.ssh")!r}, "/etc/passwd",
+              "/var/log", "/sys"):
     print(place, os.path.exists(place))
 print(dict(os.environ), os.getppid(), [name for name in os.listdir("/proc") if name.isdigit()])
 """)
