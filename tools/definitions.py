@@ -18,7 +18,7 @@ def definitions(notebook=NOTEBOOK):
     names = {"nn": nn, "torch": torch, "torchvision": torchvision, "pd": pd, "utils": utils, "__name__": "definitions"}
     for cell in json.loads(notebook.read_text())["cells"]:
         if "definition" in cell["metadata"].get("tags", []):
-            source, place = "".join(cell["source"]), f"<{notebook}, {cell.get('id')}>"
+            source, place = "".join(cell["source"]), f"<{notebook}, {cell['id']}>"
             linecache.cache[place] = len(source), None, source.splitlines(keepends=True), place  # read by inspect
             exec(compile(source, place, "exec"), names)
     return names

@@ -56,10 +56,11 @@ if [ $tex = yes ]; then
     have pandoc || packages="$packages pandoc"
     have fc-match || packages="$packages fontconfig"
     have pdftotext || packages="$packages poppler-utils"
-    if [ $sandbox = yes ] && ! have bwrap; then packages="$packages bubblewrap"; fi
-    if [ -n "$packages" ]; then  # the paper can do without: pictures in SVG, and a sandbox for LaTeX
+    if [ $sandbox = yes ] || [ -n "$packages" ]; then  # the paper can do without a sandbox for LaTeX
+        have bwrap || packages="$packages bubblewrap"
+    fi
+    if [ -n "$packages" ]; then  # and without pictures in SVG
         have rsvg-convert || packages="$packages librsvg2-bin"
-        have bwrap || [ $sandbox = yes ] || packages="$packages bubblewrap"
     fi
 fi
 if [ -n "$packages" ]; then
