@@ -5,19 +5,19 @@ measured, shown and saved beside it.
 """
 import ast
 import contextlib
+import copy
 import dataclasses
 import hashlib
-import inspect
 import json
 import math
 import os
 import platform
+import re
 import signal
-import textwrap
 import time
 from datetime import date
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,9 @@ SAVE_EVERY = 180  # seconds between two saves
 FIXED = 5_000  # the first training images, on which a finished run's loss is measured without augmentation
 PADDING = 4  # pixels on each side of an image before a crop
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Means and standard deviations of red, green and blue in [0, 1] in the course's training script.
+COURSE_NORMALISATION = [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]
+ENGINE = ("training.py", "speed.py", "utils.py")  # the files whose code computes a run
 
 
 class TrainingStopped(SubmissionError, KeyboardInterrupt):
@@ -49,28 +52,51 @@ class TrainingStopped(SubmissionError, KeyboardInterrupt):
 class Recipe:
     """The hyper-parameters of a run. The defaults are those of the course's own training loop.
 
-    Raises SubmissionError where a value is not among `CHOICES`, not within `LIMITS`, or of another type.
+    A field that is added later needs the default that leaves stored runs as they are: a stored recipe without the
+    field is read as one with the default. Raises SubmissionError where a value is not among `CHOICES`, not within
+    `LIMITS`, or of another type.
     """
     epochs: int = 1
     batch_size: int = 100
     optimizer: str = "adam"            # Kingma and Ba 2015; "sgd", with Nesterov momentum; "muon", AdamW for the rest
     learning_rate: float = 1e-3        # the highest one of the schedule
-    schedule: str = "constant"         # or "linear" (to zero), "thirds" (divided by 3 after each sixth of the run)
+    schedule: str = "constant"         # or "linear" (to zero), "step" (divided by 3 after every `step_epochs` epochs)
+    step_epochs: int = 20              # of the schedule "step"
+    zero_rate_epochs: int = 0          # epochs at the start with a rate of zero: Adam's moments fill, no weight moves
     warmup: float = 0.0                # share of the steps in which the rate rises, with "linear"
     momentum: float = 0.9              # of SGD and Muon; Adam keeps its own
+    beta2: float = 0.999               # of Adam: the decay of its average of squared gradients
     weight_decay: float = 0.0          # on convolutions and the linear layer, never on biases and batch norms
     label_smoothing: float = 0.0
     augmentation: str = "crop flip"    # any of "crop", "flip", "trivialaugment", "cutmix", or ""
     pad_with: str = "zeros"            # at the edges, before a crop; or "reflection"
     first_filters: str = "random"      # those of the first convolution at the start; or "whitening"
+    normalisation: str = "training set"  # by its own means and deviations; or "course", by COURSE_NORMALISATION
+    order: str = "permutation"         # of the images, a new one in each epoch; or another of CHOICES["order"]
     seed: int = 0                      # of the initial weights, the order of the images and their augmentation
 
-    CHOICES = {"optimizer": ("adam", "sgd", "muon"), "schedule": ("constant", "linear", "thirds"),
-               "augmentation": ("crop", "flip", "trivialaugment", "cutmix"), "pad_with": ("zeros", "reflection"),
-               "first_filters": ("random", "whitening")}
-    LIMITS = {"epochs": (1, 10_000), "batch_size": (1, 1_000_000), "learning_rate": (0, 10), "warmup": (0, 0.99),
-              "momentum": (0, 0.9999), "weight_decay": (0, 10), "label_smoothing": (0, 0.99),
-              "seed": (0, 2 ** 32 - 1)}
+    CHOICES = {
+        "optimizer": ("adam", "adamw", "sgd", "muon"),
+        "schedule": ("constant", "linear", "step"),
+        "augmentation": ("crop", "flip", "trivialaugment", "cutmix"),
+        "pad_with": ("zeros", "reflection"),
+        "first_filters": ("random", "whitening"),
+        "normalisation": ("training set", "course"),
+        "order": ("permutation", "same", "reversed", "with replacement"),
+    }
+    LIMITS = {
+        "epochs": (1, 10_000),
+        "batch_size": (1, 1_000_000),
+        "learning_rate": (0, 10),
+        "step_epochs": (1, 10_000),
+        "zero_rate_epochs": (0, 10_000),
+        "warmup": (0, 0.99),
+        "momentum": (0, 0.9999),
+        "beta2": (0, 0.99999),
+        "weight_decay": (0, 10),
+        "label_smoothing": (0, 0.99),
+        "seed": (0, 2**32 - 1),
+    }
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -85,11 +111,14 @@ class Recipe:
 
     def rate(self, step, steps_per_epoch):
         """The learning rate at `step`, counted from the start of the run."""
-        steps = self.epochs * steps_per_epoch
+        epoch = step // steps_per_epoch
+        if epoch < self.zero_rate_epochs:
+            return 0.0
         if self.schedule == "constant":
             return self.learning_rate
-        if self.schedule == "thirds":
-            return self.learning_rate / 3 ** (6 * step // steps)
+        if self.schedule == "step":
+            return self.learning_rate / 3 ** (epoch // self.step_epochs)
+        steps = self.epochs * steps_per_epoch
         progress = (step + 1) / (steps + 1)
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
@@ -97,13 +126,21 @@ class Recipe:
 
 
 def recipe_table(recipes):
-    """Hyper-parameters side by side: a DataFrame of strings, a column for each item of the dict `recipes`."""
+    """Hyper-parameters side by side: a DataFrame of strings, a column for each item of the dict `recipes`.
+
+    Fields that no recipe sets are left out of it.
+    """
     columns = {title: dataclasses.asdict(recipe) for title, recipe in recipes.items()}
+    for field in dataclasses.fields(Recipe):
+        if all(column[field.name] == field.default for column in columns.values()) and field.name != "augmentation":
+            for column in columns.values():
+                del column[field.name]
     for column in columns.values():
-        del column["seed"]  # the same recipe with any
+        column.pop("seed", None)  # the same recipe with any
         words = column.pop("augmentation").split()
         column |= {word: "yes" if word in words else "no" for word in Recipe.CHOICES["augmentation"]}
-        column["momentum"] = "–" if column["optimizer"] == "adam" else column["momentum"]
+        if "momentum" in column and column.get("optimizer", "adam").startswith("adam"):
+            column["momentum"] = "–"
     table = pd.DataFrame(columns).map(lambda value: f"{value:g}" if type(value) is float else str(value))
     return table.rename(index=lambda name: name.replace("_", " ")).rename_axis("hyper-parameter")
 
@@ -155,42 +192,51 @@ class Run:
         return self.losses[-(len(self.losses) // len(self.history)):]
 
 
-def obtain(name, network, recipe, data, runs, stored=None, start=None, weights=False, elsewhere=False):
-    """The finished Run `name`: the one in the folder `stored`, or the one in the folder `runs`, or one trained there.
+def load_or_train(name, network, recipe, data, runs, stored=None, start=None, weights=False, match_recipe_only=False,
+                  keep_image_losses=False, snapshots=None):
+    """Load the finished Run `name` from the folder `stored` or `runs`, or train it in `runs`.
 
-    A run belongs to its network, recipe, data and start: one that differs in any of them is not used; only with
-    `elsewhere` a stored one of the same recipe is. `network` is called for the network to train, whose initial weights
-    are drawn with the recipe's seed; with `start`, a Run, they are that run's. With `weights`, a run whose weights are
-    missing is not used either. Raises SubmissionError as `fit` does.
+    A run is identified by its network (see `network_probe`), recipe, data and start: one that differs in any of them is
+    not used, unless `match_recipe_only`, which compares the recipe alone for a stored one. `network` is called for the
+    network to train, whose initial weights are drawn with the recipe's seed; with `start`, a Run, they are that run's.
+    A run that lacks its weights is not used with `weights`, nor one without the losses of single images with
+    `keep_image_losses`. `snapshots`, a dict epochs -> name, names runs of fewer epochs that are kept on the way.
+    Raises SubmissionError as `fit` does.
     """
+    needed = []
+    if weights:
+        needed.append("weights.safetensors")
+    if keep_image_losses:
+        needed.append("image_losses.safetensors")
     torch.manual_seed(recipe.seed)
     model = network()
     config = configuration(model, recipe, data, start)
     run = load_run(Path(stored) / name) if stored else None
     if run:
-        differences = differing(run.info["config"], dataclasses.asdict(recipe) if elsewhere else config)
-        if weights and not (run.folder / "weights.safetensors").exists():
-            differences.append("no weights.safetensors")
+        wanted = dataclasses.asdict(recipe) if match_recipe_only else config
+        differences = differing(run.info["config"], wanted)
+        differences += [f"no {file}" for file in needed if not (run.folder / file).exists()]
         if not differences:
             return dataclasses.replace(run, weights_used=weights)
         print(f"{name}: the run in {run.folder} is not used: {', '.join(differences)}")
     if start:
         load_weights(model, start.folder)
     elif recipe.first_filters == "whitening":
-        whiten_first_filters(model, data)
-    run = fit(model, data, Path(runs) / f"{name}-{key_of(config)}", recipe, start, name)
+        whiten_first_filters(model, data, normalisation_of(recipe.normalisation, data))
+    folder = Path(runs) / f"{name}-{folder_key(config)}"
+    run = fit(model, data, folder, recipe, start, name, config, keep_image_losses, snapshots)
     return dataclasses.replace(run, weights_used=weights)
 
 
 @torch.no_grad()
-def whiten_first_filters(model, data, images=2_000):
+def whiten_first_filters(model, data, normalisation, images=2_000):
     """Have `model`'s first convolution and the batch norm after it whiten what they see, as Jordan's airbench does.
 
     The filters become the largest principal components of patches of the first training images, once with either sign,
     in the mean length of PyTorch's initial filters; the batch norm gives each of them its size.
     """
     layer = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in data.normalisation())
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in normalisation)
     patches = F.unfold((data.train_images[:images] / 255 - mean) / std, layer.kernel_size, stride=4)
     patches = patches.transpose(1, 2).flatten(0, 1)
     _, components = torch.linalg.eigh(patches.T @ patches)
@@ -218,15 +264,33 @@ def load_weights(model, folder):
 
 
 def configuration(model, recipe, data, start=None):
-    """What a run belongs to, as a dict: the recipe's settings and the keys of network, data and start."""
-    return dataclasses.asdict(recipe) | {"network": network_key(model), "data": data.fingerprint,
+    """What identifies a run of the freshly initialised `model`, as a dict: the recipe's fields, the network's probe,
+    the keys of data and start.
+    """
+    return dataclasses.asdict(recipe) | {"network": network_probe(model, recipe.seed), "data": data.fingerprint,
                                          "start": start.key if start else ""}
 
 
 def differing(there, here):
-    """What differs between two configurations, in words: a list of strings."""
-    return [f"other {name} ({str(there.get(name)):.20} there, {str(value):.20} here)"
-            for name, value in here.items() if there.get(name) != value]
+    """What differs between a stored configuration and `here`, in words: a list of strings."""
+    defaults = dataclasses.asdict(Recipe())
+    differences = []
+    for name, value in here.items():
+        other = there.get(name, defaults.get(name))
+        if name == "network":
+            if not same_probe(other, value):
+                differences.append("other network (it computes something else)")
+        elif other != value:
+            differences.append(f"other {name} ({str(other):.20} there, {str(value):.20} here)")
+    return differences
+
+
+def folder_key(config):
+    """Eight hexadecimal digits for the name of a run's folder; fields at their default do not count."""
+    defaults = dataclasses.asdict(Recipe())
+    parts = {name: value for name, value in config.items() if name not in defaults or value != defaults[name]}
+    parts["network"] = [f"{value:.4g}" for value in config["network"]]
+    return key_of(parts)
 
 
 def key_of(*parts):
@@ -234,63 +298,83 @@ def key_of(*parts):
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
-def network_key(model):
-    """Eight hexadecimal digits of a network's code: its modules with their arguments, and the source of its own classes
-    and of what they use of the code around them. Comments, docstrings and layout do not count, nor do arguments left at
-    their defaults, of which another version of PyTorch may have more.
+PROBE_IMAGES = 4  # that a network is probed with
+
+
+def network_probe(model, seed):
+    """What the freshly initialised network `model` computes, as a list of nine floats; the model stays as it is.
+
+    Eight are projections of its outputs for fixed random images, four in training mode and four in evaluation mode
+    after it; the ninth is the norm of the gradient. All is computed in double precision on the CPU, where this is
+    possible. So whatever changes the function, its gradient, its initial weights or its running statistics changes the
+    probe, wherever the change stands; code that computes the same does not.
+
+    Parameters that are constant, such as batch norm's, are replaced by large random values first: a scale of zero
+    would hide the branch behind it, and small activations the difference of a ReLU and a ReLU6.
     """
-    pending, texts = [cls for module in model.modules() for cls in type(module).__mro__], {}
-    while pending:
-        thing = inspect.unwrap(pending.pop())
-        if inspect.isclass(thing) and _own(thing) and thing not in texts:
-            texts[thing] = f"class {thing.__name__}"
-            for value in vars(thing).values():
-                value = getattr(value, "fget", getattr(value, "__func__", value))  # of properties, class methods
-                pending += [value] if inspect.isfunction(value) else []
-        elif inspect.isfunction(thing) and _own(thing) and thing not in texts:
-            texts[thing] = _plain_source(thing)
-            codes = [thing.__code__]
-            for code in codes:
-                codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
-                used = {name: thing.__globals__[name] for name in code.co_names if name in thing.__globals__}
-                pending += used.values()
-                texts |= {(name, thing): f"{name} = {value!r}" for name, value in used.items()
-                          if isinstance(value, (bool, int, float, str, tuple))}
-    modules = [(name, type(module).__name__, _arguments(module)) for name, module in model.named_modules()]
-    return key_of(modules, sorted(texts.values()))
+    draw = np.random.default_rng(0)
+    probed = copy.deepcopy(model).cpu()
+    with torch.no_grad():
+        for parameter in probed.parameters():
+            if parameter.numel() and parameter.is_floating_point() and parameter.min() == parameter.max():
+                noise = torch.from_numpy(4 * draw.standard_normal(parameter.shape))
+                parameter.add_(noise.to(parameter.dtype))
+    images = torch.from_numpy(draw.standard_normal((PROBE_IMAGES, 3, 32, 32)))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        try:
+            return _probe_outputs(copy.deepcopy(probed).double(), images, seed)
+        except RuntimeError:  # code that computes in float32 whatever it is given
+            return _probe_outputs(probed.float(), images.float(), seed)
 
 
-def _arguments(module):
-    """The arguments that a module was made with, as far as it keeps them and they are not the defaults: a dict."""
-    found = {name: (getattr(module, name, argument.default), argument.default)
-             for name, argument in inspect.signature(type(module)).parameters.items()}
-    return {name: value for name, (value, default) in found.items()
-            if not isinstance(value, (torch.Tensor, torch.nn.Module)) and value is not default and value != default}
+def _probe_outputs(model, images, seed):
+    torch.manual_seed(seed)  # for layers that draw, such as dropout
+    outputs = model.train()(images).flatten()
+    weights = np.random.default_rng(1).standard_normal((4, outputs.numel()))
+    weights = torch.from_numpy(weights).to(outputs.dtype)
+    gradients = torch.autograd.grad((weights @ outputs).sum(), [p for p in model.parameters() if p.requires_grad],
+                                    allow_unused=True)
+    norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+    with torch.no_grad():
+        values = [*(weights @ outputs), *(weights @ model.eval()(images).flatten()), norm]
+    return [float(f"{float(value):.8g}") for value in values]
 
 
-def _own(thing):
-    """Whether a class or function is the submission's rather than PyTorch's or Python's."""
-    return thing.__module__.partition(".")[0] not in ("torch", "torchvision", "builtins")
+def same_probe(stored, computed):
+    """Whether two probes agree within 1e-4 of the values' size, which is more than machines and versions differ by."""
+    if not isinstance(stored, list) or len(stored) != len(computed):
+        return False
+    groups = (slice(0, 4), slice(4, 8), slice(8, 9))
+    return all(np.allclose(stored[group], computed[group], rtol=0, atol=1e-4 * max(map(abs, computed[group])))
+               for group in groups)
 
 
-def _plain_source(function):
-    """The source of a function as Python itself writes it, without its docstring."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+def engine_hash():
+    """Eight hexadecimal digits of the code that trains, without comments, docstrings and layout."""
+    trees = [ast.parse(Path(__file__).with_name(name).read_text(encoding="utf-8")) for name in ENGINE]
+    for tree in trees:
+        for node in ast.walk(tree):
+            documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
+            if documented and ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return key_of(*map(ast.unparse, trees))
 
 
-def fit(model, data, folder, recipe, start=None, name=None):
+def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_image_losses=False, snapshots=None):
     """Train `model` in place on `data` by `recipe`, keeping the state in `folder`; returns the finished Run `name`.
 
     Called again it continues an unfinished run, to the bits an uninterrupted one would have reached on the same
-    device and versions; a finished run is returned at once, its weights in `model`. `start` is recorded, not loaded.
+    device and versions; a finished run is returned at once, its weights in `model`. `start` is recorded, not loaded;
+    where `model` is not freshly initialised, `config` is the configuration of the one that was. `keep_image_losses`
+    keeps the loss of each image in each step. `snapshots`, epochs -> name, keeps runs of fewer epochs beside `folder`.
     Raises SubmissionError where the folder holds another run, where the loss is no longer finite, where memory or
     disk are short; TrainingStopped, after saving, on Ctrl-C.
     """
-    folder, config = Path(folder), configuration(model, recipe, data, start)
+    folder = Path(folder)
+    name = name or folder.name
+    config = config or configuration(model, recipe, data, start)
+    if snapshots and recipe.schedule == "linear":
+        raise SubmissionError("a run with the schedule linear has no snapshots: its rates depend on its last epoch")
     run, state = load_run(folder), _load_state(folder)
     if run or state:
         if differences := differing((run.info if run else state)["config"], config):
@@ -318,13 +402,28 @@ def fit(model, data, folder, recipe, start=None, name=None):
             if state:
                 learner.load_state_dict(state["learner"])
             monitor = Monitor(learner, progress, recipe, batches.steps, folder, config, pressed)
+            monitor.keep_image_losses = keep_image_losses
+            monitor.take_snapshot = _snapshot_taker(model, data, folder.parent, config, snapshots or {})
             train(learner, batches, recipe, progress, monitor)
         except torch.OutOfMemoryError:
             enough_memory = False
         if not enough_memory:  # said only now that the failed step's tensors are no longer held by the exception
             raise SubmissionError(f"no GPU memory for a batch of {recipe.batch_size}; try "
                                   f"BATCH_SIZE={max(recipe.batch_size // 2, 1)}")
-        return _finish(model, data, folder, name or folder.name, config, progress)
+        return _finish(model, data, folder, name, config, progress)
+
+
+def _snapshot_taker(model, data, runs, config, snapshots):
+    """A function of a run's progress that keeps, after the epochs named, what a run of so many epochs would leave."""
+    def take_snapshot(progress):
+        if progress.epoch not in snapshots:
+            return
+        name = snapshots[progress.epoch]
+        shorter = config | {"epochs": progress.epoch}
+        folder = runs / f"{name}-{folder_key(shorter)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _finish(copy.deepcopy(model), data, folder, name, shorter, progress)
+    return take_snapshot
 
 
 def choices():
@@ -342,6 +441,30 @@ def choices():
 
 # ------------------------------------------------------------------------------------------------------- batches
 
+def normalisation_of(kind, data):
+    """Means and standard deviations of the three channels in [0, 1]: a training set's own, or the course's."""
+    if kind == "course":
+        return COURSE_NORMALISATION
+    return data.normalisation()
+
+
+def image_order(recipe, images, epoch):
+    """The numbers of the images, int64 (images,), in the order in which `epoch` takes them, and its random generator.
+
+    "permutation": a new one in each epoch; "same": that of the first epoch in all; "reversed": each epoch runs through
+    the images in the reverse order of the last; "with replacement": each image is drawn from all.
+    """
+    draw = np.random.default_rng((recipe.seed, epoch))
+    order = draw.permutation(images)
+    if recipe.order == "with replacement":
+        order = np.random.default_rng((recipe.seed, epoch, 0)).integers(0, images, images)
+    elif recipe.order != "permutation":
+        order = np.random.default_rng((recipe.seed, 0)).permutation(images)
+        if recipe.order == "reversed" and epoch % 2:
+            order = order[::-1].copy()
+    return order, draw
+
+
 class Batches:
     """The training images on the device, padded once; batches are cropped, flipped and mixed there.
 
@@ -350,7 +473,8 @@ class Batches:
 
     def __init__(self, data, recipe, device):
         self.recipe, self.device, self.labels = recipe, device, data.train_labels.to(device)
-        self.mean, self.std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in data.normalisation())
+        constants = normalisation_of(recipe.normalisation, data)
+        self.mean, self.std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in constants)
         size = data.train_images.shape[-1]
         if recipe.pad_with == "zeros":
             self.images = F.pad(data.train_images, 4 * [PADDING]).to(device)
@@ -362,8 +486,8 @@ class Batches:
 
     def start_epoch(self, epoch):
         """Draw the order of the epoch's images, their crops and flips."""
-        draw, n, words = np.random.default_rng((self.recipe.seed, epoch)), len(self.labels), self.recipe.augmentation
-        order = draw.permutation(n)
+        n, words = len(self.labels), self.recipe.augmentation
+        order, draw = image_order(self.recipe, n, epoch)
         shift = draw.integers(0, 2 * PADDING + 1, (2, n)) if "crop" in words else np.full((2, n), PADDING)
         flip = draw.random(n) < 0.5 if "flip" in words else np.zeros(n, bool)
         self.epoch = epoch
@@ -435,8 +559,8 @@ def train(learner, batches, recipe, progress, monitor):
             count = epoch * batches.steps + step
             torch.manual_seed(recipe.seed + 1_000_003 * count)  # for layers that draw, such as dropout
             learning_rate = recipe.rate(count, batches.steps)
-            loss_and_accuracy = learner.step(batches.batch(step), learning_rate)
-            monitor.after_step(loss_and_accuracy, learning_rate)
+            measured = learner.step(batches.batch(step), learning_rate)
+            monitor.after_step(measured, learning_rate)
         monitor.end_epoch(learning_rate)
 
 
@@ -451,19 +575,22 @@ class Learner:
         self.optimizers = make_optimizers(model, recipe, self.dtype)
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=self.dtype == torch.float16)
         self.gradients = ProductGradients() if DEVICE.type == "cpu" else contextlib.nullcontext()
+        self.only_measures = recipe.learning_rate == 0  # a zero-rate control needs no gradients
         self.rate = torch.zeros((), device=DEVICE)  # a tensor: a recorded step reads it anew
         recorded = DEVICE.type == "cuda" and not self.scaler.is_enabled()
         self.update = Graph(self._update) if recorded else self._update
 
     def forward(self, images, labels, others, share):
-        """The mean loss of a batch as from `Batches.batch`, and the share of its images classified right."""
+        """The loss of each image of a batch as from `Batches.batch`, (B,), and the share classified right."""
         with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype != torch.float32), self.gradients:
             logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
-        loss, loss_of_others = (F.cross_entropy(logits, of, label_smoothing=self.smoothing) for of in (labels, others))
-        return loss.lerp(loss_of_others, share), (logits.argmax(1) == labels).float().mean()
+        losses, losses_of_others = (F.cross_entropy(logits, of, label_smoothing=self.smoothing, reduction="none")
+                                    for of in (labels, others))
+        return losses.lerp(losses_of_others, share), (logits.argmax(1) == labels).float().mean()
 
     def step(self, batch, learning_rate):
-        """One update by a batch as from `Batches.batch`; its loss and accuracy, a tensor (2,) on the device.
+        """One update by a batch as from `Batches.batch`; its loss, its accuracy and the loss of each of its images, one
+        tensor (2 + B,) on the device.
 
         Where a gradient is not finite nothing changes, and the loss returned is NaN; only with a gradient scaler, which
         expects that now and then, it stays what it is.
@@ -473,7 +600,11 @@ class Learner:
         return self.update(*tensors, torch.full((), share, device=DEVICE))
 
     def _update(self, images, labels, others, share):
-        loss, accuracy = self.forward(images, labels, others, share)
+        with torch.set_grad_enabled(not self.only_measures):
+            losses, accuracy = self.forward(images, labels, others, share)
+        loss = losses.mean()
+        if self.only_measures:
+            return torch.cat([torch.stack([loss, accuracy]), losses])
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         self.scaler.scale(loss).backward()
@@ -488,7 +619,8 @@ class Learner:
             optimizer.step()
         self.scaler.update()
         told = finite | self.scaler.is_enabled()
-        return torch.stack([torch.where(told, loss.detach(), torch.nan), accuracy])
+        loss = torch.where(told, loss.detach(), torch.nan)
+        return torch.cat([torch.stack([loss, accuracy]), losses.detach()])
 
     def state_dict(self):
         """The state of network, optimisers and scaler, with all tensors on the CPU."""
@@ -506,13 +638,14 @@ class Learner:
 
 
 def make_optimizers(model, recipe, dtype=torch.float32):
-    """Fused SGD or Adam, or Muon on the filters with fused AdamW for the rest; no decay of biases and batch norms."""
+    """Fused SGD, Adam or AdamW, or Muon on the filters with AdamW for the rest; no decay of biases and batch norms."""
     parameters, muon = [p for p in model.parameters() if p.requires_grad], recipe.optimizer == "muon"
     groups = [{"params": [p for p in parameters if p.ndim > 1 and not (muon and p.ndim == 4)],
                "weight_decay": recipe.weight_decay},
               {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-    if recipe.optimizer == "adam":
-        return [torch.optim.Adam(groups, fused=True, capturable=True)]
+    if recipe.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return [kind(groups, betas=(0.9, recipe.beta2), fused=True, capturable=True)]
     if muon:
         filters = [p for p in parameters if p.ndim == 4]
         dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
@@ -535,6 +668,8 @@ class Progress:
     seconds: float = 0.0
     losses: list = dataclasses.field(default_factory=list)      # of all steps
     accuracies: list = dataclasses.field(default_factory=list)  # of the present epoch's steps, in [0, 1]
+    image_losses: list = dataclasses.field(default_factory=list)  # float16 tensors (steps, B), where they are kept
+    step_seconds: list = dataclasses.field(default_factory=list)  # of each stretch of steps between two fetches
     history: list = dataclasses.field(default_factory=list)     # a dict for each whole epoch
 
 
@@ -546,14 +681,15 @@ class Monitor:
         self.folder, self.config, self.pressed = folder, config, pressed
         self.fetched = self.saved = time.perf_counter()
         self.pending, self.lines = [], []  # measurements still on the device; what was logged
+        self.keep_image_losses, self.take_snapshot = False, lambda progress: None
 
     def start_epoch(self):
         self.bar = tqdm(total=self.steps, initial=self.progress.step, **bar_settings(),
                         desc=f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}")
 
-    def after_step(self, loss_and_accuracy, learning_rate):
+    def after_step(self, measured, learning_rate):
         """Note a step's measurements; every hundred steps fetch them, every three minutes and on Ctrl-C save."""
-        self.pending.append(loss_and_accuracy)
+        self.pending.append(measured if self.keep_image_losses else measured[:2])
         self.progress.step += 1
         self.bar.update()
         last = self.progress.step == self.steps
@@ -573,6 +709,7 @@ class Monitor:
             self.log("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
         progress.history.append(row)
         progress.epoch, progress.step, progress.accuracies = progress.epoch + 1, 0, []
+        self.take_snapshot(progress)
         done = progress.epoch == self.recipe.epochs
         if self.due() or done:
             self.save()
@@ -587,14 +724,17 @@ class Monitor:
     def fetch(self, learning_rate, last):
         """Bring what was measured to the host, the only crossing; check it, show it."""
         progress, first = self.progress, self.progress.step - len(self.pending)
-        losses, accuracies = torch.stack(self.pending).cpu().double().T
+        measured = torch.stack(self.pending).cpu().double()
+        losses, accuracies = measured[:, 0], measured[:, 1]
         if not losses.isfinite().all() or self.learner.scaler.get_scale() < 1:
             where = first + 1 + int(losses.isfinite().logical_not().byte().argmax())
             raise SubmissionError(f"the loss is not finite at epoch {progress.epoch + 1}, step {where}, learning rate "
                                   f"{learning_rate:.3g}; try a lower one or a longer warm-up ({self.folder} keeps the "
                                   "last finite state, if one was saved)")
-        now = time.perf_counter()
-        progress.seconds, self.fetched, self.pending = progress.seconds + now - self.fetched, now, []
+        self.add_seconds(len(self.pending))
+        self.pending = []
+        if self.keep_image_losses:
+            progress.image_losses.append(measured[:, 2:].half())
         progress.losses += losses.tolist()
         progress.accuracies += accuracies.tolist()
         loss, accuracy = fmean(progress.losses[-progress.step:]), 100 * fmean(progress.accuracies)
@@ -602,6 +742,20 @@ class Monitor:
         if self.recipe.epochs <= 3 and (progress.step % 100 == 0 or last):  # the course's log line: the running mean
             self.log(f"Epoch [{progress.epoch + 1}/{self.recipe.epochs}], Step [{progress.step}/{self.steps}] "
                      f"Loss: {loss:.4f}")
+
+    def add_seconds(self, steps):
+        """Count the time since the last call, in which `steps` steps were done; a pause of the process does not count.
+
+        A stretch that took more than ten times the median time for a step, after three of them, was paused within.
+        """
+        now = time.perf_counter()
+        seconds_per_step = (now - self.fetched) / steps
+        self.fetched = now
+        known = self.progress.step_seconds
+        if len(known) >= 3:
+            seconds_per_step = min(seconds_per_step, 10 * median(known))
+        known.append(seconds_per_step)
+        self.progress.seconds += seconds_per_step * steps
 
     def log(self, line):
         self.lines.append(line)
@@ -676,20 +830,29 @@ def _finish(model, data, folder, name, config, progress):
     weights = {k: (v.half() if v.ndim > 1 else v).cpu().clone(memory_format=torch.contiguous_format)
                for k, v in model.state_dict().items()}
     model.load_state_dict(weights)
-    probabilities, mirrored = (predict(model, data.test_images, data.normalisation(), flip) for flip in (False, True))
-    fixed = predict(model, data.train_images[:FIXED], data.normalisation())
+    normalisation = normalisation_of(config["normalisation"], data)
+    probabilities, mirrored = (predict(model, data.test_images, normalisation, flip) for flip in (False, True))
+    fixed = predict(model, data.train_images[:FIXED], normalisation)
     train_losses = -fixed.gather(1, data.train_labels[:FIXED, None]).clamp_min(1e-30).log().flatten()
-    info = {"run": name, "config": config, "choices": choices(), "source": data.source,
-            "train_images": len(data.train_labels), "normalisation": data.normalisation(), "seconds": progress.seconds,
+    info = {"run": name, "config": config, "choices": choices(), "engine": engine_hash(), "source": data.source,
+            "train_images": len(data.train_labels), "normalisation": normalisation, "seconds": progress.seconds,
             "finished": date.today().isoformat(), "accuracy": accuracy_of(probabilities, data.test_labels)}
     with _disk(folder):
         save_file(weights, folder / "weights.safetensors")
         save_file({"predicted": probabilities.argmax(1).byte(), "labels": data.test_labels.byte(),
                    "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte(),
                    "train_losses": train_losses}, folder / "predictions.safetensors")
+        if progress.image_losses:
+            save_file({"image_losses": torch.cat(progress.image_losses)}, folder / "image_losses.safetensors")
         pd.DataFrame(progress.history).to_csv(folder / "history.csv", index=False)
         np.savetxt(folder / "losses.csv", progress.losses, "%.6g")
-        (folder / "run.json.tmp").write_text(json.dumps(info, indent=1) + "\n")
+        (folder / "run.json.tmp").write_text(_json_lines(info) + "\n", encoding="utf-8")
         os.replace(folder / "run.json.tmp", folder / "run.json")  # from here on the run counts as finished
-        (folder / "state.pt").unlink()
+        (folder / "state.pt").unlink(missing_ok=True)  # a snapshot has none
     return load_run(folder)
+
+
+def _json_lines(info):
+    """A record as JSON, an entry a line, lists on one line."""
+    text = json.dumps(info, indent=1)
+    return re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)

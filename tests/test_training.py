@@ -1,5 +1,6 @@
 """fit: what it computes, that it repeats, and that nothing stops it for good."""
 import contextlib
+import json
 import math
 import os
 import random
@@ -11,6 +12,7 @@ import textwrap
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,6 +45,8 @@ def same(run, other):
 def faulty(at, what):
     """The tiny network, with `what` done to its output at its training step number `at`."""
     def hook(module, inputs, out):
+        if out.dtype == torch.float64:  # the probe of a run's identity
+            return None
         calls.extend([1] * module.training)
         random.random()  # what draws on the host is never recorded as a CUDA graph: the hook is called in every step
         return what(out) if module.training and len(calls) == at else None
@@ -99,7 +103,7 @@ def test_another_configuration_is_refused(digits, uninterrupted):
 @pytest.fixture
 def stored(digits, tmp_path):
     """A folder with a finished run named "run" of the tiny network."""
-    training.obtain("run", tiny, RECIPE, digits, tmp_path / "runs", weights=True)
+    training.load_or_train("run", tiny, RECIPE, digits, tmp_path / "runs", weights=True)
     folder, = (tmp_path / "runs").iterdir()
     folder.rename(tmp_path / "stored")
     (tmp_path / "stored" / "run").mkdir(parents=True)
@@ -111,7 +115,7 @@ def stored(digits, tmp_path):
 def test_a_run_is_used_where_it_is_of_the_same_network_recipe_data_and_start(digits, stored, tmp_path, capsys):
     def obtained(network=tiny, recipe=RECIPE, data=digits, **settings):
         capsys.readouterr()
-        run = training.obtain("run", network, recipe, data, tmp_path / "runs", stored, **settings)
+        run = training.load_or_train("run", network, recipe, data, tmp_path / "runs", stored, **settings)
         return "stored" if run.folder == stored / "run" else "trained", capsys.readouterr().out
     others = {"network": lambda: nn.Sequential(*tiny(), nn.Dropout(0.1)), "start": training.load_run(stored / "run"),
               "recipe": replace(RECIPE, learning_rate=0.04), "data": digits.held_out(200)}
@@ -119,7 +123,8 @@ def test_a_run_is_used_where_it_is_of_the_same_network_recipe_data_and_start(dig
     for what, settings in ((what.replace("recipe", "learning_rate"), {what: other}) for what, other in others.items()):
         where, said = obtained(**settings)
         assert where == "trained" and f"run: the run in {stored / 'run'} is not used: other {what} (" in said, what
-        assert obtained(**settings, elsewhere=True)[0] == ("trained" if what == "learning_rate" else "stored"), what
+        expected = "trained" if what == "learning_rate" else "stored"
+        assert obtained(**settings, match_recipe_only=True)[0] == expected, what
     assert len(list((tmp_path / "runs").iterdir())) == 4  # each in a folder of its own
     (stored / "run" / "weights.safetensors").unlink()
     assert obtained()[0] == "stored"
@@ -134,15 +139,16 @@ def test_a_run_asked_for_again_is_loaded_or_continued(digits, tmp_path, monkeypa
     def network():
         return faulty(30, press_ctrl_c if next(press, False) else lambda out: None)
     with pytest.raises(training.TrainingStopped):
-        training.obtain("run", network, RECIPE, digits, tmp_path)
-    runs = [training.obtain("run", network, RECIPE, digits, tmp_path) for _ in range(2)]
+        training.load_or_train("run", network, RECIPE, digits, tmp_path)
+    runs = [training.load_or_train("run", network, RECIPE, digits, tmp_path) for _ in range(2)]
     assert len(calls) == 2 and same(*runs) and same(runs[0], training.fit(tiny(), digits, tmp_path / "whole", RECIPE))
     assert runs[0].name == "run" and "weights.safetensors" not in [file.name for file in runs[0].files]
 
 
 def test_a_run_starts_with_the_weights_of_another(digits, stored, tmp_path):
     start = training.load_run(stored / "run")
-    run = training.obtain("next", tiny, replace(RECIPE, epochs=1, learning_rate=0), digits, tmp_path, start=start)
+    recipe = replace(RECIPE, epochs=1, learning_rate=0)
+    run = training.load_or_train("next", tiny, recipe, digits, tmp_path, start=start)
     before, after = (load_file(r.folder / "weights.safetensors") for r in (start, run))
     assert all(torch.equal(before[k], after[k]) for k in before if "running" not in k and "num" not in k)
     assert run.info["config"]["start"] == start.key
@@ -156,7 +162,8 @@ def test_initial_weights_are_drawn_with_the_recipes_seed(digits, tmp_path):
     def first_filters(seed, kind):
         torch.rand(seed + 3)
         recipe = replace(RECIPE, epochs=1, learning_rate=0, seed=seed, first_filters=kind)
-        run = training.obtain(f"{kind}-{seed}", network, recipe, digits, tmp_path / str(len(list(tmp_path.iterdir()))))
+        runs = tmp_path / str(len(list(tmp_path.iterdir())))
+        run = training.load_or_train(f"{kind}-{seed}", network, recipe, digits, runs)
         return load_file(run.folder / "weights.safetensors")["0.weight"].float()
     one, again, other = (first_filters(seed, "random") for seed in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
@@ -268,7 +275,7 @@ def test_a_step_that_cannot_be_recorded_is_computed_each_time(replays, monkeypat
 
 
 @pytest.mark.parametrize("setting", [
-    {"optimizer": "adamw"}, {"schedule": "cosine"}, {"augmentation": "crop mixup"}, {"pad_with": "zero"}])
+    {"optimizer": "adagrad"}, {"schedule": "cosine"}, {"augmentation": "crop mixup"}, {"pad_with": "zero"}])
 def test_unknown_words_in_a_recipe_are_refused(setting):
     (name, value), = setting.items()
     with pytest.raises(utils.SubmissionError, match=f"^{name}='{value}' is none of [a-z, ]+$"):
@@ -367,7 +374,7 @@ def test_a_first_step_that_overflows_leaves_no_trace(digits, optimizer):
             scale = learner.scaler.scale(torch.ones(())).item()
             learner.scaler._scale.fill_(3e38)
             before = {k: v.clone() for k, v in learner.model.state_dict().items() if "running" not in k}
-            loss, _ = learner.step(batches.batch(0), 0.1)
+            loss, *_ = learner.step(batches.batch(0), 0.1)
             assert loss.isfinite() and learner.scaler.get_scale() < 3e38
             assert all(torch.equal(before[k], learner.model.state_dict()[k]) for k in before if "num_b" not in k)
             learner.scaler._scale.fill_(scale)
@@ -556,11 +563,11 @@ def test_the_loss_mixes_both_labels_by_their_share_and_smooths_them(digits):
     batches = batches_of(digits, replace(recipe, augmentation="cutmix"))
     batch = next(b for b in map(batches.batch, range(batches.steps)) if 0.05 < b[3] < 0.4)
     images, labels, others, share = batch
-    loss, accuracy = learner.forward(*batch)
+    losses, accuracy = learner.forward(*batch)
     logits = tiny().train()(images)
     targets = (1 - share) * F.one_hot(labels, 10) + share * F.one_hot(others, 10)
-    expected = -((0.7 * targets + 0.03) * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(loss, expected)
+    expected = -((0.7 * targets + 0.03) * logits.log_softmax(1)).sum(1)
+    torch.testing.assert_close(losses, expected)
     assert accuracy == (logits.argmax(1) == labels).float().mean()
 
 
@@ -625,7 +632,7 @@ def test_schedules():
     rates = [linear.rate(step, 100) for step in range(1000)]
     assert max(rates) == pytest.approx(1, abs=0.01) and 198 <= np.argmax(rates) <= 201
     assert rates[0] < 0.01 and rates[-1] < 0.01 and rates[600] == pytest.approx(0.5, abs=0.01)
-    course = replace(linear, schedule="thirds", epochs=24)
+    course = replace(linear, schedule="step", step_epochs=4, epochs=24)
     assert [course.rate(100 * e, 100) for e in (0, 3.99, 4, 8, 23.99)] == pytest.approx([1, 1, 1 / 3, 1 / 9, 1 / 243])
     assert replace(linear, schedule="constant").rate(7, 100) == 1
 
@@ -665,3 +672,228 @@ def test_no_second_float_copy_of_the_data():
     ratio = float(subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
                                  check=True).stdout)
     assert ratio < 1.5  # a float32 copy would be 4
+
+
+# ------------------------------------------------------------------------------------------------- a run's identity
+
+DROP, SHIFTS, OFFSET, act = 0.0, [0.0], torch.zeros(8), F.relu
+
+
+class Scale(nn.Module):
+    """A helper whose forward reads a class attribute."""
+    factor = 1.0
+
+    def forward(self, x):
+        return self.factor * x
+
+
+HELPER = Scale()
+
+
+class Probed(nn.Module):
+    """A network that depends on its surroundings in all ways that its own text does not show."""
+    drop = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.Linear(8 * 49, 10)
+        self.helper = Scale()
+        nn.init.zeros_(self.bn.weight)  # as in a zero-initialised branch: nothing behind it may hide
+
+    def forward(self, x):
+        x = act(self.bn(self.conv(x) + OFFSET.to(x).view(-1, 1, 1)))
+        x = HELPER(F.dropout(x + SHIFTS[0], max(DROP, self.drop), self.training))
+        return self.fc(self.helper(x).flatten(1))
+
+
+def probe(network=Probed, seed=0):
+    torch.manual_seed(seed)
+    return training.network_probe(network(), seed)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("Probed.drop", 0.9), ("DROP", 0.5), ("SHIFTS", [0.1]), ("OFFSET", torch.ones(8)), ("act", F.gelu),
+    ("act", F.relu6), ("act", partial(F.leaky_relu, negative_slope=0.1)), ("HELPER", nn.Tanh()), ("Scale.factor", 2.0)])
+def test_whatever_changes_what_a_network_computes_changes_its_identity(monkeypatch, name, value):
+    before = probe()
+    assert training.same_probe(before, probe())
+    *owner, name = name.split(".")
+    monkeypatch.setattr(globals()[owner[0]] if owner else sys.modules[__name__], name, value)
+    assert not training.same_probe(before, probe())
+
+
+def test_initial_weights_hooks_running_statistics_and_gradients_are_part_of_the_identity():
+    def initialised():
+        net = Probed()
+        nn.init.xavier_uniform_(net.conv.weight)
+        return net
+
+    def hooked():
+        net = Probed()
+        net.bn.register_forward_hook(lambda module, inputs, out: 2 * out)
+        return net
+
+    def slower():
+        net = Probed()
+        net.bn.momentum = 0.01
+        return net
+
+    class Detached(Probed):
+        def forward(self, x):
+            return super().forward(x) - self.fc(act(self.bn(self.conv(x))).flatten(1)).detach() * 0.5
+    before = probe()
+    for network in (initialised, hooked, slower, Detached):
+        assert not training.same_probe(before, probe(network)), network
+    assert not training.same_probe(before, probe(seed=1))
+
+
+def test_code_that_computes_the_same_is_the_same_network():
+    class Rewritten(nn.Module):
+        """Other names of locals, annotations, an unused method, keywords: nothing of it is computed."""
+        def __init__(self, unused: int = 3):
+            super().__init__()
+            self.conv = nn.Conv2d(in_channels=3, out_channels=8, kernel_size=5, stride=4)
+            self.bn, self.fc = nn.BatchNorm2d(8), nn.Linear(392, 10)
+            self.bn.weight.data.zero_()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.fc(torch.flatten(torch.relu(self.bn(self.conv(images))), 1))
+
+        def unused(self):
+            return None
+    assert training.same_probe(probe(), probe(Rewritten))
+
+
+def test_a_probe_leaves_model_and_random_numbers_as_they_are_and_takes_any_dtype():
+    torch.manual_seed(3)
+    net = Probed()
+    before, state = [p.clone() for p in net.state_dict().values()], torch.get_rng_state()
+    training.network_probe(net, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.state_dict().values()))
+    assert torch.equal(state, torch.get_rng_state()) and net.training
+
+    class OnlySingle(Probed):
+        def forward(self, x):
+            return super().forward(x.float())
+    single, double = probe(OnlySingle), probe()
+    assert single != double and training.same_probe(single, double)  # which is more than machines differ by
+
+
+def test_a_field_that_a_stored_recipe_lacks_has_its_default(digits, stored, tmp_path):
+    """A new field of Recipe leaves stored runs as they are; a value that is not the default does not."""
+    record = stored / "run" / "run.json"
+    info = json.loads(record.read_text())
+    for name in ("beta2", "order", "zero_rate_epochs"):
+        del info["config"][name]
+    record.write_text(json.dumps(info))
+    assert training.load_or_train("run", tiny, RECIPE, digits, tmp_path, stored).folder == stored / "run"
+    other = training.load_or_train("run", tiny, replace(RECIPE, order="same"), digits, tmp_path, stored)
+    assert other.folder.parent == tmp_path
+    config = training.configuration(tiny(), RECIPE, digits)
+    assert training.folder_key(config) == training.folder_key({k: v for k, v in config.items() if k != "beta2"})
+
+
+def test_a_run_records_the_code_that_made_it(uninterrupted, monkeypatch, tmp_path):
+    assert uninterrupted.info["engine"] == training.engine_hash()
+    for name in training.ENGINE:
+        (tmp_path / name).write_text((ROOT / name).read_text() + "\n# a comment\n")
+    monkeypatch.setattr(training, "__file__", str(tmp_path / "training.py"))
+    assert training.engine_hash() == uninterrupted.info["engine"]
+    (tmp_path / "training.py").write_text((ROOT / "training.py").read_text().replace("PADDING = 4", "PADDING = 0"))
+    assert training.engine_hash() != uninterrupted.info["engine"]
+
+
+# ------------------------------------------------------------------------------------------- what the study asks for
+
+def test_orders_of_the_images(digits):
+    n = len(digits.train_labels)
+    def orders(kind):
+        recipe = training.Recipe(order=kind, seed=5)
+        return [training.image_order(recipe, n, epoch)[0] for epoch in range(4)]
+    for kind in ("permutation", "same", "reversed"):
+        assert all(np.array_equal(np.sort(order), np.arange(n)) for order in orders(kind)), kind
+    first, second, *_ = orders("permutation")
+    assert not np.array_equal(first, second)
+    assert all(np.array_equal(order, first) for order in orders("same"))
+    back = orders("reversed")
+    assert np.array_equal(back[0], first) and np.array_equal(back[1], first[::-1]) and np.array_equal(back[2], first)
+    drawn = orders("with replacement")
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert len(np.unique(drawn[0])) / n == pytest.approx(1 - math.exp(-1), abs=0.03)
+
+
+def test_the_loss_of_each_image_is_kept(digits, tmp_path):
+    recipe = replace(RECIPE, order="with replacement", augmentation="crop flip")
+    run = training.load_or_train("run", tiny, recipe, digits, tmp_path, keep_image_losses=True)
+    losses = load_file(run.folder / "image_losses.safetensors")["image_losses"].double()
+    assert losses.shape == (66, 64)
+    assert losses.mean(1).numpy() == pytest.approx(run.losses, rel=1e-3)
+    with pytest.raises(training.TrainingStopped):
+        training.fit(faulty(30, press_ctrl_c), digits, tmp_path / "stopped", recipe, keep_image_losses=True)
+    again = training.fit(tiny(), digits, tmp_path / "stopped", recipe, keep_image_losses=True)
+    assert torch.equal(load_file(again.folder / "image_losses.safetensors")["image_losses"].double(), losses)
+    plain = training.load_or_train("plain", tiny, recipe, digits, tmp_path)
+    assert "image_losses.safetensors" not in [file.name for file in plain.files] and same(plain, run)
+
+
+def test_a_snapshot_is_the_run_of_so_many_epochs(digits, tmp_path):
+    recipe = replace(RECIPE, epochs=4, optimizer="adam", schedule="step", step_epochs=2, learning_rate=0.01)
+    snapshots = {1: "short", 3: "longer"}
+    run = training.load_or_train("run", tiny, recipe, digits, tmp_path / "a", snapshots=snapshots)
+    for epochs, name in snapshots.items():
+        alone = training.load_or_train(name, tiny, replace(recipe, epochs=epochs), digits, tmp_path / "b")
+        taken, = (tmp_path / "a").glob(f"{name}-*")
+        assert taken.name == alone.folder.name and same(training.load_run(taken), alone)
+    assert same(run, training.load_or_train("run", tiny, recipe, digits, tmp_path / "b"))
+    with pytest.raises(utils.SubmissionError, match="has no snapshots"):
+        training.load_or_train("run", tiny, RECIPE, digits, tmp_path / "c", snapshots=snapshots)
+
+
+def test_a_rate_of_zero_moves_no_weight_but_fills_adams_moments(digits, tmp_path):
+    """The control run without gradients has the losses of one with them."""
+    recipe = training.Recipe(epochs=2, zero_rate_epochs=2)
+    zero = replace(recipe, zero_rate_epochs=0, learning_rate=0)
+    control = training.load_or_train("zero", tiny, zero, digits, tmp_path)
+    filled = training.load_or_train("filled", tiny, recipe, digits, tmp_path)
+    weights = [load_file(run.folder / "weights.safetensors") for run in (control, filled)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert control.losses == pytest.approx(filled.losses, rel=1e-5)
+    learner = training.Learner(tiny(), replace(recipe, epochs=3), "fp32")
+    for step in range(3):
+        learner.step(batches_of(digits, recipe).batch(step), 0.0)
+    state = learner.optimizers[0].state_dict()["state"]
+    assert all(values["step"] == 3 and values["exp_avg_sq"].any() for values in state.values())
+
+
+def test_the_course_normalises_by_its_own_constants(digits, tmp_path):
+    recipe = replace(RECIPE, normalisation="course", augmentation="")
+    run = training.load_or_train("run", tiny, recipe, digits, tmp_path)
+    assert run.info["normalisation"] == training.COURSE_NORMALISATION
+    batches = batches_of(digits, recipe)
+    image, label = batches.batch(0)[0][0], digits.train_images[batches.order[0]] / 255
+    torch.testing.assert_close(image[1], (label[1] - 0.4822) / 0.1994)
+    probabilities = utils.predict(training.load_weights(tiny(), run.folder), digits.test_images,
+                                  training.COURSE_NORMALISATION)
+    assert utils.accuracy_of(probabilities, digits.test_labels) == run.info["accuracy"]
+
+
+@pytest.mark.parametrize("optimizer, kind", [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_beta2_is_the_recipes(optimizer, kind):
+    found, = training.make_optimizers(tiny(), training.Recipe(optimizer=optimizer, beta2=0.9))
+    assert type(found) is kind and {group["betas"] for group in found.param_groups} == {(0.9, 0.9)}
+
+
+def test_a_pause_does_not_count_as_training(digits, tmp_path, monkeypatch):
+    """A process that is stopped for an hour in its eighth stretch of steps, by a clock of ours: a second a reading."""
+    now = iter(range(10**6))
+    pauses = []
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now) + sum(pauses))
+    add_seconds = training.Monitor.add_seconds
+
+    def pause(self, steps):
+        if len(self.progress.step_seconds) == 7:
+            pauses.append(3600)
+        add_seconds(self, steps)
+    monkeypatch.setattr(training.Monitor, "add_seconds", pause)
+    run = training.load_or_train("run", tiny, replace(RECIPE, epochs=12, augmentation=""), digits, tmp_path)
+    assert pauses == [3600] and run.info["seconds"] < 12 * 22 * 10

@@ -1,0 +1,1 @@
+"""The study: runs beyond the assignment that notebooks/study.ipynb reports."""
