@@ -39,7 +39,7 @@ PADDING = 4  # pixels on each side of an image before a crop
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Means and standard deviations of red, green and blue in [0, 1] in the course's training script.
 COURSE_NORMALISATION = [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]
-ENGINE = ("training.py", "speed.py", "utils.py")  # the files whose code computes a run
+ENGINE_FILES = ("training.py", "speed.py", "utils.py")  # the files whose code computes a run
 
 
 class TrainingStopped(SubmissionError, KeyboardInterrupt):
@@ -210,7 +210,7 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
         needed.append("image_losses.safetensors")
     torch.manual_seed(recipe.seed)
     model = network()
-    config = configuration(model, recipe, data, start)
+    config = configuration(network_probe(model, recipe.seed), recipe, data, start)
     run = load_run(Path(stored) / name) if stored else None
     if run:
         wanted = dataclasses.asdict(recipe) if match_recipe_only else config
@@ -263,11 +263,11 @@ def load_weights(model, folder):
                               f"({str(error).splitlines()[0]})") from error
 
 
-def configuration(model, recipe, data, start=None):
-    """What identifies a run of the freshly initialised `model`, as a dict: the recipe's fields, the network's probe,
-    the keys of data and start.
+def configuration(probe, recipe, data, start=None):
+    """What identifies a run, as a dict: the recipe's fields, the probe of the freshly initialised network, the keys of
+    data and start.
     """
-    return dataclasses.asdict(recipe) | {"network": network_probe(model, recipe.seed), "data": data.fingerprint,
+    return dataclasses.asdict(recipe) | {"network": probe, "data": data.fingerprint,
                                          "start": start.key if start else ""}
 
 
@@ -349,15 +349,18 @@ def same_probe(stored, computed):
                for group in groups)
 
 
-def engine_hash():
-    """Eight hexadecimal digits of the code that trains, without comments, docstrings and layout."""
-    trees = [ast.parse(Path(__file__).with_name(name).read_text(encoding="utf-8")) for name in ENGINE]
+def engine_hash(folder):
+    """Eight hexadecimal digits of the code that trains, in `folder`, without comments, docstrings and layout."""
+    trees = [ast.parse((Path(folder) / name).read_text(encoding="utf-8")) for name in ENGINE_FILES]
     for tree in trees:
         for node in ast.walk(tree):
             documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
             if documented and ast.get_docstring(node) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
     return key_of(*map(ast.unparse, trees))
+
+
+ENGINE = engine_hash(Path(__file__).parent)  # of the code that is loaded: the files may change while a run goes on
 
 
 def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_image_losses=False, snapshots=None):
@@ -372,7 +375,7 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
     """
     folder = Path(folder)
     name = name or folder.name
-    config = config or configuration(model, recipe, data, start)
+    config = config or configuration(network_probe(model, recipe.seed), recipe, data, start)
     if snapshots and recipe.schedule == "linear":
         raise SubmissionError("a run with the schedule linear has no snapshots: its rates depend on its last epoch")
     run, state = load_run(folder), _load_state(folder)
@@ -834,7 +837,7 @@ def _finish(model, data, folder, name, config, progress):
     probabilities, mirrored = (predict(model, data.test_images, normalisation, flip) for flip in (False, True))
     fixed = predict(model, data.train_images[:FIXED], normalisation)
     train_losses = -fixed.gather(1, data.train_labels[:FIXED, None]).clamp_min(1e-30).log().flatten()
-    info = {"run": name, "config": config, "choices": choices(), "engine": engine_hash(), "source": data.source,
+    info = {"run": name, "config": config, "choices": choices(), "engine": ENGINE, "source": data.source,
             "train_images": len(data.train_labels), "normalisation": normalisation, "seconds": progress.seconds,
             "finished": date.today().isoformat(), "accuracy": accuracy_of(probabilities, data.test_labels)}
     with _disk(folder):

@@ -789,18 +789,16 @@ def test_a_field_that_a_stored_recipe_lacks_has_its_default(digits, stored, tmp_
     assert training.load_or_train("run", tiny, RECIPE, digits, tmp_path, stored).folder == stored / "run"
     other = training.load_or_train("run", tiny, replace(RECIPE, order="same"), digits, tmp_path, stored)
     assert other.folder.parent == tmp_path
-    config = training.configuration(tiny(), RECIPE, digits)
+    config = training.configuration(training.network_probe(tiny(), 0), RECIPE, digits)
     assert training.folder_key(config) == training.folder_key({k: v for k, v in config.items() if k != "beta2"})
 
 
-def test_a_run_records_the_code_that_made_it(uninterrupted, monkeypatch, tmp_path):
-    assert uninterrupted.info["engine"] == training.engine_hash()
-    for name in training.ENGINE:
+def test_a_run_records_the_code_that_made_it(uninterrupted, tmp_path):
+    for name in training.ENGINE_FILES:
         (tmp_path / name).write_text((ROOT / name).read_text() + "\n# a comment\n")
-    monkeypatch.setattr(training, "__file__", str(tmp_path / "training.py"))
-    assert training.engine_hash() == uninterrupted.info["engine"]
+    assert training.engine_hash(tmp_path) == uninterrupted.info["engine"] == training.ENGINE
     (tmp_path / "training.py").write_text((ROOT / "training.py").read_text().replace("PADDING = 4", "PADDING = 0"))
-    assert training.engine_hash() != uninterrupted.info["engine"]
+    assert training.engine_hash(tmp_path) != training.ENGINE
 
 
 # ------------------------------------------------------------------------------------------- what the study asks for

@@ -1,0 +1,60 @@
+"""Train the runs of the study that are not stored yet; again after an interruption, it goes on where it stopped.
+
+    python -m study.train                          # all groups of runs, in order, on this machine's plan
+    python -m study.train --plan cpu ablations     # one group, or the names of single runs
+    python -m study.train --list                   # which runs are stored, which are missing
+"""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STORED = ROOT / "checkpoints" / "study"
+sys.path[:0] = [str(ROOT), str(ROOT / "report"), str(ROOT / "tools")]
+
+import utils  # noqa: E402
+from study.experiments import PLANS  # noqa: E402
+from study.store import Store  # noqa: E402
+
+
+def selected(store, names):
+    """The names of the runs in the groups named, and of the runs named; of all runs, where none is."""
+    found = []
+    for name in names or store.groups:
+        if name in store.groups:
+            found += [experiment.name for experiment in store.groups[name]]
+        elif name in store.experiments:
+            found.append(name)
+        else:
+            raise utils.SubmissionError(f"no run and no group of runs is named {name}; the groups are "
+                                        f"{', '.join(store.groups)}")
+    return found
+
+
+def main():
+    """Parse the command line, then list or train."""
+    parser = argparse.ArgumentParser(prog="python -m study.train", description="Train the runs of the study.")
+    parser.add_argument("groups", nargs="*", help="groups of runs, or runs, to train; without them, all")
+    parser.add_argument("--plan", choices=PLANS, default="gpu" if utils.DEVICE.type == "cuda" else "cpu")
+    parser.add_argument("--stored", type=Path, default=STORED, help="where records of finished runs are")
+    parser.add_argument("--runs", type=Path, default=ROOT / "build" / "checkpoints", help="where runs are trained")
+    parser.add_argument("--list", action="store_true", help="list the runs, train nothing")
+    options = parser.parse_args()
+    folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
+    dataset = os.environ.get("DATASET") or "cifar10"
+    try:
+        store = Store(PLANS[options.plan], utils.load_data(folder, dataset), options.runs, options.stored)
+        for name in selected(store, options.groups):
+            if options.list:
+                state = "stored" if store.is_stored(name) else "missing"
+                print(f"{state}  {name}  {store.experiments[name].recipe.epochs} epochs", flush=True)
+            else:
+                run = store.train(name)
+                print(f"{run.name}: {run.accuracy:.2f} %, {run.info['seconds']:.0f} s", flush=True)
+    except utils.SubmissionError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
