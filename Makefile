@@ -1,7 +1,7 @@
 # Every command of the README; `make` alone lists them.
 # Parameters are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make hands them on as environment variables.
 .DEFAULT_GOAL := help
-.PHONY: help report test paper submission verify grade zip colab bench clean
+.PHONY: help report test paper submission study verify grade zip colab bench clean
 
 # setup.sh installs what is missing, then runs the command that follows in the project's environment.
 # `python -m nbconvert` is `jupyter nbconvert`; it also works after the folder, .venv in it, has been moved.
@@ -26,6 +26,10 @@ submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then b
 	@OUTPUT=submission DATASET=cifar10 FRESH=0 $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
 	@$(ENV) --no-tex python tools/handin.py collect
 	@$(MAKE) --no-print-directory paper
+
+study:  ## run notebooks/study.ipynb in place on stored runs and CIFAR-10, then build report/study.pdf (FRESH=1: train what is missing)
+	@OUTPUT=submission DATASET=cifar10 $(ENV) python tools/run_notebook.py notebooks/study.ipynb notebooks/study.ipynb
+	@$(ENV) $(CONVERT) --output study notebooks/study.ipynb
 
 verify:  ## say which of the numbers hold: this folder's, or SUBMISSION=archive.zip's (RERUN=1: run its notebook, too)
 	@$(ENV) --sandbox python grading/verify.py

@@ -128,17 +128,20 @@ class Recipe:
 def recipe_table(recipes):
     """Hyper-parameters side by side: a DataFrame of strings, a column for each item of the dict `recipes`.
 
-    Fields that no recipe sets are left out of it.
+    Fields that are at their default in all recipes, and kinds of augmentation that none uses, are left out of it.
     """
     columns = {title: dataclasses.asdict(recipe) for title, recipe in recipes.items()}
     for field in dataclasses.fields(Recipe):
         if all(column[field.name] == field.default for column in columns.values()) and field.name != "augmentation":
             for column in columns.values():
                 del column[field.name]
+    used = " ".join(recipe.augmentation for recipe in recipes.values()).split()
     for column in columns.values():
         column.pop("seed", None)  # the same recipe with any
         words = column.pop("augmentation").split()
-        column |= {word: "yes" if word in words else "no" for word in Recipe.CHOICES["augmentation"]}
+        for kind in Recipe.CHOICES["augmentation"]:
+            if kind in used:
+                column[kind] = "yes" if kind in words else "no"
         if "momentum" in column and column.get("optimizer", "adam").startswith("adam"):
             column["momentum"] = "–"
     table = pd.DataFrame(columns).map(lambda value: f"{value:g}" if type(value) is float else str(value))

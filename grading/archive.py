@@ -215,9 +215,10 @@ def contents(members, wanted, limits):
 def read_folder(folder, patterns, limits):
     """The files of an unpacked submission that match `patterns`, name -> bytes; no link is followed."""
     found, total, tops = {}, 0, {pattern.split("/")[0] for pattern in patterns}
+    deepest = max(pattern.count("/") for pattern in patterns)
     for place, folders, files in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if (depth or name in tops) and depth < 2)
+        folders[:] = sorted(name for name in folders if (depth or name in tops) and depth < deepest)
         for name in (Path(place, name).relative_to(folder).as_posix() for name in files):
             if allowed(name, patterns):
                 status = os.lstat(folder / name)

@@ -13,7 +13,6 @@ import difflib
 import functools
 import hashlib
 import math
-import re
 import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -28,7 +27,6 @@ from archive import Refused, allowed, parse_json
 from definitions import definitions
 from fresh import cell_names, code_hash, record, results_hash, shown, stale
 from inside import facts, probabilities
-from ledger import COMPARISONS
 
 import training
 import utils
@@ -122,7 +120,8 @@ def data_rows(results, policy):
 def load_runs(submission, policy):
     """The runs that can be read, name -> training.Run, and rows for those that cannot or that contradict themselves."""
     folder, runs, rows = policy["files"]["runs"], {}, []
-    for name in sorted({file.split("/")[1] for file in submission.files if file.startswith(folder + "/")}):
+    inside = [file.removeprefix(f"{folder}/") for file in submission.files if file.startswith(f"{folder}/")]
+    for name in sorted({file.partition("/")[0] for file in inside}):
         place = f"{folder}/{name}"
         try:
             history = pd.DataFrame(submission.numbers(f"{place}/history.csv", HISTORY), columns=HISTORY.split(","))
@@ -231,14 +230,19 @@ def definition_cells(notebook):
 
 
 def from_network(submission, notebook, template, runs, main, data, policy):
-    """Rows of trouble, and (claim, value, where) of all that network, predictions and weights say; weights last."""
+    """Rows of trouble, and (claim, value, where) of all that network, predictions and weights say; weights last.
+
+    `main` is the run whose accuracy is claimed, None for a document without one.
+    """
     own, here = ([code_hash(cell.source) for cell in definition_cells(book)] for book in (notebook, template))
     same, rows, place = own == here, [], policy["files"]["runs"] + "/{}/weights.safetensors"
-    kept, classes = main.predictions, policy["images"]["classes"]
-    found = list(from_predictions(main, kept["predicted"], kept["predicted_with_mirrored"], kept["labels"], classes,
-                                  True, "its predictions"))
+    classes, found = policy["images"]["classes"], []
+    if main:
+        kept = main.predictions
+        found += from_predictions(main, kept["predicted"], kept["predicted_with_mirrored"], kept["labels"], classes,
+                                  True, "its predictions")
     found += [(*fact, "the template's definition") for fact in template_facts()] if same else []
-    if place.format(main.folder) not in submission.files:
+    if main and place.format(main.folder) not in submission.files:
         rows.append(Row("weights", "unverified", f"{place.format(main.folder)} is missing: no accuracy was measured"))
     elif data is None:
         rows.append(Row("weights", "unverified", "there is no CIFAR-10 here to evaluate the weights on: set "
@@ -267,7 +271,7 @@ def from_network(submission, notebook, template, runs, main, data, policy):
         if not data.fingerprint == policy["data"]["official"]["fingerprint"] == runs[name].info["config"]["data"]:
             where += OTHER
         found += from_predictions(runs[name], plain.argmax(1), (plain + mirrored).argmax(1), data.test_labels, classes,
-                                  name == main.folder.name, where)
+                                  bool(main) and name == main.folder.name, where)
     return rows, found
 
 
@@ -336,28 +340,31 @@ def from_predictions(run, predicted, mirrored, labels, classes, main, where):
 
 def from_records(main, runs, claims):
     """Yield (claim, value, where) of what the runs wrote down and nobody repeats here: what is of one run by its name,
-    means over seeds by the name without a number.
+    means over runs that differ by their seeds by the name of their group. `main` may be None.
     """
-    where, groups, gains = "the runs' records", {}, {}
-    yield "epochs", len(main.history), where
-    yield "training_time", main.info["seconds"] / 60, where
+    where, groups = "the runs' records", {}
+    if main:
+        yield "epochs", len(main.history), where
+        yield "training_time", main.info["seconds"] / 60, where
     claimed = [run for name, run in runs.items() if f"{name}/accuracy" in claims]
     unknown = LookupError, TypeError, ValueError, RuntimeError  # what runs of another make meet: nothing checks them
-    with contextlib.suppress(*unknown):
-        gains = measures.gains([run for run in claimed if run.name.startswith("trial-")])
     for run in claimed:
-        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy} | gains.get(run.name, {})
+        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy}
         before = next((other for other in claimed if other.key == run.info["config"].get("start")), None)
         with contextlib.suppress(*unknown):
-            frozen = measures.frozen_twin(run, claimed)
-            found |= measures.epoch_measures(run, before, frozen) if before and frozen else {}
+            if before:
+                found |= measures.epoch_measures(run, before, measures.control_of(run, claimed))
         yield from ((f"{run.folder}/{what}", value, where) for what, value in found.items())
-        groups.setdefault(re.sub(r"-\d$", "", run.name), []).append((run, found))
+        groups.setdefault(measures.group_of(run.name), []).append((run, found))
     for name, members in groups.items():
+        of_one, found = zip(*members)
+        of_all = {}
         if len(members) > 1:
-            of_one, found = zip(*members)
-            of_all = measures.over_seeds(found) | measures.of_seeds(of_one)
-            yield from ((f"{name}/{what}", value, where) for what, value in of_all.items())
+            of_all = measures.over_runs(found) | measures.of_seeds(of_one)
+        with contextlib.suppress(*unknown):
+            reference = groups.get(measures.reference_of(name), [])
+            of_all |= measures.gain(of_one, [run for run, _ in reference])
+        yield from ((f"{name}/{what}", value, where) for what, value in of_all.items())
 
 
 # ------------------------------------------------------------------------------------------------------------- claims
@@ -370,10 +377,8 @@ def checked_claims(results):
     good = {}
     for name, claim in claims.items():
         value = claim.get("value") if isinstance(claim, dict) else None
-        tolerance = claim.get("tolerance") if isinstance(claim, dict) else ""
-        if type(value) not in (int, float, str, bool) or len(str(value)) > 60 or len(name) > 100 or not (
-                tolerance is None or type(tolerance) in (int, float) and tolerance >= 0):
-            rows.append(Row(name[:60], "contradicted", f"the claim {name[:60]} is no value with a tolerance"))
+        if type(value) not in (int, float, str, bool) or len(str(value)) > 60 or len(name) > 100:
+            rows.append(Row(name[:60], "contradicted", f"the claim {name[:60]} has no value, or too long a one"))
         else:
             good[name] = claim
     return good, rows
@@ -423,26 +428,18 @@ def listed(names, most=8):
 
 
 def concluded(claims):
-    """Rows on what the text concludes from the claims."""
+    """Rows on what the text concludes from the claims: that a claim's 95 % interval lies above or below a number."""
+    values = {name: claim["value"] for name, claim in claims.items()}
     for name, claim in claims.items():
         if name.startswith("conclusion/"):
             said = str(claim.get("unit"))[:200]
             try:
                 left, comparison, right = said.split()
-                values = [claims[side]["value"] if side in claims else float(side) for side in (left, right)]
-                true = claim["value"] is True and COMPARISONS[comparison](*values)
+                true = claim["value"] is True and measures.follows(values, left, comparison, float(right))
             except (ValueError, KeyError, TypeError):
                 true = False
             yield Row(name, "holds" if true else "contradicted", f"{name}: {said}" + " does not hold" * (not true),
                       claim["value"], true, 0, "the ledger")
-
-
-def widened(claims, policy):
-    """A row, if any, on claims whose own tolerance is wider than the policy's."""
-    asked = {name: tolerance_of(name, policy["claims"]) for name in claims}
-    wide = [f"{name} by {claim['tolerance']}, not {asked[name]}" for name, claim in claims.items()
-            if asked[name] not in ("any", None) and (claim["tolerance"] is None or claim["tolerance"] > asked[name])]
-    return [Row("claims", "contradicted", f"claims allow themselves to be off {listed(wide)}")] if wide else []
 
 
 # -------------------------------------------------------------------------------------------------- what is different

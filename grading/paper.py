@@ -161,7 +161,7 @@ def number_rows(texts, explanations, claims):
             counts = percent or kind == "typed" and (decimals or value >= 1000)
             if counts and not np.any(np.abs(known - value) <= 0.501 * 10.0 ** -decimals):
                 open_places.setdefault(place, []).append(written)
-    if not stated:
+    if not stated and accuracy is not None:
         yield Row("paper", "contradicted", f"the paper does not say the accuracy claimed, {accuracy}")
     for place, found in open_places.items():
         yield Row("paper", "unverified", f"{place} says {', '.join(dict.fromkeys(found))}, which is no claim, citation "

@@ -120,31 +120,86 @@ def mistakes(data, probabilities, count=10):
     return images(data.test_images[wrong], titles)
 
 
-def paired_losses(differences, published):
-    """Left: the running losses of `published` reports. Right: differences of losses from a frozen network's.
+def one_more_epoch(run, control, reports, logged):
+    """The running mean of the loss within one more epoch: published ones, `run`'s and its zero-rate control's.
 
-    `differences` has for each label a DataFrame with the columns step, mean and error, one row for each window.
+    Left the loss itself, right what it rose from a fifth of the epoch on. `reports` is a DataFrame with a row for each
+    report, `logged` the steps and running means over the public logs, two arrays.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 1.8), width_ratios=(1, 1.7))
-    for row in published.itertuples():
-        colour = "0.1" if row.key == "original" else GREY
-        left.plot((100, 500), (row.loss_100, row.loss_500), color=colour, marker="o", markersize=3,
-                  zorder=3 if row.key == "original" else 2)
-    left.set(xlabel="step", ylabel="running mean of the loss", xticks=(100, 300, 500), title="Published reports")
-    colours = dict(zip(differences, (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54", "#7a6a2f")))
-    for label, windows in differences.items():
-        right.plot(windows.step, windows["mean"], color=colours[label], marker="o", markersize=2.5)
-        right.fill_between(windows.step, windows["mean"] - windows.error, windows["mean"] + windows.error,
-                           color=colours[label], alpha=0.25, linewidth=0)
-    steps = max((windows.step for windows in differences.values()), key=len)
-    ends = {label: windows["mean"].iloc[-1] for label, windows in differences.items()}
-    gap, height = 0.11 * (max(0, *ends.values()) - min(0, *ends.values())), -np.inf
-    for label, end in sorted(ends.items(), key=lambda item: item[1]):
-        height = max(end, height + gap)  # labels of lines that end close together are moved apart
-        right.annotate(label, (steps.iloc[-1], height), (5, 0), textcoords="offset points", va="center",
-                       color=colours[label])
-    right.plot((0, steps.iloc[-1]), (0, 0), color="0.4", linewidth=0.8, linestyle="--", zorder=1)
-    right.set(xlabel="step", ylabel="difference of the loss", title="Ours, minus the frozen network's, same batches",
-              xlim=(0, 1.6 * steps.iloc[-1]), xticks=steps)
-    right.spines["bottom"].set_bounds(0, steps.iloc[-1])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.7))
+    steps, running = logged
+    lines = [(steps, running, "0.1", "published, mean of five")]
+    for losses, colour, label in ((run.losses, ORANGE, "this run"), (control.losses, BLUE, "control")):
+        lines.append((*running_means(losses, len(steps)), colour, label))
+    left.fill_between((steps[0], steps[-1]), (reports.loss_100.min(), reports.loss_500.min()),
+                      (reports.loss_100.max(), reports.loss_500.max()), color="0.8", linewidth=0)
+    for row in reports.itertuples():
+        right.plot((steps[0], steps[-1]), (0, row.loss_500 - row.loss_100), color="0.75", linewidth=0.8)
+    for x, values, colour, label in lines:
+        x = steps[-1] * x / x[-1]  # an epoch of fewer steps, on other data
+        left.plot(x, values, color=colour, marker="o", markersize=2.5, label=label)
+        right.plot(x, values - values[0], color=colour, marker="o", markersize=2.5)
+    left.set(xlabel="step", ylabel="running mean of the loss")
+    right.set(xlabel="step", ylabel="rise since step 100")
+    figure.legend(loc="outside upper center", ncols=3, handlelength=1, columnspacing=1)
+    for axes in (left, right):
+        axes.set_xticks((100, 300, 500))
+    return figure
+
+
+def running_means(losses, count=5):
+    """The running mean of an epoch's losses (steps,) at `count` equally spaced steps: the steps, and the means."""
+    ends = len(losses) // count * np.arange(1, count + 1)
+    return ends, np.cumsum(losses)[ends - 1] / ends
+
+
+def windows_by_run(runs):
+    """Losses of several epochs minus their control's, in windows: one line for each run.
+
+    `runs` is a dict label -> (differences (epochs, steps)); the band is half a 95 % interval.
+    """
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
+    colours = dict(zip(runs, (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")))
+    for label, differences in runs.items():
+        for epoch, values in enumerate(differences):
+            ends, means, intervals = window_means(values)
+            axes.plot(epoch + ends / len(values), means, color=colours[label], marker="o", markersize=2.5,
+                      label=None if epoch else label)
+            axes.fill_between(epoch + ends / len(values), means - intervals, means + intervals, color=colours[label],
+                              alpha=0.2, linewidth=0)
+    axes.set(xlabel="epoch after the restart", ylabel="loss minus the control's")
+    axes.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True, min_n_ticks=1))
+    figure.legend(loc="outside upper center", ncols=2, handlelength=1)
+    return figure
+
+
+def window_means(values, count=5):
+    """The last steps, the means and half the 95 % intervals of `count` windows of an epoch's values (steps,)."""
+    width = len(values) // count
+    parts = values[:count * width].reshape(count, width)
+    return width * np.arange(1, count + 1), parts.mean(1), 1.96 * parts.std(1, ddof=1) / width ** 0.5
+
+
+def since_last_seen(curves):
+    """The loss of an image, minus the control's, against the number of steps since the image was last seen.
+
+    `curves` is a dict label -> DataFrame with the columns steps, mean and interval; a single row is drawn as a point.
+    """
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
+    for (label, curve), colour in zip(curves.items(), (ORANGE, BLUE, GREEN, "#8a5fa8")):
+        axes.errorbar(curve.steps, curve["mean"], curve.interval, color=colour, marker="o", markersize=2.5,
+                      elinewidth=0.6, label=label)
+    axes.set(xlabel="steps since the image was last seen", ylabel="loss minus the control's")
+    figure.legend(loc="outside upper center", ncols=2, handlelength=1)
+    return figure
+
+
+def gradient_norms(norms):
+    """The gradient's norm at each residual block's input, from the first block to the last: dict label -> list."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 1.8))
+    for (label, values), colour in zip(norms.items(), (BLUE, ORANGE, GREEN)):
+        axes.plot(range(1, len(values) + 1), values, color=colour, marker="o", markersize=3, label=label)
+    axes.set(xlabel="block", ylabel="norm of the gradient", yscale="log")
+    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    figure.legend(loc="outside upper center", ncols=1, handlelength=1)
     return figure

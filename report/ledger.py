@@ -3,7 +3,6 @@ import base64
 import html
 import io
 import json
-import operator
 import os
 import platform
 import re
@@ -17,15 +16,17 @@ import yaml
 from fresh import MIME_TYPE, code_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
 from IPython.display import Markdown, display
+from measures import follows
 from nbconvert.filters import escape_latex
 
-from training import choices, key_of
+from training import ENGINE, choices, key_of
 from utils import SubmissionError
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBMISSION = os.environ.get("OUTPUT") == "submission"  # else everything goes to build/
 PLACE = ROOT if SUBMISSION else ROOT / "build"
-COMPARISONS = {">": operator.gt, "<": operator.lt}
+CODE = ("drawing.py", "fresh.py", "layers.py", "ledger.py", "measures.py", "published.csv", "published_windows.csv")
+RESULTS = {"report": "results.json"}
 _drawn, _said = [], []  # the files of the figures shown; the hashes of the paper's other outputs
 _numbers = {"fig": {}, "tbl": {}}  # label -> number, in the order in which cells were first run
 
@@ -94,16 +95,24 @@ def prose(text, place=None):
 
 def show_authors(title, authors, keywords):
     """Show who hands this in; the paper's title block is made of it."""
-    lines = [f"**{a['name']}** ({a['student_number']}), {a['university']}, {a['email']}" for a in authors]
+    lines = []
+    for author in authors:
+        about = [author[key] for key in ("student_number", "university", "email") if author.get(key)]
+        lines.append(", ".join([f"**{author['name']}**", *about]))
     display({MIME_TYPE: {"title": title, "authors": authors, "keywords": keywords},
              "text/markdown": "\n\n".join(lines)}, raw=True)
 
 
-def reference_list():
-    """Show the bibliography as a list, each entry with the anchor `ref-<key>` that citations lead to."""
+def reference_list(document="report"):
+    """Show the bibliography as a list, each entry with the anchor `ref-<key>` that citations lead to.
+
+    An entry belongs to the documents that its field `keywords` names; to the submission, "report", without that field.
+    """
     markdown, latex, text = [], [], (ROOT / "report" / "references.bib").read_text()
     for key, body in re.findall(r"^@\w+\{([^,]+),(.*?)^\}", text, re.MULTILINE | re.DOTALL):
         field = {k: re.sub(r"[{}\\]", "", v) for k, v in re.findall(r"(\w+)\s*=\s*\{(.*)\},?\s*$", body, re.MULTILINE)}
+        if document not in field.get("keywords", "report"):
+            continue
         where = [field[k] for k in ("journal", "booktitle", "institution", "howpublished", "note", "url") if k in field]
         author, title, where = f"{field['author']} ({field.get('year', 'no date')}): ", field["title"], ", ".join(where)
         markdown.append(f'- <a id="ref-{key}"></a>{author}*{title}*. {where}')
@@ -116,33 +125,38 @@ def reference_list():
 # --------------------------------------------------------------------------------------------------- the ledger
 
 class Ledger(dict):
-    """What the paper claims: name -> value, unit, source (a cell's label or a run's name) and tolerance."""
+    """What the paper claims: name -> value, unit and source (a cell's label or a run's name)."""
 
-    def claim(self, name, value, unit, tolerance, source):
-        """Enter a claim and return its value; `tolerance` is how far a rerun may be off, None if anything goes."""
-        self[name] = {"value": value, "unit": unit, "source": source, "tolerance": tolerance}
+    def claim(self, name, value, unit, source):
+        """Enter a claim and return its value."""
+        self[name] = {"value": value, "unit": unit, "source": source}
         return value
 
-    def claim_all(self, name, values, unit, tolerance, source):
+    def claim_all(self, name, values, unit, source):
         """Enter a claim `name`/<what> for each item of the dict `values`, and return them."""
         for what, value in values.items():
-            self.claim(f"{name}/{what}", value, unit, tolerance, source)
+            self.claim(f"{name}/{what}", value, unit, source)
         return values
 
-    def conclude(self, name, claim, comparison, other):
-        """Enter what the text concludes: that a claim is ">" or "<" another claim, or a number.
+    def conclude(self, name, claim, comparison, bound):
+        """Enter what the text concludes: that the 95 % interval of a claim lies above (">") or below ("<") a number.
 
-        Raises SubmissionError where that is false and a submission is made; on other data it need not be true.
+        Half the interval is the claim `<claim>_interval`. Raises SubmissionError where the conclusion does not hold and
+        a submission is made; on other data it need not.
         """
-        values = [self[claim]["value"], self[other]["value"] if isinstance(other, str) else other]
-        true = bool(COMPARISONS[comparison](*values))
-        self.claim(f"conclusion/{name}", true, f"{claim} {comparison} {other}", 0, "conclusions")
-        if SUBMISSION and not true:
-            raise SubmissionError(f"the conclusion {name!r} no longer holds: {claim} is {values[0]:.4g}, not "
-                                  f"{comparison} {values[1]:.4g}; change the conclusions' text, or this claim")
+        values = {name: entry["value"] for name, entry in self.items()}
+        holds = follows(values, claim, comparison, bound)
+        self.claim(f"conclusion/{name}", holds, f"{claim} {comparison} {bound}", "conclusions")
+        if SUBMISSION and not holds:
+            raise SubmissionError(f"the conclusion {name!r} no longer holds: {claim} is {values[claim]:.4g} ± "
+                                  f"{values[f'{claim}_interval']:.4g}, which is not {comparison} {bound:.4g}; change "
+                                  "the text of the conclusions, or this conclusion")
 
     def environment(self, data, runs):
-        """What the results depend on: a DataFrame with rows for data, notebook, and `runs` by kind and machine."""
+        """What the results depend on: a DataFrame with rows for data, notebook, and `runs` by kind and machine.
+
+        A run that another version of the training code made is marked by a star.
+        """
         code = [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]]
         rows = [("data", data.source, f"{len(data.train_labels):,} + {len(data.test_labels):,} images",
                  data.fingerprint[:8], ""),
@@ -151,7 +165,9 @@ class Ledger(dict):
         groups, names = {}, {run.key: run.name for run in runs}
         for run in runs:
             made, start = run.info["choices"], names.get(run.info["config"]["start"])
-            what = f"epochs from {start}" if start else run.name.partition("-")[0]
+            what = f"epochs from {start}" if start else re.sub(r"(-\d+)+$", "", run.name)
+            if run.info.get("engine") != ENGINE:
+                what += " *"
             machine = f"{made['device']}, {made['threads']} threads", f"{made['precision']}, torch {made['torch']}"
             groups.setdefault((what, *machine), []).append(run)
         for (what, machine, versions), members in groups.items():
@@ -162,14 +178,20 @@ class Ledger(dict):
                          f"{sum(run.info['seconds'] for run in members) / 60:.1f}"))
         return pd.DataFrame(rows, columns=["what", "on", "with", "hash", "minutes"])
 
-    def write(self, data, runs):
-        """Write results.json, and display the record by which fresh.py knows what belongs to this run."""
+    def write(self, data, runs, document="report"):
+        """Write what is claimed to report/results.json, or to report/<document>.json for a notebook that is not the
+        submission, and display the record by which fresh.py knows what belongs to this run.
+        """
         about = {"source": data.source, "fingerprint": data.fingerprint, "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
-        report = [ROOT / "report" / f"{name}.py" for name in ("drawing", "layers", "ledger")]
-        files = {os.path.relpath(file, ROOT): file for file in (*sorted(ROOT.glob("*.py")), *report, *_drawn)}
+        code = [ROOT / "report" / name for name in CODE]
+        if document != "report":
+            code += [*sorted((ROOT / document).glob("*.py")), ROOT / "notebooks" / "assignment2.ipynb"]
+        files = {os.path.relpath(file, ROOT): file for file in (*sorted(ROOT.glob("*.py")), *code, *_drawn)}
         for run in runs:  # a submission's runs are in checkpoints/, or will be once they have been collected
-            place = f"checkpoints/{run.name}" if SUBMISSION else os.path.relpath(run.folder, ROOT)
+            place = os.path.relpath(run.folder, ROOT)
+            if SUBMISSION and document == "report":
+                place = f"checkpoints/{run.name}"
             files |= {f"{place}/{file.name}": file for file in run.files}
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
                   "files": {name: file_hash(file) for name, file in files.items()}, "standin": data.standin}
@@ -177,7 +199,7 @@ class Ledger(dict):
         environment = {"python": platform.python_version(), "platform": platform.platform(terse=True),
                        "device": choices()["device"], "threads": torch.get_num_threads(), "packages": packages}
         results = json.loads(json.dumps({"claims": self, "data": about, "environment": environment}))  # as read again
-        place = (PLACE / "report" if SUBMISSION else PLACE) / "results.json"
+        place = (PLACE / "report" if SUBMISSION else PLACE) / RESULTS.get(document, f"{document}.json")
         record |= {"texts": sorted(_said), "results": os.path.relpath(place, ROOT),
                    "results_hash": results_hash(results)}
         place.parent.mkdir(parents=True, exist_ok=True)

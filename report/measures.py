@@ -1,4 +1,4 @@
-"""The statistics that notebook and verification share: standard errors, paired differences, what reports published."""
+"""The statistics that notebooks and verification share: intervals, paired differences, what reports published."""
 import re
 import statistics
 from pathlib import Path
@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from training import Recipe
+
 PUBLISHED = Path(__file__).with_name("published.csv")
+PUBLISHED_WINDOWS = Path(__file__).with_name("published_windows.csv")  # the mean loss of each 100 steps of five logs
 
 
-def accuracy_error(accuracy, images):
-    """Standard error, in points, of an accuracy in per cent that was measured on so many images."""
-    return (accuracy * (100 - accuracy) / images) ** 0.5
+def accuracy_interval(accuracy, images):
+    """Half of the 95 % interval, in points, of an accuracy in per cent that was measured on so many images."""
+    return 1.96 * (accuracy * (100 - accuracy) / images) ** 0.5
 
 
 def confusion_matrix(predicted, labels, classes):
@@ -29,107 +32,228 @@ def most_confused(confusion):
     return first, second, 100 * pairs[first, second] / max(confusion.sum() - confusion.trace(), 1)
 
 
-def paired_windows(run, other, width=100):
-    """Differences of the last epochs' losses of two runs on the same batches: a DataFrame with a row for each window.
-
-    Columns: step, the last one of the window; mean and its standard error over the window's steps.
-    """
-    difference = run.last_epoch - other.last_epoch
-    width = max(2, min(width, len(difference) // 2))
-    windows = difference[:len(difference) // width * width].reshape(-1, width)
-    return pd.DataFrame({"step": width * np.arange(1, len(windows) + 1), "mean": windows.mean(1),
-                         "error": windows.std(1, ddof=1) / width ** 0.5})
-
-
 def paired_accuracy(run, other):
-    """The difference of two runs' accuracies on the same test images and its standard error, both in points."""
+    """The difference of two runs' accuracies on the same test images, and half its 95 % interval, both in points."""
     right, others = ((r.predictions["predicted"] == r.predictions["labels"]).double() for r in (run, other))
     difference = 100 * (right - others)
-    return difference.mean().item(), difference.std().item() / len(difference) ** 0.5
+    return difference.mean().item(), 1.96 * difference.std().item() / len(difference) ** 0.5
+
+
+def interval_of_mean(values):
+    """Half of the 95 % interval of the mean of independent `values`, by Student's t; NaN for a single one."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def follows(values, name, comparison, bound):
+    """Whether the 95 % interval of the claim `name`, in a dict of values by name, lies above (">") or below ("<") a
+    number. Raises KeyError where the claim has no interval.
+    """
+    value, interval = values[name], values[f"{name}_interval"]
+    if comparison == ">":
+        return bool(value - interval > bound)
+    if comparison == "<":
+        return bool(value + interval < bound)
+    raise KeyError(comparison)
 
 
 def of_seeds(runs):
-    """Mean and standard deviation of the accuracies of `runs` in per cent, and the least minutes that one took."""
-    reached = [run.accuracy for run in runs]
-    return {"accuracy": statistics.mean(reached), "deviation": statistics.stdev(reached),
-            "least_minutes": min(run.info["seconds"] for run in runs) / 60}
-
-
-def gains(runs):
-    """Of each run by name, on the images held out: accuracy, gain over the first run and that gain's paired error."""
-    found = {run.name: (run.accuracy, *paired_accuracy(run, runs[0])) for run in runs}
-    return {name: dict(zip(("accuracy", "gain", "gain_error"), values)) for name, values in found.items()}
-
-
-def epoch_title(run):
-    """What one more epoch was trained with, in words."""
-    config = run.info["config"]
-    optimizer = {"adam": "Adam", "sgd": "SGD", "muon": "Muon"}[config["optimizer"]]
-    rate = np.format_float_positional(config["learning_rate"], 2, fractional=False, trim="-")
-    words = [f"{optimizer}, rate {rate}" if config["learning_rate"] else "frozen"]
-    words += ["with warm-up"] * (config["warmup"] > 0) + ["no augmentation"] * (not config["augmentation"])
-    return ", ".join(words + [f"{config['epochs']} epochs"] * (config["epochs"] > 1))
-
-
-def frozen_twin(run, runs):
-    """The run among `runs` that had the batches and the start of `run` at a rate of zero, or None."""
-    batches = ("batch_size", "augmentation", "pad_with", "seed", "network", "data", "start")
-    same = {name: run.info["config"][name] for name in batches} | {"learning_rate": 0}
-    return next((other for other in runs if same.items() <= other.info["config"].items()), None)
-
-
-def epoch_measures(run, before, frozen):
-    """What one more epoch did, by name, beside the `frozen` network on its batches; a frozen one beside the run before.
-
-    Accuracies are in per cent, losses in nats; each `<name>_error` is the standard error of what it is named after.
+    """Of runs with several seeds: the mean of their accuracies in per cent with half its 95 % interval, their standard
+    deviation, and the least minutes that one took.
     """
-    other, losses = before if run.name == frozen.name else frozen, run.last_epoch
-    change, change_error = paired_accuracy(run, other)
-    after, earlier = (r.predictions["train_losses"].double().numpy() for r in (run, other))
-    found = {"accuracy": run.accuracy, "change": change, "change_error": change_error, "train_loss": after.mean(),
-             "train_loss_change": (after - earlier).mean(), "train_loss_change_error": stats.sem(after - earlier),
-             "rise": losses.mean() - losses[:100].mean()}  # of the running mean after step 100, as reports print it
-    if len(run.history) == len(frozen.history):
-        difference = losses - frozen.last_epoch
-        for name, steps in (("at_once", slice(10)), ("last", slice(-100, None)), ("difference", slice(None))):
-            found[f"loss_{name}"] = difference[steps].mean()
-            found[f"loss_{name}_error"] = stats.sem(difference[steps])
-        found["loss_highest"] = paired_windows(run, frozen)["mean"].max()
+    reached = [run.accuracy for run in runs]
+    return {
+        "accuracy": statistics.mean(reached),
+        "accuracy_interval": interval_of_mean(reached),
+        "deviation": statistics.stdev(reached),
+        "least_minutes": min(run.info["seconds"] for run in runs) / 60,
+    }
+
+
+def group_of(name):
+    """The name of the group of a run: its own without the number of its seed, so "fast" for "fast-0"."""
+    return re.sub(r"-\d(?=$|-control$)", "", name)
+
+
+def reference_of(group):
+    """The group of runs that a group is compared with, or "".
+
+    Without shortcuts, branches that start at zero would pass nothing on; the reference starts them at one as well.
+    """
+    if group == "ablation-no-shortcuts":
+        return "ablation-no-zero-init"
+    if group.startswith("ablation-"):
+        return "fast"
+    if group.startswith("trial-"):
+        return "trial-base"
+    return ""
+
+
+def gain(runs, others):
+    """The mean difference of the accuracies of `runs` from those of `others`, seed by seed, and half its 95 % interval.
+
+    With one seed, the interval is that over test images of the two networks; it says nothing about other seeds.
+    """
+    seeds = {setting(run, "seed"): run for run in others}
+    pairs = [(run, seeds[setting(run, "seed")]) for run in runs]  # KeyError where a seed is missing
+    if len(pairs) == 1:
+        difference, interval = paired_accuracy(*pairs[0])
+    else:
+        differences = [run.accuracy - other.accuracy for run, other in pairs]
+        difference, interval = statistics.mean(differences), interval_of_mean(differences)
+    return {"gain": difference, "gain_interval": interval}
+
+
+# ---------------------------------------------------------------------------------------------------- one more epoch
+
+BLOCKS = 20  # of an epoch's steps, whose means are taken as independent; see `block_autocorrelation`
+FIRST = 5  # the first running mean that reports print, at step 100 of 500, is that of the first fifth
+BATCHES = ("batch_size", "augmentation", "pad_with", "normalisation", "order", "seed")  # what a run's batches rest on
+
+
+def setting(run, name):
+    """A field of a run's recipe; its default where the record is older than the field."""
+    return run.info["config"].get(name, getattr(Recipe, name))
+
+
+def control_of(run, runs):
+    """The zero-learning-rate control of `run` among `runs`: a run from its start, on its batches; or None."""
+    controls = [
+        other for other in runs
+        if setting(other, "learning_rate") == 0
+        and other.info["config"]["start"] == run.info["config"]["start"]
+        and setting(other, "epochs") >= setting(run, "epochs")
+        and all(setting(other, name) == setting(run, name) for name in BATCHES)
+    ]
+    return min(controls, key=lambda other: setting(other, "epochs"), default=None)
+
+
+def first_fifth(values):
+    """How many of an epoch's steps or blocks come before the first running mean that counts; one at least."""
+    return max(1, len(values) // FIRST)
+
+
+def losses_by_epoch(run):
+    """The loss of each step as an array (epochs, steps)."""
+    return run.losses.reshape(len(run.history), -1)
+
+
+def block_means(values):
+    """The means of `BLOCKS` equal blocks of an array (steps,); of each step, where there are fewer steps."""
+    length = max(1, len(values) // BLOCKS)
+    blocks = len(values) // length
+    return values[:blocks * length].reshape(blocks, length).mean(1)
+
+
+def block_autocorrelation(differences):
+    """The correlation of neighbouring blocks' means of an epoch's differences from the control, after its first fifth.
+
+    Near zero, the blocks are long enough to be independent.
+    """
+    blocks = block_means(differences)
+    blocks = blocks[first_fifth(blocks):]
+    return float(np.corrcoef(blocks[:-1], blocks[1:])[0, 1])
+
+
+def rise(losses):
+    """How much the running mean of one epoch's losses (steps,) rises from a fifth of the epoch to its end."""
+    return float(losses.mean() - losses[:first_fifth(losses)].mean())
+
+
+def rise_interval(losses):
+    """Half of the 95 % interval of `rise`, from the blocks of the first fifth and of the rest, by Student's t."""
+    blocks = block_means(losses)
+    first, rest = np.split(blocks, [first_fifth(blocks)])
+    freedom = len(blocks) - 2
+    variance = (((first - first.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()) / freedom
+    error = (1 - 1 / FIRST) * (variance * (1 / len(first) + 1 / len(rest))) ** 0.5
+    return float(stats.t.ppf(0.975, freedom) * error)
+
+
+def epoch_measures(run, before, control):
+    """What one more epoch or several did to the network of the run `before`: a dict name -> float.
+
+    Accuracies are in per cent, losses in nats. `<name>_interval` is half a 95 % interval. What compares with the
+    zero-learning-rate `control` is left out for a control itself, and where there is none (None).
+
+    - accuracy, change: test accuracy afterwards, and minus that before
+    - running_mean_first, running_mean_last: of the last epoch's loss, after a fifth of its steps and after all
+    - control_change: the change of the control's accuracy, by its running statistics alone
+    - jump: the loss of the first ten steps minus the control's
+    - excess: that of all steps of the last epoch
+    - rise: of the running mean of the difference from the control, in the last epoch; rise_epoch_<n> in each of several
+    - train_loss_change: of the first training images without augmentation, minus the control's
+    """
+    change, change_interval = paired_accuracy(run, before)
+    losses = losses_by_epoch(run)
+    found = {
+        "accuracy": run.accuracy,
+        "change": change,
+        "change_interval": change_interval,
+        "running_mean_first": losses[-1, :first_fifth(losses[-1])].mean(),
+        "running_mean_last": losses[-1].mean(),
+    }
+    if control and control.name != run.name:
+        differences = losses - losses_by_epoch(control)[:len(losses)]
+        after, earlier = (r.predictions["train_losses"].double().numpy() for r in (run, control))
+        found |= {
+            "control_change": paired_accuracy(control, before)[0],
+            "control_change_interval": paired_accuracy(control, before)[1],
+            "jump": differences[0, :10].mean(),
+            "jump_interval": interval_of_mean(differences[0, :10]),
+            "excess": differences[-1].mean(),
+            "excess_interval": interval_of_mean(block_means(differences[-1])),
+            "rise": rise(differences[-1]),
+            "rise_interval": rise_interval(differences[-1]),
+            "train_loss_change": (after - earlier).mean(),
+            "train_loss_change_interval": 1.96 * stats.sem(after - earlier),
+        }
+        if len(losses) > 1:
+            for number, epoch in enumerate(differences, 1):
+                found[f"rise_epoch_{number}"] = rise(epoch)
+                found[f"rise_epoch_{number}_interval"] = rise_interval(epoch)
     return {name: float(value) for name, value in found.items()}
 
 
-def over_seeds(measured):
-    """Means over runs of several seeds, from a list of dicts by name; each `<name>_error` is then that of the mean."""
-    frame = pd.DataFrame(measured)
-    if len(frame) == 1:
-        return measured[0]
-    return {name: float(frame[name.removesuffix("_error")].sem() if name.endswith("_error") else frame[name].mean())
-            for name in frame}
+def over_runs(measured):
+    """Means over runs that differ by their seeds alone, from a list of dicts name -> float.
 
-
-def one_more_epoch(epochs):
-    """The measures, and the groups of runs that differ by their seeds alone, of `epochs`: name -> (run before, run).
-
-    Measures are a dict by the runs' names and, with means over seeds, by the groups' names; a group's name is that of
-    its runs without the number. Groups are a dict name -> (name of the run before, title, list of (run, frozen)).
+    `<name>_interval` becomes half the 95 % interval of the mean over runs; of one run it stays as it is.
     """
-    runs, measured, groups = [run for _, run in epochs.values()], {}, {}
-    for name, (before, run) in epochs.items():
-        frozen = frozen_twin(run, runs)
-        measured[name] = epoch_measures(run, before, frozen)
-        group = re.sub(r"-\d$", "", name)
-        groups.setdefault(group, (before.name, epoch_title(run), []))[2].append((run, frozen))
-    for group, (_, _, members) in groups.items():
-        measured[group] = over_seeds([measured[run.name] for run, _ in members])
-    return measured, groups
+    if len(measured) == 1:
+        return measured[0]
+    names = [name for name in measured[0] if all(name in one for one in measured)]
+    means = {name: statistics.mean(one[name] for one in measured) for name in names if not name.endswith("_interval")}
+    intervals = {f"{name}_interval": interval_of_mean([one[name] for one in measured]) for name in means
+                 if f"{name}_interval" in names}
+    return means | intervals
 
+
+# ---------------------------------------------------------------------------------------------------------- published
 
 def published():
-    """What reports of this assignment published, as a DataFrame; and of the rises of their losses: mean, t and p."""
+    """What reports of this assignment published: a DataFrame with a row for each, and a dict of what follows from it.
+
+    The rise is that of the running mean from step 100 to step 500. No test is made of it: all reports start from one
+    checkpoint, and one of them suggested the question.
+    """
     reports = pd.read_csv(PUBLISHED)
     rises = reports.loss_500 - reports.loss_100
-    test = stats.ttest_1samp(rises, 0)
     others = reports.accuracy[1:]
-    return reports, {"mean_rise": rises.mean(), "t": float(test.statistic), "p": float(test.pvalue),
-                     "original": float(reports.accuracy[0]), "best": float(reports.accuracy.max()),
-                     "others_mean": float(others.mean()), "others_error": float(others.sem())}
+    return reports, {
+        "mean_rise": float(rises.mean()),
+        "rising": int((rises > 0).sum()),
+        "reports": len(reports),
+        "original": float(reports.accuracy[0]),
+        "best": float(reports.accuracy.max()),
+        "others_mean": float(others.mean()),
+        "others_interval": interval_of_mean(others),
+    }
+
+
+def published_running_mean():
+    """The running mean of the loss at steps 100 to 500 over the five public logs, as two arrays (5,)."""
+    logged = pd.read_csv(PUBLISHED_WINDOWS)
+    return logged.step.to_numpy(), logged.loss.expanding().mean().to_numpy()

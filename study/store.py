@@ -78,6 +78,21 @@ class Store:
             return False
         return True
 
+    def load_all(self, match_recipe_only=False):
+        """The stored runs, name -> Run, in the order of the experiments; and the names of those that are missing.
+
+        Raises SubmissionError where a stored run is of another configuration.
+        """
+        present = [name for name in self.experiments if (self.stored / name / "run.json").exists()]
+        missing = [name for name in self.experiments if name not in present]
+        return {name: self.load(name, match_recipe_only) for name in present}, missing
+
+    def train_all(self):
+        """Train every run that is not stored, in the order of the groups."""
+        for group in self.groups.values():
+            for experiment in group:
+                self.train(experiment.name)
+
     def train(self, name):
         """The run `name`, trained unless it is stored; its record, without weights, is stored as soon as it is done.
 

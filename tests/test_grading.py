@@ -169,6 +169,11 @@ def forged_predictions(world):
         seeds = 90.0, results["claims"]["fast-1/accuracy"]["value"]
         results["claims"]["fast/accuracy"]["value"] = sum(seeds) / 2
         results["claims"]["fast/deviation"]["value"] = abs(seeds[0] - seeds[1]) / 2 ** 0.5
+        after = load(world.files["checkpoints/restart-0/predictions.safetensors"])
+        right = [(predictions["predicted"] == predictions["labels"]).double() for predictions in (after, kept)]
+        difference = 100 * (right[0] - right[1])
+        results["claims"]["restart-0/change"]["value"] = difference.mean().item()
+        results["claims"]["restart-0/change_interval"]["value"] = 1.96 * difference.std().item() / 10
     edit_results(world, fit)
     history = world.files[f"{RUN}/history.csv"].decode().splitlines()
     rows = [line.split(",") for line in history[1:]]
@@ -253,10 +258,20 @@ def classes_swapped(world):
     edit_results(world, swap)
 
 
-def left_out(world):
-    for name in [name for name in world.files if name.startswith("checkpoints/frozen-0/")]:
+def control_left_out(world):
+    for name in [name for name in world.files if name.startswith("checkpoints/control-0/")]:
         del world.files[name]
-    edit_results(world, lambda results: results["claims"].pop("frozen-0/accuracy"))
+    edit_results(world, lambda results: results["claims"].pop("control-0/accuracy"))
+
+
+CONCLUSION = "conclusion/the accuracy changes by less than its interval allows"
+
+
+def just_above(world):
+    """A conclusion that the point estimate supports and its interval does not."""
+    claims = json.loads(world.files[LEDGER])["claims"]
+    bound = claims["restart-0/change"]["value"] + claims["restart-0/change_interval"]["value"] / 2
+    return f"restart-0/change < {bound}"
 
 
 # name: (what is done, exit code, words of the sentence)
@@ -269,24 +284,27 @@ FORGERIES = {
                             "class_accuracy/3 is missing"),
     "claim_renamed": (lambda w: edit_results(w, lambda r: r["claims"].update(
         Parameters=r["claims"].pop("parameters"))), 1, "the claim parameters is missing"),
-    "tolerance_widened": (lambda w: claim(w, "class_accuracy/3", tolerance=99), 1, "class_accuracy/3 by 99, not 0.5"),
-    "tolerance_taken_away": (lambda w: claim(w, ACCURACY, tolerance=None), 1, "off test_accuracy by None, not 0.05"),
-    "widened_and_raised": (lambda w: claim(w, ACCURACY, tolerance=99, value=12.0), 1, "claims test_accuracy = 12"),
+    "raised_with_a_tolerance_of_its_own": (lambda w: claim(w, ACCURACY, tolerance=99, value=12.0), 1,
+                                           "claims test_accuracy = 12"),
     "nan_as_value": (lambda w: claim(w, ACCURACY, value=float("nan")), 2, "holds NaN, which is no number"),
-    "infinite_tolerance": (lambda w: w.files.update({LEDGER: w.files[LEDGER].replace(
-        b'"tolerance": 0.5', b'"tolerance": 1e999')}), 2, "holds 1e999, which is no number"),
+    "infinite_value": (lambda w: w.files.update({LEDGER: w.files[LEDGER].replace(
+        b'"value": 82.37', b'"value": 1e999')}), 2, "holds 1e999, which is no number"),
     "value_as_text": (lambda w: claim(w, ACCURACY, value="96.31"), 1, "claims test_accuracy = 96.31"),
-    "value_as_list": (lambda w: claim(w, "parameters", value=[1]), 1, "parameters is no value with a tolerance"),
+    "value_as_list": (lambda w: claim(w, "parameters", value=[1]), 1, "parameters has no value, or too long a one"),
     "claim_invented": (lambda w: edit_results(w, lambda r: r["claims"].update(
-        robustness={"value": 99.9, "unit": "%", "source": "fast-0", "tolerance": 0})), 2,
+        robustness={"value": 99.9, "unit": "%", "source": "fast-0"})), 2,
         "nothing here checks robustness = 99.9"),
     "claim_named_like_a_check": (lambda w: edit_results(w, lambda r: r["claims"].update(
-        paper={"value": 99.9, "unit": "%", "source": "fast-0", "tolerance": 0})), 2, "here checks paper = 99.9"),
-    "conclusion_that_is_false": (lambda w: claim(w, "conclusion/below the original",
-                                                 unit="fast/accuracy > published/original"), 1, "does not hold"),
+        paper={"value": 99.9, "unit": "%", "source": "fast-0"})), 2, "here checks paper = 99.9"),
+    "conclusion_that_is_false": (lambda w: claim(w, CONCLUSION, unit="restart-0/change > 99.5"), 1, "does not hold"),
+    "conclusion_within_its_interval": (lambda w: claim(w, CONCLUSION, unit=just_above(w)), 1, "does not hold"),
+    "conclusion_without_an_interval": (lambda w: claim(w, CONCLUSION, unit="fast/deviation < 99.5"), 1,
+                                       "does not hold"),
+    "interval_made_small": (lambda w: claim(w, "restart-0/change_interval", value=1e-6), 1,
+                            "claims restart-0/change_interval"),
     "published_number_changed": (lambda w: claim(w, "published/original", value=8.0), 1, "claims published/original"),
     "change_by_an_epoch_claimed": (lambda w: claim(w, "restart-0/change", value=3.0), 1, "claims restart-0/change = 3"),
-    "frozen_twin_left_out": (left_out, 2, "nothing here checks restart-0/change"),
+    "control_left_out": (control_left_out, 2, "nothing here checks restart-0/excess"),
     "best_seed_as_the_mean": (lambda w: claim(w, "fast/deviation", value=0.001), 1, "claims fast/deviation"),
     "predictions_of_another_seed": (lambda w: edit_tensors(w, "checkpoints/fast-1/predictions.safetensors", lambda kept:
                              kept.update(predicted=kept["labels"].clone())), 1, "the run fast-1: its record says"),

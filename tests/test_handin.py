@@ -178,8 +178,8 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
                           capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "IPython 7.34.0 pandas 2.2.3" in done.stdout
-    assert "downloaded report.pdf" in done.stdout and "fast-0: 1 epoch on" in done.stdout
-    assert list((tmp_path / "runs").glob("fast-0-*/run.json"))
+    assert "downloaded report.pdf" in done.stdout and "resnet: 1 epoch on" in done.stdout
+    assert list((tmp_path / "runs").glob("resnet-*/run.json"))
     assert (tmp_path / "content" / "resnet-cifar10" / "build" / "results.json").exists()
 
 

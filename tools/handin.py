@@ -19,8 +19,8 @@ from verify import images, judge  # noqa: E402
 
 NOTEBOOK = read_policy()["files"]["notebook"]
 PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
-         "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures",
-         "checkpoints", "tests")
+         "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures/first-page.png", "tests")
+STUDY = ("report/study.*", "tests/test_study.py")  # no part of a submission
 PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu", "your-account")
 UNPACK = '''# This notebook carries its project with it: here it is unpacked, beside the notebook.
 import base64, io, pathlib, zipfile
@@ -37,10 +37,15 @@ def repository():
 
 
 def pack(target, weights, without=()):
-    """Write the project, in a folder, to the zip file `target`; sorted and without dates: same files, same bytes."""
+    """Write the submission, in a folder, to the zip file `target`; sorted and without dates: same files, same bytes.
+
+    Of runs and figures it holds those that the notebook's record names, and no others.
+    """
     folder = repository()
-    files = [file for part in PARTS if part not in without
-             for file in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))]
+    files = {file for part in PARTS if part not in without
+             for file in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))}
+    files -= {file for pattern in STUDY for file in ROOT.glob(pattern)}
+    files |= {ROOT / name for name in record(nbformat.read(ROOT / NOTEBOOK, 4)).get("files", {})}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(files):
             name = file.relative_to(ROOT)
