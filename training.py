@@ -34,6 +34,7 @@ from utils import DEVICE, SubmissionError, accuracy_of, bar_settings, in_noteboo
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
 SAVE_EVERY = 180  # seconds between two saves
+FIRST_FETCHES = (5, 10, 15)  # steps after which a run knows how long its steps take, and notices a pause
 FIXED = 5_000  # the first training images, on which a finished run's loss is measured without augmentation
 PADDING = 4  # pixels on each side of an image before a crop
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -699,7 +700,8 @@ class Monitor:
         self.progress.step += 1
         self.bar.update()
         last = self.progress.step == self.steps
-        if last or self.due() or self.progress.step % 100 == 0:
+        early = self.progress.epoch == 0 and self.progress.step in FIRST_FETCHES
+        if last or self.due() or early or self.progress.step % 100 == 0:
             self.fetch(learning_rate, last)
         if self.due() and not last:
             self.save()
