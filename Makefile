@@ -27,7 +27,7 @@ submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then b
 	@$(ENV) --no-tex python tools/handin.py collect
 	@$(MAKE) --no-print-directory paper
 
-study:  ## run notebooks/study.ipynb in place on stored runs and CIFAR-10, then build report/study.pdf (FRESH=1: train what is missing)
+study:  ## run the study in place on its stored runs and CIFAR-10, then build report/study.pdf (FRESH=1: train missing runs)
 	@OUTPUT=submission DATASET=cifar10 $(ENV) python tools/run_notebook.py notebooks/study.ipynb notebooks/study.ipynb
 	@$(ENV) $(CONVERT) --output study notebooks/study.ipynb
 

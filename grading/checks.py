@@ -25,7 +25,7 @@ import sandbox
 import torch
 from archive import Refused, allowed, parse_json
 from definitions import definitions
-from fresh import cell_names, code_hash, record, results_hash, shown, stale
+from fresh import cell_names, code_hash, definition_cells, record, results_hash, shown, stale
 from inside import facts, probabilities
 
 import training
@@ -222,11 +222,6 @@ def implausible(runs, policy, today=None):
 def template_facts():
     """What this copy's own definitions say, a list of [claim, value]."""
     return facts(definitions())
-
-
-def definition_cells(notebook):
-    """The cells tagged `definition`."""
-    return [cell for cell in notebook["cells"] if "definition" in cell["metadata"].get("tags", [])]
 
 
 def from_network(submission, notebook, template, runs, main, data, policy):

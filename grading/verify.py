@@ -24,6 +24,7 @@ import paper  # noqa: E402
 import sandbox  # noqa: E402
 from archive import Refused, parse_json, read  # noqa: E402
 from checks import Row, listed, read_policy, told  # noqa: E402
+from fresh import definitions_hash  # noqa: E402
 
 import utils  # noqa: E402
 
@@ -204,10 +205,15 @@ def main(place, report):
                                      "seconds": time.monotonic() - START}
         Path(report).write_text(json.dumps(content))
     tell(verdicts[0])
-    if Path(place) == ROOT and (ROOT / policy["study"]["files"]["ledger"]).exists():
+    study = ROOT / policy["study"]["files"]["ledger"]
+    if Path(place) == ROOT and study.exists():
         print("\nThe study:\n")
-        verdicts.append(judged_in_time(place, policy | policy["study"]))
-        tell(verdicts[1])
+        template = json.loads((ROOT / policy["files"]["notebook"]).read_text(encoding="utf-8"))
+        if json.loads(study.read_text(encoding="utf-8"))["code"]["definitions"] == definitions_hash(template):
+            verdicts.append(judged_in_time(place, policy | policy["study"]))
+            tell(verdicts[1])
+        else:
+            print("It is about the network as it was before the notebook's definitions were changed: not checked.")
     codes = [verdict.code for verdict in verdicts]
     sys.exit(1 if 1 in codes else max(codes))
 

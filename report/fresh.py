@@ -13,6 +13,16 @@ def code_hash(source):
     return text_hash("\n".join(lines))
 
 
+def definition_cells(notebook):
+    """The cells of a notebook that are tagged `definition`."""
+    return [cell for cell in notebook["cells"] if "definition" in cell["metadata"].get("tags", [])]
+
+
+def definitions_hash(notebook):
+    """SHA-256 of the code of a notebook's definition cells."""
+    return text_hash(" ".join(code_hash("".join(cell["source"])) for cell in definition_cells(notebook)))
+
+
 def text_hash(text):
     """SHA-256 of a string."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

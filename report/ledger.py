@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import yaml
-from fresh import MIME_TYPE, code_hash, file_hash, results_hash, text_hash
+from fresh import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
 from IPython.display import Markdown, display
 from measures import follows
@@ -23,6 +23,7 @@ from training import ENGINE, choices, key_of
 from utils import SubmissionError
 
 ROOT = Path(__file__).resolve().parent.parent
+SUBMITTED = ROOT / "notebooks" / "assignment2.ipynb"  # where the network is defined
 SUBMISSION = os.environ.get("OUTPUT") == "submission"  # else everything goes to build/
 PLACE = ROOT if SUBMISSION else ROOT / "build"
 CODE = ("drawing.py", "fresh.py", "layers.py", "ledger.py", "measures.py", "published.csv", "published_windows.csv")
@@ -186,7 +187,7 @@ class Ledger(dict):
                  "test_images": len(data.test_labels), "standin": data.standin}
         code = [ROOT / "report" / name for name in CODE]
         if document != "report":
-            code += [*sorted((ROOT / document).glob("*.py")), ROOT / "notebooks" / "assignment2.ipynb"]
+            code += sorted((ROOT / document).glob("*.py"))
         files = {os.path.relpath(file, ROOT): file for file in (*sorted(ROOT.glob("*.py")), *code, *_drawn)}
         for run in runs:  # a submission's runs are in checkpoints/, or will be once they have been collected
             place = os.path.relpath(run.folder, ROOT)
@@ -195,6 +196,8 @@ class Ledger(dict):
             files |= {f"{place}/{file.name}": file for file in run.files}
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
                   "files": {name: file_hash(file) for name, file in files.items()}, "standin": data.standin}
+        if document != "report":  # it rests on the network that the submission defines
+            record["definitions"] = definitions_hash(json.loads(SUBMITTED.read_text(encoding="utf-8")))
         packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
         environment = {"python": platform.python_version(), "platform": platform.platform(terse=True),
                        "device": choices()["device"], "threads": torch.get_num_threads(), "packages": packages}

@@ -14,10 +14,10 @@ import matplotlib.pyplot as plt
 import nbformat
 import torch
 from archive import Submission
-from checks import definition_cells, read_policy
+from checks import read_policy
 from conftest import ROOT
 from definitions import NOTEBOOK, definitions
-from fresh import MIME_TYPE, code_hash, results_hash, shown, text_hash
+from fresh import MIME_TYPE, code_hash, definition_cells, results_hash, shown, text_hash
 from inside import facts
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from safetensors.torch import load, save

@@ -45,8 +45,9 @@ def test_environment_yml_is_requirements_txt():
 
 def sources():
     """(name, Python source) of every module and of the notebook's code cells, shell and magic lines left out."""
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("report/*.py"), *ROOT.glob("tests/*.py")]:
-        yield path.relative_to(ROOT), path.read_text()
+    for pattern in ("*.py", "report/*.py", "study/*.py", "tests/*.py"):
+        for path in ROOT.glob(pattern):
+            yield path.relative_to(ROOT), path.read_text()
     for path in ROOT.glob("notebooks/*.ipynb"):
         for number, cell in enumerate(json.loads(path.read_text())["cells"]):
             if cell["cell_type"] == "code":
@@ -54,7 +55,7 @@ def sources():
 
 
 def test_every_import_is_required():
-    ours = {path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]} | {"report", "tests"}
+    ours = {path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]} | {"report", "study", "tests"}
     known = ours | sys.stdlib_module_names | {"google"}  # google.colab is there or not
     packages = packages_distributions()
     for name, source in sources():
