@@ -229,6 +229,9 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
         whiten_first_filters(model, data, normalisation_of(recipe.normalisation, data))
     folder = Path(runs) / f"{name}-{folder_key(config)}"
     run = fit(model, data, folder, recipe, start, name, config, keep_image_losses, snapshots)
+    lacking = [file for file in needed if not (run.folder / file).exists()]
+    if lacking:
+        raise SubmissionError(f"{run.folder} lacks {', '.join(lacking)}: remove it to train this run again")
     return dataclasses.replace(run, weights_used=weights)
 
 

@@ -627,6 +627,12 @@ def test_nothing_stays_on_the_cpu_that_belongs_on_the_gpu(digits, augmentation):
             assert {t.device.type for t in (images, labels, others, net(images))} == {"cuda"}
 
 
+def test_a_table_of_recipes_leaves_out_what_none_sets():
+    table = training.recipe_table({"one": RECIPE, "two": training.Recipe(seed=3)})
+    assert table.loc["learning rate"].tolist() == ["0.05", "0.001"] and table.loc["cutmix"].tolist() == ["yes", "no"]
+    assert not {"momentum", "beta2", "order", "normalisation", "seed", "zero rate epochs"} & set(table.index)
+
+
 def test_schedules():
     linear = training.Recipe(epochs=10, learning_rate=1.0, schedule="linear", warmup=0.2)
     rates = [linear.rate(step, 100) for step in range(1000)]
@@ -832,6 +838,8 @@ def test_the_loss_of_each_image_is_kept(digits, tmp_path):
     assert torch.equal(load_file(again.folder / "image_losses.safetensors")["image_losses"].double(), losses)
     plain = training.load_or_train("plain", tiny, recipe, digits, tmp_path)
     assert "image_losses.safetensors" not in [file.name for file in plain.files] and same(plain, run)
+    with pytest.raises(utils.SubmissionError, match=r"lacks image_losses\.safetensors: remove it to train"):
+        training.load_or_train("plain", tiny, recipe, digits, tmp_path, keep_image_losses=True)
 
 
 def test_a_snapshot_is_the_run_of_so_many_epochs(digits, tmp_path):
