@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import platform
 import re
 import signal
 import time
+import tokenize
 from datetime import date
 from pathlib import Path
 from statistics import fmean, median
@@ -240,15 +242,20 @@ def whiten_first_filters(model, data, normalisation, images=2_000):
     """Have `model`'s first convolution and the batch norm after it whiten what they see, as Jordan's airbench does.
 
     The filters become the largest principal components of patches of the first training images, once with either sign,
-    in the mean length of PyTorch's initial filters; the batch norm gives each of them its size.
+    in the mean length of PyTorch's initial filters; the batch norm gives each of them its size. Filters for which no
+    component is left stay random. A network without a convolution stays as it is.
     """
-    layer = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    layer = next((module for module in model.modules() if isinstance(module, torch.nn.Conv2d)), None)
+    if layer is None:
+        return
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in normalisation)
     patches = F.unfold((data.train_images[:images] / 255 - mean) / std, layer.kernel_size, stride=4)
     patches = patches.transpose(1, 2).flatten(0, 1)
     _, components = torch.linalg.eigh(patches.T @ patches)
-    half = components.flip(1)[:, :layer.out_channels // 2].T.view(-1, *layer.weight.shape[1:])
-    layer.weight.copy_(torch.cat([half, -half]) * layer.weight.flatten(1).norm(dim=1).mean())
+    half = min(layer.out_channels // 2, components.shape[1])
+    filters = components.flip(1)[:, :half].T.view(-1, *layer.weight.shape[1:])
+    length = layer.weight.flatten(1).norm(dim=1).mean()
+    layer.weight[:2 * half] = torch.cat([filters, -filters]) * length
 
 
 def load_run(folder):
@@ -317,28 +324,50 @@ def network_probe(model, seed):
     probe, wherever the change stands; code that computes the same does not.
 
     Parameters that are constant, such as batch norm's, are replaced by large random values first: a scale of zero
-    would hide the branch behind it, and small activations the difference of a ReLU and a ReLU6.
+    would hide the branch behind it, and small activations the difference of a ReLU and a ReLU6. Where this leads to
+    values that are not finite, small positive values are added instead.
     """
+    for size in (4.0, None):
+        probed = _with_random_constants(copy.deepcopy(model).cpu(), size)
+        values = _probe_on_some_device(probed, seed)
+        if np.isfinite(values).all():
+            break
+    return values
+
+
+@torch.no_grad()
+def _with_random_constants(model, size):
+    """`model` with noise of the deviation `size` on its constant parameters, or positive noise below 0.1 for None."""
     draw = np.random.default_rng(0)
-    probed = copy.deepcopy(model).cpu()
-    with torch.no_grad():
-        for parameter in probed.parameters():
-            if parameter.numel() and parameter.is_floating_point() and parameter.min() == parameter.max():
-                noise = torch.from_numpy(4 * draw.standard_normal(parameter.shape))
-                parameter.add_(noise.to(parameter.dtype))
-    images = torch.from_numpy(draw.standard_normal((PROBE_IMAGES, 3, 32, 32)))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        try:
-            return _probe_outputs(copy.deepcopy(probed).double(), images, seed)
-        except RuntimeError:  # code that computes in float32 whatever it is given
-            return _probe_outputs(probed.float(), images.float(), seed)
+    for parameter in model.parameters():
+        if parameter.numel() and parameter.is_floating_point() and parameter.min() == parameter.max():
+            if size is None:
+                noise = draw.uniform(0, 0.1, tuple(parameter.shape))
+            else:
+                noise = size * draw.standard_normal(tuple(parameter.shape))
+            parameter.add_(torch.as_tensor(noise).to(parameter.dtype))
+    return model
+
+
+def _probe_on_some_device(model, seed):
+    """The probe in double precision on the CPU, or in single where the code demands it, or on the device."""
+    images = torch.from_numpy(np.random.default_rng(2).standard_normal((PROBE_IMAGES, 3, 32, 32)))
+    attempts = [(torch.device("cpu"), torch.float64), (torch.device("cpu"), torch.float32), (DEVICE, torch.float32)]
+    with torch.random.fork_rng(), torch.enable_grad():
+        for device, dtype in attempts:
+            try:
+                return _probe_outputs(copy.deepcopy(model).to(device, dtype), images.to(device, dtype), seed)
+            except RuntimeError:
+                if (device, dtype) == attempts[-1]:
+                    raise
 
 
 def _probe_outputs(model, images, seed):
+    """The nine values of a probe, for `images` of the model's dtype and on its device."""
     torch.manual_seed(seed)  # for layers that draw, such as dropout
     outputs = model.train()(images).flatten()
     weights = np.random.default_rng(1).standard_normal((4, outputs.numel()))
-    weights = torch.from_numpy(weights).to(outputs.dtype)
+    weights = torch.from_numpy(weights).to(outputs)
     gradients = torch.autograd.grad((weights @ outputs).sum(), [p for p in model.parameters() if p.requires_grad],
                                     allow_unused=True)
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
@@ -352,19 +381,29 @@ def same_probe(stored, computed):
     if not isinstance(stored, list) or len(stored) != len(computed):
         return False
     groups = (slice(0, 4), slice(4, 8), slice(8, 9))
-    return all(np.allclose(stored[group], computed[group], rtol=0, atol=1e-4 * max(map(abs, computed[group])))
-               for group in groups)
+    return all(np.allclose(stored[group], computed[group], rtol=0, atol=1e-4 * max(map(abs, computed[group])),
+                           equal_nan=True) for group in groups)
 
 
 def engine_hash(folder):
-    """Eight hexadecimal digits of the code that trains, in `folder`, without comments, docstrings and layout."""
-    trees = [ast.parse((Path(folder) / name).read_text(encoding="utf-8")) for name in ENGINE_FILES]
-    for tree in trees:
-        for node in ast.walk(tree):
-            documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
-            if documented and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-    return key_of(*map(ast.unparse, trees))
+    """Eight hexadecimal digits of the code that trains, in `folder`, without comments, docstrings and empty lines."""
+    return key_of(*(_bare_lines((Path(folder) / name).read_text(encoding="utf-8")) for name in ENGINE_FILES))
+
+
+def _bare_lines(source):
+    """The lines of Python source without comments and docstrings; every version of Python finds the same."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
+        if documented and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            for row in range(docstring.lineno, docstring.end_lineno + 1):
+                lines[row - 1] = ""
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 ENGINE = engine_hash(Path(__file__).parent)  # of the code that is loaded: the files may change while a run goes on
@@ -431,13 +470,14 @@ def _snapshot_taker(model, data, runs, config, snapshots):
         name = snapshots[progress.epoch]
         shorter = config | {"epochs": progress.epoch}
         folder = runs / f"{name}-{folder_key(shorter)}"
-        folder.mkdir(parents=True, exist_ok=True)
+        with _disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         _finish(copy.deepcopy(model), data, folder, name, shorter, progress)
     return take_snapshot
 
 
 def choices():
-    """What influences the bits of a run on this machine beside its configuration, as a dict."""
+    """What influences the bits of a run beside its configuration, as a dict: machine, number format, versions, code."""
     if DEVICE.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 would only emulate it
         name, precision = torch.cuda.get_device_name(), "bf16" if native else "fp16"
@@ -446,7 +486,7 @@ def choices():
         native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         name, precision = capabilities.get("cpu_name", platform.machine()), "bf16" if native else "fp32"
     return {"device": name, "precision": precision, "threads": torch.get_num_threads(),
-            "torch": str(torch.__version__)}
+            "torch": str(torch.__version__), "engine": ENGINE}
 
 
 # ------------------------------------------------------------------------------------------------------- batches
@@ -679,7 +719,7 @@ class Progress:
     losses: list = dataclasses.field(default_factory=list)      # of all steps
     accuracies: list = dataclasses.field(default_factory=list)  # of the present epoch's steps, in [0, 1]
     image_losses: list = dataclasses.field(default_factory=list)  # float16 tensors (steps, B), where they are kept
-    step_seconds: list = dataclasses.field(default_factory=list)  # of each stretch of steps between two fetches
+    step_seconds: list = dataclasses.field(default_factory=list)  # seconds per step, of each stretch between fetches
     history: list = dataclasses.field(default_factory=list)     # a dict for each whole epoch
 
 
@@ -721,6 +761,7 @@ class Monitor:
         progress.history.append(row)
         progress.epoch, progress.step, progress.accuracies = progress.epoch + 1, 0, []
         self.take_snapshot(progress)
+        self.fetched = time.perf_counter()  # which is no training
         done = progress.epoch == self.recipe.epochs
         if self.due() or done:
             self.save()
@@ -845,7 +886,7 @@ def _finish(model, data, folder, name, config, progress):
     probabilities, mirrored = (predict(model, data.test_images, normalisation, flip) for flip in (False, True))
     fixed = predict(model, data.train_images[:FIXED], normalisation)
     train_losses = -fixed.gather(1, data.train_labels[:FIXED, None]).clamp_min(1e-30).log().flatten()
-    info = {"run": name, "config": config, "choices": choices(), "engine": ENGINE, "source": data.source,
+    info = {"run": name, "config": config, "choices": choices(), "source": data.source,
             "train_images": len(data.train_labels), "normalisation": normalisation, "seconds": progress.seconds,
             "finished": date.today().isoformat(), "accuracy": accuracy_of(probabilities, data.test_labels)}
     with _disk(folder):
@@ -853,7 +894,7 @@ def _finish(model, data, folder, name, config, progress):
         save_file({"predicted": probabilities.argmax(1).byte(), "labels": data.test_labels.byte(),
                    "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte(),
                    "train_losses": train_losses}, folder / "predictions.safetensors")
-        if progress.image_losses:
+        if sum(map(len, progress.image_losses)) == len(progress.losses):  # kept from the first step on
             save_file({"image_losses": torch.cat(progress.image_losses)}, folder / "image_losses.safetensors")
         pd.DataFrame(progress.history).to_csv(folder / "history.csv", index=False)
         np.savetxt(folder / "losses.csv", progress.losses, "%.6g")

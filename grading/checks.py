@@ -344,7 +344,9 @@ def from_records(main, runs, claims):
     claimed = [run for name, run in runs.items() if f"{name}/accuracy" in claims]
     unknown = LookupError, TypeError, ValueError, RuntimeError  # what runs of another make meet: nothing checks them
     for run in claimed:
-        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy}
+        images = len(run.predictions["labels"])
+        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy,
+                 "accuracy_interval": measures.accuracy_interval(run.accuracy, images)}
         before = next((other for other in claimed if other.key == run.info["config"].get("start")), None)
         with contextlib.suppress(*unknown):
             if before:
@@ -357,8 +359,8 @@ def from_records(main, runs, claims):
         if len(members) > 1:
             of_all = measures.over_runs(found) | measures.of_seeds(of_one)
         with contextlib.suppress(*unknown):
-            reference = groups.get(measures.reference_of(name), [])
-            of_all |= measures.gain(of_one, [run for run, _ in reference])
+            reference = [run for group in measures.references_of(name) for run, _ in groups.get(group, [])]
+            of_all |= measures.gain(of_one, reference)
         yield from ((f"{name}/{what}", value, where) for what, value in of_all.items())
 
 

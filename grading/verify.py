@@ -24,7 +24,7 @@ import paper  # noqa: E402
 import sandbox  # noqa: E402
 from archive import Refused, parse_json, read  # noqa: E402
 from checks import Row, listed, read_policy, told  # noqa: E402
-from fresh import definitions_hash  # noqa: E402
+from fresh import definitions_hash, file_hash  # noqa: E402
 
 import utils  # noqa: E402
 
@@ -205,24 +205,38 @@ def main(place, report):
                                      "seconds": time.monotonic() - START}
         Path(report).write_text(json.dumps(content))
     tell(verdicts[0])
-    study = ROOT / policy["study"]["files"]["ledger"]
-    if Path(place) == ROOT and study.exists():
+    if Path(place) == ROOT and (ROOT / policy["study"]["files"]["ledger"]).exists():
         print("\nThe study:\n")
-        template = json.loads((ROOT / policy["files"]["notebook"]).read_text(encoding="utf-8"))
-        if json.loads(study.read_text(encoding="utf-8"))["code"]["definitions"] == definitions_hash(template):
-            verdicts.append(judged_in_time(place, policy | policy["study"]))
-            tell(verdicts[1])
+        if changed := changed_since_study(policy):
+            print(f"{changed} changed since the study was run: it is not checked (make study runs it again).")
         else:
-            print("It is about the network as it was before the notebook's definitions were changed: not checked.")
+            verdicts.append(judged_in_time(place, policy | policy["study"], rerun=False))
+            tell(verdicts[1])
     codes = [verdict.code for verdict in verdicts]
     sys.exit(1 if 1 in codes else max(codes))
 
 
-def judged_in_time(place, policy):
+def changed_since_study(policy):
+    """What the study rests on and has changed since, in words, "" if nothing: the definitions of the network, code.
+
+    A student changes both, and the study is no part of a submission.
+    """
+    try:
+        ran = json.loads((ROOT / policy["study"]["files"]["ledger"]).read_text(encoding="utf-8"))["code"]
+        template = json.loads((ROOT / policy["files"]["notebook"]).read_text(encoding="utf-8"))
+        changed = [] if ran["definitions"] == definitions_hash(template) else ["the network's definitions"]
+        changed += [name for name, expected in ran["files"].items()
+                    if name.endswith((".py", ".csv")) and "/study/" not in name and file_hash(ROOT / name) != expected]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""  # damaged: the judge says so
+    return listed(changed)
+
+
+def judged_in_time(place, policy, rerun=True):
     """The Verdict on the archive or folder `place`; not verifiable where judging takes longer than the policy has."""
     verdict = Verdict(printable(Path(place).name))
     folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data").resolve()
-    again = folder if os.environ.get("RERUN", "0") not in ("", "0") else None
+    again = folder if rerun and os.environ.get("RERUN", "0") not in ("", "0") else None
 
     def late(*_):
         sandbox.end_below(os.getpid())

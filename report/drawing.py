@@ -5,6 +5,7 @@ They are drawn in the size in which the paper sets them, so that 8 pt are 8 pt, 
 import logging
 
 import matplotlib.pyplot as plt
+import measures
 import numpy as np
 
 COLUMN, PAGE = 3.22, 6.8  # inches: one column of the paper, and both
@@ -15,7 +16,8 @@ STYLE = {"font.family": ["cmr10", "DejaVu Sans"], "mathtext.fontset": "cm", "axe
          "figure.constrained_layout.use": True}
 plt.rcParams.update(STYLE)
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it finds the font's date of creation strange
-BLUE, ORANGE, GREEN, GREY = "#3b6ea8", "#d9822b", "#4b8f5c", "0.6"
+BLUE, ORANGE, GREEN = "#3b6ea8", "#d9822b", "#4b8f5c"
+COLOURS = (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")  # of lines that are compared
 
 
 def residual_blocks(*blocks):
@@ -159,7 +161,7 @@ def windows_by_run(runs):
     `runs` is a dict label -> (differences (epochs, steps)); the band is half a 95 % interval.
     """
     figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
-    colours = dict(zip(runs, (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")))
+    colours = dict(zip(runs, COLOURS))
     for label, differences in runs.items():
         for epoch, values in enumerate(differences):
             ends, means, intervals = window_means(values)
@@ -177,16 +179,17 @@ def window_means(values, count=5):
     """The last steps, the means and half the 95 % intervals of `count` windows of an epoch's values (steps,)."""
     width = len(values) // count
     parts = values[:count * width].reshape(count, width)
-    return width * np.arange(1, count + 1), parts.mean(1), 1.96 * parts.std(1, ddof=1) / width ** 0.5
+    intervals = [measures.interval_of_mean(measures.block_means(part, blocks=4)) for part in parts]
+    return width * np.arange(1, count + 1), parts.mean(1), np.array(intervals)
 
 
 def since_last_seen(curves):
     """The loss of an image, minus the control's, against the number of steps since the image was last seen.
 
-    `curves` is a dict label -> DataFrame with the columns steps, mean and interval; a single row is drawn as a point.
+    `curves` is a dict label -> DataFrame with the columns steps, mean and interval, of at most six curves.
     """
     figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
-    for (label, curve), colour in zip(curves.items(), (ORANGE, BLUE, GREEN, "#8a5fa8")):
+    for (label, curve), colour in zip(curves.items(), COLOURS):
         axes.errorbar(curve.steps, curve["mean"], curve.interval, color=colour, marker="o", markersize=2.5,
                       elinewidth=0.6, label=label)
     axes.set(xlabel="steps since the image was last seen", ylabel="loss minus the control's")
@@ -197,7 +200,7 @@ def since_last_seen(curves):
 def gradient_norms(norms):
     """The gradient's norm at each residual block's input, from the first block to the last: dict label -> list."""
     figure, axes = plt.subplots(figsize=(COLUMN, 1.8))
-    for (label, values), colour in zip(norms.items(), (BLUE, ORANGE, GREEN)):
+    for (label, values), colour in zip(norms.items(), COLOURS):
         axes.plot(range(1, len(values) + 1), values, color=colour, marker="o", markersize=3, label=label)
     axes.set(xlabel="block", ylabel="norm of the gradient", yscale="log")
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))

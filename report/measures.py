@@ -77,27 +77,34 @@ def group_of(name):
     return re.sub(r"-\d(?=$|-control$)", "", name)
 
 
-def reference_of(group):
-    """The group of runs that a group is compared with, or "".
+def references_of(group):
+    """The groups of runs that a group is compared with, a tuple; `gain` takes those of the same machine from them.
 
     Without shortcuts, branches that start at zero would pass nothing on; the reference starts them at one as well.
     """
     if group == "ablation-no-shortcuts":
-        return "ablation-no-zero-init"
+        return ("ablation-no-zero-init",)
     if group.startswith("ablation-"):
-        return "fast"
+        return ("fast", "fast-gpu")
     if group.startswith("trial-"):
-        return "trial-base"
-    return ""
+        return ("trial-base",)
+    return ()
+
+
+def same_machine(run, other):
+    """Whether two runs were made on one kind of device and in one number format."""
+    made, others = run.info["choices"], other.info["choices"]
+    return (made["device"], made["precision"]) == (others["device"], others["precision"])
 
 
 def gain(runs, others):
     """The mean difference of the accuracies of `runs` from those of `others`, seed by seed, and half its 95 % interval.
 
-    With one seed, the interval is that over test images of the two networks; it says nothing about other seeds.
+    Only runs of the same kind of machine and number format are compared; KeyError where one has no partner. With one
+    seed, the interval is that over test images of the two networks; it says nothing about other seeds.
     """
-    seeds = {setting(run, "seed"): run for run in others}
-    pairs = [(run, seeds[setting(run, "seed")]) for run in runs]  # KeyError where a seed is missing
+    seeds = {setting(run, "seed"): run for run in others if same_machine(run, runs[0])}
+    pairs = [(run, seeds[setting(run, "seed")]) for run in runs]
     if len(pairs) == 1:
         difference, interval = paired_accuracy(*pairs[0])
     else:
@@ -110,7 +117,8 @@ def gain(runs, others):
 
 BLOCKS = 20  # of an epoch's steps, whose means are taken as independent; see `block_autocorrelation`
 FIRST = 5  # the first running mean that reports print, at step 100 of 500, is that of the first fifth
-BATCHES = ("batch_size", "augmentation", "pad_with", "normalisation", "order", "seed")  # what a run's batches rest on
+# What a run's batches and their loss rest on, beside the data.
+BATCHES = ("batch_size", "augmentation", "pad_with", "normalisation", "order", "seed", "label_smoothing")
 
 
 def setting(run, name):
@@ -119,12 +127,15 @@ def setting(run, name):
 
 
 def control_of(run, runs):
-    """The zero-learning-rate control of `run` among `runs`: a run from its start, on its batches; or None."""
+    """The zero-learning-rate control of `run` among `runs`, or None: a run from its start, on its batches, made on the
+    same kind of machine; one of as many epochs, if there is one, else a longer one.
+    """
     controls = [
         other for other in runs
         if setting(other, "learning_rate") == 0
         and other.info["config"]["start"] == run.info["config"]["start"]
         and setting(other, "epochs") >= setting(run, "epochs")
+        and same_machine(run, other)
         and all(setting(other, name) == setting(run, name) for name in BATCHES)
     ]
     return min(controls, key=lambda other: setting(other, "epochs"), default=None)
@@ -140,9 +151,9 @@ def losses_by_epoch(run):
     return run.losses.reshape(len(run.history), -1)
 
 
-def block_means(values):
-    """The means of `BLOCKS` equal blocks of an array (steps,); of each step, where there are fewer steps."""
-    length = max(1, len(values) // BLOCKS)
+def block_means(values, blocks=BLOCKS):
+    """The means of equal blocks of an array (steps,); of each step, where there are fewer steps."""
+    length = max(1, len(values) // blocks)
     blocks = len(values) // length
     return values[:blocks * length].reshape(blocks, length).mean(1)
 
@@ -168,7 +179,7 @@ def rise_interval(losses):
     first, rest = np.split(blocks, [first_fifth(blocks)])
     freedom = len(blocks) - 2
     variance = (((first - first.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()) / freedom
-    error = (1 - 1 / FIRST) * (variance * (1 / len(first) + 1 / len(rest))) ** 0.5
+    error = len(rest) / len(blocks) * (variance * (1 / len(first) + 1 / len(rest))) ** 0.5
     return float(stats.t.ppf(0.975, freedom) * error)
 
 
@@ -180,11 +191,10 @@ def epoch_measures(run, before, control):
 
     - accuracy, change: test accuracy afterwards, and minus that before
     - running_mean_first, running_mean_last: of the last epoch's loss, after a fifth of its steps and after all
-    - control_change: the change of the control's accuracy, by its running statistics alone
-    - jump: the loss of the first ten steps minus the control's
+    - jump: the loss of ten steps after the first update minus the control's
     - excess: that of all steps of the last epoch
     - rise: of the running mean of the difference from the control, in the last epoch; rise_epoch_<n> in each of several
-    - train_loss_change: of the first training images without augmentation, minus the control's
+    - train_loss_change: of the first training images without augmentation, minus that of a control of as many epochs
     """
     change, change_interval = paired_accuracy(run, before)
     losses = losses_by_epoch(run)
@@ -197,19 +207,18 @@ def epoch_measures(run, before, control):
     }
     if control and control.name != run.name:
         differences = losses - losses_by_epoch(control)[:len(losses)]
-        after, earlier = (r.predictions["train_losses"].double().numpy() for r in (run, control))
+        first = min(setting(run, "zero_rate_epochs"), len(losses) - 1)
         found |= {
-            "control_change": paired_accuracy(control, before)[0],
-            "control_change_interval": paired_accuracy(control, before)[1],
-            "jump": differences[0, :10].mean(),
-            "jump_interval": interval_of_mean(differences[0, :10]),
+            "jump": differences[first, 1:11].mean(),  # the first loss is that of the weights before any update
             "excess": differences[-1].mean(),
             "excess_interval": interval_of_mean(block_means(differences[-1])),
             "rise": rise(differences[-1]),
             "rise_interval": rise_interval(differences[-1]),
-            "train_loss_change": (after - earlier).mean(),
-            "train_loss_change_interval": 1.96 * stats.sem(after - earlier),
         }
+        if len(control.history) == len(run.history):
+            after, earlier = (r.predictions["train_losses"].double().numpy() for r in (run, control))
+            found["train_loss_change"] = (after - earlier).mean()
+            found["train_loss_change_interval"] = 1.96 * stats.sem(after - earlier)
         if len(losses) > 1:
             for number, epoch in enumerate(differences, 1):
                 found[f"rise_epoch_{number}"] = rise(epoch)
@@ -220,15 +229,14 @@ def epoch_measures(run, before, control):
 def over_runs(measured):
     """Means over runs that differ by their seeds alone, from a list of dicts name -> float.
 
-    `<name>_interval` becomes half the 95 % interval of the mean over runs; of one run it stays as it is.
+    `<name>_interval` is half the 95 % interval of each mean over runs; of one run it stays as it is.
     """
     if len(measured) == 1:
         return measured[0]
     names = [name for name in measured[0] if all(name in one for one in measured)]
-    means = {name: statistics.mean(one[name] for one in measured) for name in names if not name.endswith("_interval")}
-    intervals = {f"{name}_interval": interval_of_mean([one[name] for one in measured]) for name in means
-                 if f"{name}_interval" in names}
-    return means | intervals
+    values = {name: [one[name] for one in measured] for name in names if not name.endswith("_interval")}
+    means = {name: statistics.mean(value) for name, value in values.items()}
+    return means | {f"{name}_interval": interval_of_mean(value) for name, value in values.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------- published

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import training
 from study.networks import residual_blocks
 from training import Recipe
+from utils import SubmissionError
 
 
 def recipe_of(run):
@@ -49,16 +50,22 @@ def steps_since_seen(images):
 def loss_since_seen(run, control, bins=10):
     """The loss of an image minus the control's for the same image, against the steps since it was last seen.
 
-    A DataFrame with a row for each of at most `bins` bins with as many images each: steps, the mean loss, and half its
-    95 % interval over images.
+    All images of a step share its weights, and weights drift. So each step's mean difference is subtracted first: what
+    is left compares images within a step. Where all images of a step were last seen in one step, as with the same or
+    the reversed order, nothing can be said; SubmissionError then.
+
+    A DataFrame with a row for each of at most `bins` bins with as many images each: steps, the mean of what is left,
+    and half its 95 % interval over images.
     """
-    gaps = steps_since_seen(images_by_step(run)).flatten()
-    differences = (image_losses(run) - image_losses(control)).flatten()
+    gaps = steps_since_seen(images_by_step(run))
+    differences = image_losses(run) - image_losses(control)
     seen = gaps > 0
-    frame = pd.DataFrame({"gap": gaps[seen], "difference": differences[seen]})
+    step = np.broadcast_to(np.arange(gaps[..., 0].size).reshape(*gaps.shape[:2], 1), gaps.shape)
+    frame = pd.DataFrame({"step": step[seen], "gap": gaps[seen], "difference": differences[seen]})
+    if not frame.groupby("step").gap.nunique().gt(1).any():
+        raise SubmissionError(f"in the run {run.name} all images of a step were last seen in one step")
+    frame["difference"] -= frame.groupby("step").difference.transform("mean")
     frame["bin"] = pd.qcut(frame.gap, bins, labels=False, duplicates="drop")
-    if frame.bin.isna().all():  # each image after the same number of steps
-        frame["bin"] = 0
     groups = frame.groupby("bin")
     return pd.DataFrame({
         "steps": groups.gap.mean(),

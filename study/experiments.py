@@ -37,15 +37,14 @@ HELD_OUT = 5_000  # training images on which trials are compared
 class Experiment:
     """One run of the study.
 
-    `start` is the name of the run whose weights it starts from, "" for none. `snapshots` are the epochs at which runs
-    of fewer epochs are kept, by the name `snapshot_name`.
+    `start` is the name of the run whose weights it starts from, "" for none. `snapshots` are the epochs after which the
+    network is kept as a run of so many epochs, whose name ends in that number as this one's does in its own.
     """
     name: str
     network: Callable
     recipe: Recipe
     start: str = ""
     held_out: bool = False
-    keep_weights: bool = False
     keep_image_losses: bool = False
     snapshots: tuple = ()
 
@@ -101,23 +100,13 @@ def parent_name(seed, epochs):
 def parents(plan, seed):
     """The course's network by the baseline schedule, with snapshots at the plan's ages."""
     recipe = replace(BASELINE, epochs=plan.ages[-1], schedule="step", step_epochs=plan.step_epochs, seed=seed)
-    return [Experiment(parent_name(seed, plan.ages[-1]), CourseNetwork, recipe, keep_weights=True,
+    return [Experiment(parent_name(seed, plan.ages[-1]), CourseNetwork, recipe,
                        snapshots=plan.ages[:-1])]
 
 
 def with_control(experiment):
     """An experiment and its control: the same batches from the same start at a learning rate of zero."""
-    recipe = experiment.recipe
-    control = Recipe(
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        learning_rate=0.0,
-        augmentation=recipe.augmentation,
-        pad_with=recipe.pad_with,
-        normalisation=recipe.normalisation,
-        order=recipe.order,
-        seed=recipe.seed,
-    )
+    control = replace(experiment.recipe, learning_rate=0.0)
     return [experiment, replace(experiment, name=f"{experiment.name}-control", recipe=control)]
 
 
@@ -172,7 +161,10 @@ def optimizers(plan):
 
 
 def from_long_recipe():
-    """The same first epoch, three orders of the batches, from our own network's long recipe."""
+    """The same first epoch, three orders of the batches, from our own network's long recipe.
+
+    The first order has the seed of its parent, whose batches were larger, mixed and changed more, 80 epochs before.
+    """
     return [experiment for order in range(3)
             for experiment in with_control(Experiment(f"long-restart-{order}", networks.submission_network,
                                                       Recipe(seed=order), "long-0"))]

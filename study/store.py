@@ -11,6 +11,8 @@ from study.experiments import HELD_OUT, groups
 from utils import SubmissionError
 
 WEIGHTS = "weights.safetensors"
+IMAGE_LOSSES = "image_losses.safetensors"
+RECORD = ("history.csv", "losses.csv", "predictions.safetensors", IMAGE_LOSSES, "run.json")  # in this order
 
 
 @functools.cache
@@ -61,31 +63,34 @@ class Store:
             probe = initial_probe(experiment.network, experiment.recipe.seed)
             wanted = training.configuration(probe, experiment.recipe, self.data_of(experiment), start)
         differences = training.differing(run.info["config"], wanted)
+        if experiment.keep_image_losses and not (run.folder / IMAGE_LOSSES).exists():
+            differences.append(f"no {IMAGE_LOSSES}")
         if differences:
             raise SubmissionError(f"the run {name} in {self.stored} is of another configuration: "
-                                  f"{', '.join(differences)}; train it with python -m study.train")
+                                  f"{', '.join(differences)}; remove it and train it with python -m study.train")
         return run
 
     def data_of(self, experiment):
         """The data that an experiment trains on."""
         return self.held_out if experiment.held_out else self.data
 
-    def is_stored(self, name):
-        """Whether `load` would find the run."""
-        try:
-            self.load(name)
-        except SubmissionError:
-            return False
-        return True
+    def has_record(self, name):
+        """Whether a record of the run `name` is stored, of whatever configuration."""
+        return (self.stored / name / "run.json").exists()
 
     def load_all(self, match_recipe_only=False):
         """The stored runs, name -> Run, in the order of the experiments; and the names of those that are missing.
 
-        Raises SubmissionError where a stored run is of another configuration.
+        A run whose start is not stored counts as missing. Raises SubmissionError where a stored run is of another
+        configuration.
         """
-        present = [name for name in self.experiments if (self.stored / name / "run.json").exists()]
-        missing = [name for name in self.experiments if name not in present]
-        return {name: self.load(name, match_recipe_only) for name in present}, missing
+        present, missing = {}, []
+        for name, experiment in self.experiments.items():
+            if self.has_record(name) and (not experiment.start or self.has_record(experiment.start)):
+                present[name] = self.load(name, match_recipe_only)
+            else:
+                missing.append(name)
+        return present, missing
 
     def train_all(self):
         """Train every run that is not stored, in the order of the groups."""
@@ -96,9 +101,10 @@ class Store:
     def train(self, name):
         """The run `name`, trained unless it is stored; its record, without weights, is stored as soon as it is done.
 
-        Raises SubmissionError where the weights that it starts from are not at hand, and as training.fit does.
+        Raises SubmissionError where a record of another configuration is stored, where the weights that it starts from
+        are not at hand, and as training.fit does.
         """
-        if self.is_stored(name):
+        if self.has_record(name):
             return self.load(name)
         experiment = self.experiments[name]
         run = training.load_or_train(
@@ -129,8 +135,7 @@ class Store:
     def keep(self, run):
         """Copy a finished run's record to the folder `stored`, run.json last: with it the run counts as finished."""
         target = self.stored / run.name
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        files = [file for file in run.folder.iterdir() if file.name not in (WEIGHTS, "run.json")]
-        for file in [*files, run.folder / "run.json"]:
-            shutil.copy(file, target)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in RECORD:
+            if (run.folder / name).exists():
+                shutil.copy(run.folder / name, target)

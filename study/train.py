@@ -44,10 +44,12 @@ def main():
     folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
     dataset = os.environ.get("DATASET") or "cifar10"
     try:
+        if options.stored == STORED and (dataset != "cifar10" or options.plan == "rehearsal"):
+            raise utils.SubmissionError("a rehearsal needs a folder of its own: add --stored FOLDER")
         store = Store(PLANS[options.plan], utils.load_data(folder, dataset), options.runs, options.stored)
         for name in selected(store, options.groups):
             if options.list:
-                state = "stored" if store.is_stored(name) else "missing"
+                state = "stored" if store.has_record(name) else "missing"
                 print(f"{state}  {name}  {store.experiments[name].recipe.epochs} epochs", flush=True)
             else:
                 run = store.train(name)

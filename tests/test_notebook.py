@@ -120,7 +120,7 @@ def test_the_layer_table_fails_on_what_it_cannot_describe(tmp_path, old, new, na
         layers.layer_table(names["ResNet"]().eval(), names["ResidualBlock"])
 
 
-@pytest.mark.parametrize("notebook", [NOTEBOOK, NOTEBOOK.with_name("study.ipynb")], ids=["submission", "study"])
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOK.parent.glob("*.ipynb")), ids=lambda notebook: notebook.stem)
 def test_form_of_the_notebook(notebook):
     found = nbformat.read(notebook, 4)
     nbformat.validate(found)

@@ -770,6 +770,34 @@ def test_code_that_computes_the_same_is_the_same_network():
     assert training.same_probe(probe(), probe(Rewritten))
 
 
+def test_a_probe_is_finite_where_large_scales_are_not():
+    class Scaled(Probed):
+        """Learnable temperatures, which have to be positive."""
+        def __init__(self, power=0.5):
+            super().__init__()
+            self.temperature, self.power = nn.Parameter(torch.ones(10)), power
+
+        def forward(self, x):
+            return super().forward(x) / self.temperature.pow(self.power)
+    large = training._with_random_constants(Scaled(), 4.0)
+    assert not np.isfinite(training._probe_on_some_device(large, 0)).all() and np.isfinite(probe(Scaled)).all()
+    assert training.same_probe(probe(Scaled), probe(Scaled))
+    assert not training.same_probe(probe(Scaled), probe(lambda: Scaled(0.25)))
+
+
+@pytest.mark.parametrize("filters, size", [(64, 3), (7, 3), (1, 1), (16, 5)])
+def test_any_number_of_filters_can_be_whitened(digits, filters, size):
+    """As many as there are components, once with either sign; the others stay random."""
+    net = nn.Sequential(nn.Conv2d(3, filters, size, padding=size // 2), nn.BatchNorm2d(filters))
+    before = net[0].weight.detach().clone()
+    training.whiten_first_filters(net, digits, digits.normalisation(), images=50)
+    half = min(filters // 2, 3 * size * size)
+    weight = net[0].weight.detach()
+    torch.testing.assert_close(weight[:half], -weight[half:2 * half])
+    assert torch.equal(weight[2 * half:], before[2 * half:]) and weight.isfinite().all()
+    training.whiten_first_filters(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), digits, digits.normalisation())
+
+
 def test_a_probe_leaves_model_and_random_numbers_as_they_are_and_takes_any_dtype():
     torch.manual_seed(3)
     net = Probed()
@@ -801,8 +829,8 @@ def test_a_field_that_a_stored_recipe_lacks_has_its_default(digits, stored, tmp_
 
 def test_a_run_records_the_code_that_made_it(uninterrupted, tmp_path):
     for name in training.ENGINE_FILES:
-        (tmp_path / name).write_text((ROOT / name).read_text() + "\n# a comment\n")
-    assert training.engine_hash(tmp_path) == uninterrupted.info["engine"] == training.ENGINE
+        (tmp_path / name).write_text((ROOT / name).read_text() + "\n# a comment\n\n    # and another\n")
+    assert training.engine_hash(tmp_path) == uninterrupted.info["choices"]["engine"] == training.ENGINE
     (tmp_path / "training.py").write_text((ROOT / "training.py").read_text().replace("PADDING = 4", "PADDING = 0"))
     assert training.engine_hash(tmp_path) != training.ENGINE
 

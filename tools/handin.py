@@ -1,6 +1,7 @@
 """Hands in: `collect` takes new runs into checkpoints/, `make zip` packs, `make colab` packs into one notebook."""
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from verify import images, judge  # noqa: E402
 
 NOTEBOOK = read_policy()["files"]["notebook"]
 PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
-         "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures/first-page.png", "tests")
+         "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures", "tests")
 STUDY = ("report/study.*", "tests/test_study.py")  # no part of a submission
 PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu", "your-account")
 UNPACK = '''# This notebook carries its project with it: here it is unpacked, beside the notebook.
@@ -39,12 +40,15 @@ def repository():
 def pack(target, weights, without=()):
     """Write the submission, in a folder, to the zip file `target`; sorted and without dates: same files, same bytes.
 
-    Of runs and figures it holds those that the notebook's record names, and no others.
+    Of runs it holds those that the notebook's record names, and no others; of the study it holds nothing.
     """
     folder = repository()
     files = {file for part in PARTS if part not in without
              for file in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))}
     files -= {file for pattern in STUDY for file in ROOT.glob(pattern)}
+    if (ROOT / "report" / "study.json").exists():
+        study = json.loads((ROOT / "report" / "study.json").read_text(encoding="utf-8"))
+        files -= {ROOT / name for name in study["code"]["files"] if name.startswith("figures/")}
     files |= {ROOT / name for name in record(nbformat.read(ROOT / NOTEBOOK, 4)).get("files", {})}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(files):
