@@ -239,7 +239,7 @@ def from_network(submission, notebook, template, runs, main, data, policy):
     found += [(*fact, "the template's definition") for fact in template_facts()] if same else []
     if main and place.format(main.folder) not in submission.files:
         rows.append(Row("weights", "unverified", f"{place.format(main.folder)} is missing: no accuracy was measured"))
-    elif data is None:
+    elif main and data is None:
         rows.append(Row("weights", "unverified", "there is no CIFAR-10 here to evaluate the weights on: set "
                         "CIFAR10_DIR, or put it into data/"))
     weights, given, images = {}, {}, torch.cat([data.test_images, data.test_images.flip(3)]) if data else None
