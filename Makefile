@@ -22,7 +22,7 @@ paper:  ## build report/report.pdf from the submitted notebook as it stands, wit
 	@$(ENV) $(CONVERT) notebooks/assignment2.ipynb
 	@$(ENV) pdftoppm -png -singlefile -r 80 report/report.pdf figures/first-page
 
-submission:  ## run the notebook in place on CIFAR-10 (no stand-in data), then build report/report.pdf
+submission:  ## run the notebook in place on CIFAR-10 (no fallback data), then build report/report.pdf
 	@OUTPUT=submission DATASET=cifar10 FRESH=0 $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
 	@$(ENV) --no-tex python tools/handin.py collect
 	@$(MAKE) --no-print-directory paper

@@ -192,7 +192,7 @@ def since_last_seen(curves):
     for (label, curve), colour in zip(curves.items(), COLOURS):
         axes.errorbar(curve.steps, curve["mean"], curve.interval, color=colour, marker="o", markersize=2.5,
                       elinewidth=0.6, label=label)
-    axes.set(xlabel="steps since the image was last seen", ylabel="loss minus the control's")
+    axes.set(xlabel="steps since the image was last seen", ylabel="relative loss")
     figure.legend(loc="outside upper center", ncols=2, handlelength=1)
     return figure
 

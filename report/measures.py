@@ -194,7 +194,8 @@ def epoch_measures(run, before, control):
     - jump: the loss of ten steps after the first update minus the control's
     - excess: that of all steps of the last epoch
     - rise: of the running mean of the difference from the control, in the last epoch; rise_epoch_<n> in each of several
-    - train_loss_change: of the first training images without augmentation, minus that of a control of as many epochs
+    - change_from_control: of the test accuracy, beyond that of a control of as many epochs
+    - train_loss_change: of the first training images without augmentation, beyond that of such a control
     """
     change, change_interval = paired_accuracy(run, before)
     losses = losses_by_epoch(run)
@@ -217,6 +218,7 @@ def epoch_measures(run, before, control):
         }
         if len(control.history) == len(run.history):
             after, earlier = (r.predictions["train_losses"].double().numpy() for r in (run, control))
+            found["change_from_control"], found["change_from_control_interval"] = paired_accuracy(run, control)
             found["train_loss_change"] = (after - earlier).mean()
             found["train_loss_change_interval"] = 1.96 * stats.sem(after - earlier)
         if len(losses) > 1:

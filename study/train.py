@@ -1,8 +1,8 @@
 """Train the runs of the study that are not stored yet; again after an interruption, it goes on where it stopped.
 
-    python -m study.train                          # all groups of runs, in order, on this machine's plan
-    python -m study.train --plan cpu ablations     # one group, or the names of single runs
-    python -m study.train --list                   # which runs are stored, which are missing
+    python -m study.train              # all groups of runs, in order
+    python -m study.train ablations    # one group, or the names of single runs
+    python -m study.train --list       # which runs are stored, which are missing
 """
 import argparse
 import os
@@ -36,7 +36,7 @@ def main():
     """Parse the command line, then list or train."""
     parser = argparse.ArgumentParser(prog="python -m study.train", description="Train the runs of the study.")
     parser.add_argument("groups", nargs="*", help="groups of runs, or runs, to train; without them, all")
-    parser.add_argument("--plan", choices=PLANS, default="gpu" if utils.DEVICE.type == "cuda" else "cpu")
+    parser.add_argument("--plan", choices=PLANS, default="gpu", help="how much is trained; the notebook reads gpu")
     parser.add_argument("--stored", type=Path, default=STORED, help="where records of finished runs are")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "checkpoints", help="where runs are trained")
     parser.add_argument("--list", action="store_true", help="list the runs, train nothing")
