@@ -628,9 +628,9 @@ class Paper:
         return latex
 
 
-def sources_of(nb):
-    """What a paper is made from, file name -> bytes: executed notebook, ledger, versions, references."""
-    sources = {"assignment2.ipynb": nbformat.writes(nb).encode(errors="replace"),
+def sources_of(nb, name):
+    """What a paper is made from, file name -> bytes: the executed notebook `name`, ledger, versions, references."""
+    sources = {f"{name}.ipynb": nbformat.writes(nb).encode(errors="replace"),
                BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes()}
     results = (ROOT / str(record(nb).get("results", "no ledger"))).resolve()
     if not results.is_relative_to(ROOT.resolve()) or results.suffix not in ("", ".json"):
@@ -677,7 +677,7 @@ class PaperExporter(LatexExporter):
         for cell in nb.cells:  # some editors write ids that nbformat does not allow
             if "id" in cell:
                 cell.id = re.sub(r"[^a-zA-Z0-9_-]", "-", str(cell.id))[:64] or "cell"
-        sources = sources_of(nb)
+        sources = sources_of(nb, (resources or {}).get("metadata", {}).get("name", "notebook"))
         latex, resources = super().from_notebook_node(nb, resources, **kw)
         try:
             pdf, latex, noted = typeset(latex, resources["paper"].files, resources["paper"].names)
