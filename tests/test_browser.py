@@ -16,7 +16,7 @@ from test_verify import LEFT_OUT, NOTEBOOK
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium (Debian: apt-get install chromium)")
 BUSY = """() => !document.querySelector("[data-mime-type='application/vnd.jupyter.error']")
-    && (!/okaybody10 .2022/.test(document.body.innerText)  // the last one of the references
+    && (!/jooeun9199 .2022/.test(document.body.innerText)  // the last one of the references
         || [...document.querySelectorAll(".jp-InputPrompt")].some(prompt => prompt.innerText.includes("*")))"""
 
 
