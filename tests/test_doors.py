@@ -125,7 +125,7 @@ def test_the_record_names_no_file_outside_of_the_project(tmp_path, monkeypatch):
     record = {"cells": [], "files": {}, "texts": [], "results": "../foreign.json"}
     nb = new_notebook(cells=[code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])])
     with pytest.raises(SystemExit, match="outside of the project"):
-        exporter.sources_of(nb)
+        exporter.sources_of(nb, "notebook")
 
 
 def test_links_of_the_paper_lead_to_the_web_alone(tmp_path):
