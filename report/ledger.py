@@ -187,7 +187,7 @@ class Ledger(dict):
                  "test_images": len(data.test_labels), "standin": data.standin}
         code = [ROOT / "report" / name for name in CODE]
         if document != "report":
-            code += sorted((ROOT / document).glob("*.py"))
+            code += sorted((ROOT / document).glob("[a-z]*.py"))
         files = {os.path.relpath(file, ROOT): file for file in (*sorted(ROOT.glob("*.py")), *code, *_drawn)}
         for run in runs:  # a submission's runs are in checkpoints/, or will be once they have been collected
             place = os.path.relpath(run.folder, ROOT)

@@ -69,7 +69,7 @@ def lines_of_code(notebook):
 @both_notebooks
 def test_the_notebook_reads_like_a_tutorial(notebook):
     """Its bars: most of it is text, cells are short, and little comes before the first idea."""
-    bars = {NOTEBOOK: (260, (1300, 1800), 61), STUDY: (190, (900, 1800), 42)}
+    bars = {NOTEBOOK: (260, (1300, 1800), 62), STUDY: (190, (900, 1800), 42)}
     most_lines, words, most_cells = bars[notebook]
     lines = lines_of_code(notebook)
     assert sum(map(len, lines.values())) <= most_lines
