@@ -16,7 +16,7 @@ import yaml
 from fresh import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
 from IPython.display import Markdown, display
-from measures import follows
+from measures import follows, group_of
 from nbconvert.filters import escape_latex
 
 from training import ENGINE, choices, key_of
@@ -166,8 +166,8 @@ class Ledger(dict):
         groups, names = {}, {run.key: run.name for run in runs}
         for run in runs:
             made, start = run.info["choices"], names.get(run.info["config"]["start"])
-            what = f"epochs from {start}" if start else re.sub(r"(-\d+)+$", "", run.name)
-            if run.info.get("engine") != ENGINE:
+            what = f"epochs from {start}" if start else group_of(run.name)
+            if made.get("engine") != ENGINE:
                 what += " *"
             machine = f"{made['device']}, {made['threads']} threads", f"{made['precision']}, torch {made['torch']}"
             groups.setdefault((what, *machine), []).append(run)

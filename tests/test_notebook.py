@@ -180,6 +180,7 @@ def test_report_says_what_the_ledger_says(report):
     assert training.same_probe(run.info["config"]["network"], probe(NAMES["ResNet"]))  # the same in notebook and tests
     assert run.info["config"]["data"] == results["data"]["fingerprint"] and len(run.history) == 1
     assert not re.search("[{}]", text)  # an f-string that is none
+    assert "resnet *" not in text  # the star of runs that another version of the training code made
 
 
 def test_report_leaves_the_submission_alone(report):
