@@ -12,7 +12,7 @@ help:  ## list these commands
 	@sed -n 's/^\([a-z]*\): *## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 report:  ## run the notebook and build the paper from it, in build/
-	@OUTPUT=build $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
+	@OUTPUT=build $(ENV) python -m tools.run_notebook notebooks/assignment2.ipynb build/assignment2.ipynb
 	@$(ENV) $(CONVERT) --output-dir build build/assignment2.ipynb
 
 test:  ## run the tests
@@ -23,28 +23,28 @@ paper:  ## build report/report.pdf from the submitted notebook as it stands, wit
 	@$(ENV) pdftoppm -png -singlefile -r 80 report/report.pdf figures/first-page
 
 submission:  ## run the notebook in place on CIFAR-10 (no fallback data), then build report/report.pdf
-	@OUTPUT=submission DATASET=cifar10 FRESH=0 $(ENV) python tools/run_notebook.py notebooks/assignment2.ipynb notebooks/assignment2.ipynb
-	@$(ENV) --no-tex python tools/handin.py collect
+	@OUTPUT=submission DATASET=cifar10 FRESH=0 $(ENV) python -m tools.run_notebook notebooks/assignment2.ipynb notebooks/assignment2.ipynb
+	@$(ENV) --no-tex python -m tools.handin collect
 	@$(MAKE) --no-print-directory paper
 
 study:  ## run the study in place on its stored runs and CIFAR-10, then build report/study.pdf (FRESH=1: train missing runs)
-	@OUTPUT=submission DATASET=cifar10 $(ENV) python tools/run_notebook.py notebooks/study.ipynb notebooks/study.ipynb
+	@OUTPUT=submission DATASET=cifar10 $(ENV) python -m tools.run_notebook notebooks/study.ipynb notebooks/study.ipynb
 	@$(ENV) $(CONVERT) --output study notebooks/study.ipynb
 
 verify:  ## say which of the numbers hold: this folder's, or SUBMISSION=archive.zip's (RERUN=1: run its notebook, too)
-	@$(ENV) --sandbox python grading/verify.py
+	@$(ENV) --sandbox python -m grading.verify
 
 grade:  ## judge all archives in SUBMISSIONS=folder/, JOBS at a time: build/grades.csv and build/grades.html
-	@$(ENV) --sandbox python grading/grade.py
+	@$(ENV) --sandbox python -m grading.grade
 
 zip:  ## pack the submission into build/submission.zip (WEIGHTS=0: without weights, under 5 MB)
-	@$(ENV) --no-tex python tools/handin.py zip
+	@$(ENV) --no-tex python -m tools.handin zip
 
 colab:  ## write build/assignment2_colab.ipynb, which carries everything it needs
-	@$(ENV) --no-tex python tools/handin.py colab
+	@$(ENV) --no-tex python -m tools.handin colab
 
 bench:  ## measure the training speed
-	@$(ENV) --no-tex python tests/bench.py
+	@$(ENV) --no-tex python -m tests.bench
 
 clean:  ## remove build/ (unfinished runs with it) and caches
 	@rm -rf build

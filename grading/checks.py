@@ -18,22 +18,20 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import measures
 import numpy as np
 import pandas as pd
-import sandbox
 import torch
-from archive import Refused, allowed, parse_json
-from definitions import definitions
-from fresh import cell_names, code_hash, definition_cells, record, results_hash, shown, stale
-from inside import facts, probabilities
 
 import training
 import utils
+from analysis import run_statistics
+from grading import sandbox
+from grading.archive import Refused, allowed, parse_json
+from grading.sandbox_tasks import facts, probabilities
+from report.freshness import cell_names, code_hash, definition_cells, record, results_hash, shown, stale
+from tools.notebook_definitions import definitions
+from tools.project_files import ROOT, project_files
 
-ROOT = Path(__file__).resolve().parent.parent
-CODE = ("*.py", "report/*.py", "report/*.csv", "report/twocolumn/*", "tools/*.py", "grading/inside.py",
-        "requirements.txt")  # what the sandbox gets of this copy
 HISTORY = "epoch,train_loss,train_accuracy,learning_rate,seconds"
 FACTS = ("parameters", "forward_cost", "block_difference")  # what definitions may tell of themselves, and layer_output
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: no parameters
@@ -59,7 +57,7 @@ def read_policy(path=ROOT / "grading" / "policy.toml"):
 
 def code():
     """This copy's own code as the sandbox takes it: name -> path."""
-    return {str(file.relative_to(ROOT)): file for pattern in CODE for file in ROOT.glob(pattern) if file.is_file()}
+    return {str(file.relative_to(ROOT)): file for file in project_files("sandbox")}
 
 
 # ------------------------------------------------------------------------------------------------ files and records
@@ -327,10 +325,10 @@ def from_predictions(run, predicted, mirrored, labels, classes, main, where):
         if main:
             yield f"test_{name}", value, where
     if main:
-        confusion = measures.confusion_matrix(predicted, labels, len(classes))
+        confusion = run_statistics.confusion_matrix(predicted, labels, len(classes))
         for name, right, all_of_it in zip(classes, confusion.diagonal(), confusion.sum(1)):
             yield f"class_accuracy/{name}", float(100 * right / max(all_of_it, 1)), where
-        yield "most_confused_share", float(measures.most_confused(confusion)[2]), where
+        yield "most_confused_share", float(run_statistics.most_confused(confusion)[2]), where
 
 
 def from_records(main, runs, claims):
@@ -346,21 +344,21 @@ def from_records(main, runs, claims):
     for run in claimed:
         images = len(run.predictions["labels"])
         found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy,
-                 "accuracy_interval": measures.accuracy_interval(run.accuracy, images)}
+                 "accuracy_interval": run_statistics.accuracy_interval(run.accuracy, images)}
         before = next((other for other in claimed if other.key == run.info["config"].get("start")), None)
         with contextlib.suppress(*unknown):
             if before:
-                found |= measures.epoch_measures(run, before, measures.control_of(run, claimed))
+                found |= run_statistics.epoch_measures(run, before, run_statistics.control_of(run, claimed))
         yield from ((f"{run.folder}/{what}", value, where) for what, value in found.items())
-        groups.setdefault(measures.group_of(run.name), []).append((run, found))
+        groups.setdefault(run_statistics.group_of(run.name), []).append((run, found))
     for name, members in groups.items():
         of_one, found = zip(*members)
         of_all = {}
         if len(members) > 1:
-            of_all = measures.over_runs(found) | measures.of_seeds(of_one)
+            of_all = run_statistics.over_runs(found) | run_statistics.of_seeds(of_one)
         with contextlib.suppress(*unknown):
-            reference = [run for group in measures.references_of(name) for run, _ in groups.get(group, [])]
-            of_all |= measures.gain(of_one, reference)
+            reference = [run for group in run_statistics.references_of(name) for run, _ in groups.get(group, [])]
+            of_all |= run_statistics.gain(of_one, reference)
         yield from ((f"{name}/{what}", value, where) for what, value in of_all.items())
 
 
@@ -432,7 +430,7 @@ def concluded(claims):
             said = str(claim.get("unit"))[:200]
             try:
                 left, comparison, right = said.split()
-                true = claim["value"] is True and measures.follows(values, left, comparison, float(right))
+                true = claim["value"] is True and run_statistics.follows(values, left, comparison, float(right))
             except (ValueError, KeyError, TypeError):
                 true = False
             yield Row(name, "holds" if true else "contradicted", f"{name}: {said}" + " does not hold" * (not true),

@@ -17,11 +17,9 @@ from pathlib import Path
 import joblib
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
-
-import sandbox  # noqa: E402
-from checks import read_policy  # noqa: E402
+from grading import sandbox
+from grading.checks import read_policy
+from tools.project_files import ROOT, project_files
 
 COLUMNS = ("archive", "verdict", "claimed", "measured", "contradictions", "unverified", "seconds", "reason")
 VERDICTS = ("holds", "contradicted", "not verifiable")
@@ -61,8 +59,7 @@ def submissions(folder):
 def key_of(path):
     """What a kept verdict belongs to: the archive, the judge and the data, as hexadecimal digits."""
     digest = hashlib.sha256(os.environ.get("CIFAR10_DIR", "").encode())
-    own = [*ROOT.glob("grading/*"), *ROOT.glob("report/*.py"), ROOT / read_policy()["files"]["notebook"]]
-    for file in sorted(file for file in own if file.is_file()):
+    for file in project_files("judge"):
         digest.update(file.read_bytes())
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         status = file.lstat()
@@ -152,10 +149,11 @@ def main(folder, build):
         if place.exists():
             verdicts.append({"archive": name} | json.loads(place.read_text()))
         else:  # nothing of this module, so that workers elsewhere need not have it
-            command = ["timeout", "-s", "KILL", str(seconds), sys.executable, str(ROOT / "grading" / "verify.py"),
+            command = ["timeout", "-s", "KILL", str(seconds), sys.executable, "-m", "grading.verify",
                        str(path.resolve()), str(place.with_suffix(".new"))]
             tasks[command[-1]] = name, place, joblib.delayed(subprocess.run)(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings,
+                cwd=ROOT)
     try:
         with workers(jobs) as work:
             for done in tqdm(work(task for *_, task in tasks.values()), total=len(tasks), desc="archives", unit=""):

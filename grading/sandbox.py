@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-import archive
+from grading import archive
 
 MB = 1_000_000
 SPARE = 0.05  # of this machine's memory: where less is left, whatever runs in the sandbox is stopped
@@ -81,8 +81,8 @@ def packed(content):
 
 
 def results(inputs, task, policy, before=(), data=None):
-    """The files, name -> bytes, that a task of inside.py gives; Stopped where it fails or gives no archive."""
-    given = run(inputs, [*before, *python("grading/inside.py", task)], policy["sandbox"], data)
+    """The files, name -> bytes, that a task of sandbox_tasks.py gives; Stopped where it fails or gives no archive."""
+    given = run(inputs, [*before, *python("grading/sandbox_tasks.py", task)], policy["sandbox"], data)
     limits = policy["archive"] | {"one_file": policy["sandbox"]["output"], "unpacked": policy["sandbox"]["output"],
                                   "ratio": float("inf")}
     try:

@@ -13,21 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import nbformat
+
+import utils
+from analysis import run_statistics
+from grading import checks, paper_comparison, sandbox
+from grading.archive import Refused, parse_json, read
+from grading.checks import Row, listed, read_policy, told
+from report.freshness import definitions_hash, file_hash
+from tools.project_files import ROOT
+
 START = time.monotonic()
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
-
-import checks  # noqa: E402
-import measures  # noqa: E402
-import nbformat  # noqa: E402
-import paper  # noqa: E402
-import sandbox  # noqa: E402
-from archive import Refused, parse_json, read  # noqa: E402
-from checks import Row, listed, read_policy, told  # noqa: E402
-from fresh import definitions_hash, file_hash  # noqa: E402
-
-import utils  # noqa: E402
-
 WORDS = {"holds": "Holds", "recorded": "Agrees with the records of the runs, which nobody repeated",
          "contradicted": "Does not hold", "unverified": "Could not be checked", "implausible": "Possible, but ask"}
 CODES = {"contradicted": 1, "unverified": 2, "implausible": 2}
@@ -95,7 +91,8 @@ def fill(verdict, submission, policy, data, rerun):
     accuracy = claims.get("test_accuracy", {})
     verdict.claimed = accuracy.get("value") if type(accuracy.get("value")) in (int, float) else None
     with ThreadPoolExecutor(1) as pool:
-        papers = [pool.submit(task, submission, notebook, policy) for task in (paper.handed, paper.made)]  # meanwhile
+        tasks = (paper_comparison.handed, paper_comparison.made)
+        papers = [pool.submit(task, submission, notebook, policy) for task in tasks]  # meanwhile
         rows += checks.together(submission, notebook, results, policy)
         rows += checks.data_rows(results, policy)
         runs, faults = checks.load_runs(submission, policy)
@@ -114,14 +111,14 @@ def fill(verdict, submission, policy, data, rerun):
             for name, value, where in found:  # the last ones are the weights'
                 if name == "test_accuracy":
                     verdict.measured, verdict.measured_by = value, where
-        published = measures.published()[1].items()
-        rows += checks.held(claims, [(f"published/{name}", float(value), "report/published.csv")
+        published = run_statistics.published()[1].items()
+        rows += checks.held(claims, [(f"published/{name}", float(value), "analysis/published.csv")
                                      for name, value in published], policy)
         rows += [*checks.concluded(claims), *checks.implausible(runs, policy)]
     try:
         handed = papers[0].result()
-        verdict.first_page = paper.first_page(handed)
-        rows += paper.compared(submission, handed, papers[1].result(), template, claims, runs, policy)
+        verdict.first_page = paper_comparison.first_page(handed)
+        rows += paper_comparison.compared(submission, handed, papers[1].result(), template, claims, runs, policy)
     except (sandbox.Stopped, Refused) as error:
         kind = "unverified" if names["paper"] in submission.files else "contradicted"
         rows.append(Row("paper", kind, f"the paper was not held against the notebook: {error}"))

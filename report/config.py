@@ -8,11 +8,11 @@ from nbformat.warnings import DuplicateCellId
 
 HERE = Path(__file__).resolve().parent
 warnings.simplefilter("ignore", DuplicateCellId)  # an editor's fault, which nbformat mends
-sys.path.insert(0, str(HERE))  # so that nbconvert finds the exporter from any working directory
+sys.path.insert(0, str(HERE.parent))  # so that nbconvert finds the exporter from any working directory
 
 c = get_config()  # noqa: F821 (nbconvert provides it)
-c.NbConvertApp.export_format = "exporter.PaperExporter"
-c.NbConvertApp.writer_class = "exporter.PaperWriter"
+c.NbConvertApp.export_format = "report.exporter.PaperExporter"
+c.NbConvertApp.writer_class = "report.exporter.PaperWriter"
 c.NbConvertApp.output_base = "report"
 c.NbConvertApp.log_level = "WARN"  # the writer says where the paper is; faults stay visible
 c.FilesWriter.build_directory = str(HERE)  # --output-dir overrides it

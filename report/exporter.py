@@ -16,22 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-import formulas
 import nbformat
-import pictures
-import tables
 import yaml
 from bs4 import BeautifulSoup, Comment
-from fresh import MIME_TYPE, cell_names, record, shown, stale
 from nbconvert.exporters import LatexExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath, import_plugin
 from nbconvert.writers import FilesWriter
 from nbformat.v4 import new_raw_cell
 from traitlets.config import Config
-from typeset import BIBLIOGRAPHY, attach, fail, run, typeset
+
+from report import formulas, pictures, tables
+from report.freshness import MIME_TYPE, cell_names, record, shown, stale
+from report.typeset import BIBLIOGRAPHY, attach, fail, run, typeset
+from tools.project_files import ROOT
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 DRAFT = bool(os.environ.get("DRAFT"))  # builds whatever it is given, and says DRAFT on every page
 NUMBER = r"\d+(?:\.\d+)*"
 # before a heading: "1.2 Layers", but not "3 layers are enough"

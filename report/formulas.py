@@ -2,8 +2,8 @@
 
 import re
 
-from tables import BRACED, split
-from typeset import fail
+from report.tables import BRACED, split
+from report.typeset import fail
 
 # Commands that open files, embed them, act on the reader's machine, change what a letter means, or end the paper.
 FORBIDDEN = re.compile(

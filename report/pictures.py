@@ -8,7 +8,8 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from PIL import Image
-from typeset import fail, run
+
+from report.typeset import fail, run
 
 KINDS = ("application/pdf", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")  # the first of them
 CONVERTERS = {"rsvg-convert": "rsvg-convert -f pdf",

@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from typeset import fail
+from report.typeset import fail
 
 COLUMN, PAGE, HEIGHT = 232, 490, 600  # points that the template's geometry leaves
 PLACES = ((COLUMN, 9), (COLUMN, 8), (COLUMN, 7), (PAGE, 9), (PAGE, 8), (PAGE, 7))  # room, size of the print

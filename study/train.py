@@ -9,13 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-STORED = ROOT / "checkpoints" / "study"
-sys.path[:0] = [str(ROOT), str(ROOT / "report"), str(ROOT / "tools")]
+import utils
+from study.experiments import PLANS
+from study.store import Store
+from tools.project_files import ROOT
 
-import utils  # noqa: E402
-from study.experiments import PLANS  # noqa: E402
-from study.store import Store  # noqa: E402
+STORED = ROOT / "checkpoints" / "study"
 
 
 def selected(store, names):

@@ -13,22 +13,19 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
+import pandas as pd
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
 
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
-from definitions import definitions  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from torchvision import transforms  # noqa: E402
-
-import training  # noqa: E402
-import utils  # noqa: E402
-from speed import ProductGradients  # noqa: E402
+import training
+import utils
+from tools.notebook_definitions import definitions
+from tools.project_files import ROOT
+from training.speed import ProductGradients
 
 GPU = utils.DEVICE.type == "cuda"
 ROUNDS, IMAGES, BATCHES = (5, 50_000, (512, 1024)) if GPU else (5, 2_048, (256, 512, 1024))
@@ -103,7 +100,7 @@ def course_loop():
 
 def our_loop(data, recipe, gradients=ProductGradients):
     """(b), (c), (e), (f) One epoch of `fit`, without its evaluation."""
-    training.ProductGradients = gradients  # has no effect on a GPU
+    training.engine.ProductGradients = gradients  # has no effect on a GPU
     with tempfile.TemporaryDirectory() as folder:
         run = training.fit(ResNet(), data, folder, recipe)
     return len(run.losses) * recipe.batch_size / run.info["seconds"]

@@ -19,12 +19,9 @@ import pytest
 from nbconvert.exporters import LatexExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "report"))
-
-import exporter  # noqa: E402
-import typeset  # noqa: E402
-from fresh import code_hash  # noqa: E402
+from report import exporter, typeset
+from report.freshness import code_hash
+from tools.project_files import ROOT
 
 matplotlib.use("pdf")
 HOSTILE = r"\ % $ # & _ { } ~ ^ \input{/etc/passwd} \write18{id}"

@@ -5,14 +5,14 @@ Every twentieth of that number goes all the way to PDF.
 import base64
 import os
 
-import exporter
 import pytest
-import typeset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbconvert.exporters import LatexExporter
 from nbformat import from_dict
 from test_exporter import HOSTILE, figure_pdf
+
+from report import exporter, typeset
 
 EXAMPLES = int(os.environ.get("FUZZ") or 60)
 FRAGMENTS = (

@@ -16,18 +16,12 @@ import time
 import zipfile
 from datetime import date, timedelta
 
-import checks
-import forger
-import grade
+import forgeries
 import matplotlib.pyplot as plt
-import paper
 import pytest
-import sandbox
 import torch
-import verify
-from archive import Refused, read
 from conftest import ROOT
-from forger import (
+from forgeries import (
     BOOK,
     LEDGER,
     PAPER,
@@ -41,12 +35,15 @@ from forger import (
     submission,
     write_notebook,
 )
-from fresh import MIME_TYPE
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.textpath import TextPath
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from pypdf import PdfReader, PdfWriter
 from safetensors.torch import load
+
+from grading import checks, grade, paper_comparison, sandbox, verify
+from grading.archive import Refused, read
+from report.freshness import MIME_TYPE
 
 needs_sandbox = pytest.mark.skipif(not sandbox.usable(), reason=f"{sandbox.NEEDED}: no proof of the sandbox")
 ACCURACY = "test_accuracy"
@@ -80,20 +77,20 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    return forger.small_world(tmp_path_factory.mktemp("small"))
+    return forgeries.small_world(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture
 def world(original, monkeypatch):
     monkeypatch.setattr(sandbox, "results", remembered)
-    return forger.World(dict(original.files), copy.deepcopy(original.policy), original.data)
+    return forgeries.World(dict(original.files), copy.deepcopy(original.policy), original.data)
 
 
 @pytest.fixture
 def no_paper(monkeypatch):
     """Leave the paper out of the verdict: whatever is caught is caught by the numbers."""
     for name, given in (("handed", {}), ("made", {}), ("compared", []), ("first_page", b"")):
-        monkeypatch.setattr(paper, name, lambda *_, given=given: given)
+        monkeypatch.setattr(paper_comparison, name, lambda *_, given=given: given)
 
 
 def judged(world, data=True):
@@ -126,12 +123,12 @@ def test_without_images_or_weights_nothing_passes(world, no_paper):
 
 
 def test_other_images_have_a_bound(world, no_paper):
-    other = forger.utils.Data(world.data.train_images, world.data.train_labels, world.data.test_images.flip(0),
+    other = forgeries.utils.Data(world.data.train_images, world.data.train_labels, world.data.test_images.flip(0),
                               world.data.test_labels, world.data.classes, "other images")
     world.policy["images"]["other"] = 100.0
-    assert judged(forger.World(world.files, world.policy, other)).code == 0
+    assert judged(forgeries.World(world.files, world.policy, other)).code == 0
     world.policy["images"]["other"] = 0.0
-    verdict = judged(forger.World(world.files, world.policy, other))
+    verdict = judged(forgeries.World(world.files, world.policy, other))
     assert verdict.code == 1 and "on other images than its own" in verdict.reason
 
 
@@ -235,8 +232,8 @@ def record(world, change):
 
 def other_picture(world, keep):
     """Have the figure's cell show another PNG, beside its PDF or alone."""
-    png = forger.drawn([1, 2, 3], "png")
-    edit_cell(world, "fig-loss", lambda cell: cell.update(outputs=[forger.shown_as({
+    png = forgeries.drawn([1, 2, 3], "png")
+    edit_cell(world, "fig-loss", lambda cell: cell.update(outputs=[forgeries.shown_as({
         **(dict(cell.outputs[0].data) if keep else {}), "image/png": base64.b64encode(png).decode()})]))
 
 
@@ -368,7 +365,8 @@ def test_forgery(world, no_paper, name):
 # What a definition does to the process that runs it, with a claim of 96.31 %
 DEFINITIONS = {
     "replaces_the_judges_functions": (
-        "import measures, utils\nutils.accuracy_of = measures.most_confused = lambda *_: (1, 2, 96.31)\n", "96.31"),
+        "import utils\nfrom analysis import run_statistics\n"
+        "utils.accuracy_of = run_statistics.most_confused = lambda *_: (1, 2, 96.31)\n", "96.31"),
     "ends_the_process": ("import os\nos._exit(0)", "did not run in the sandbox"),
     "runs_forever": ("while True:\n    pass", "did not run in the sandbox"),
     "tells_its_own_facts": (
@@ -395,7 +393,7 @@ def test_a_definition_cannot_reach_the_judge(world, no_paper, tmp_path, name):
     assert verdict.code == 1  # its predictions are not 96.31 % right in any case
     assert not [row for row in verdict.rows if row.found == 96.31]
     assert not (tmp_path / "was here").exists()
-    assert forger.utils.accuracy_of(torch.eye(2), torch.arange(2)) == 100
+    assert forgeries.utils.accuracy_of(torch.eye(2), torch.arange(2)) == 100
 
 
 # -------------------------------------------------------------------------------------------------------- the paper
@@ -485,7 +483,8 @@ def test_a_missing_paper_is_contradicted(world):
 
 @needs_sandbox
 def test_a_paper_that_does_not_say_its_accuracy_is_contradicted(world):
-    rows = list(paper.number_rows([["cell 1", "typed", "It is good."]], ([], []), {ACCURACY: {"value": 10.5}}))
+    claims = {ACCURACY: {"value": 10.5}}
+    rows = list(paper_comparison.number_rows([["cell 1", "typed", "It is good."]], ([], []), claims))
     assert [row.said for row in rows] == ["the paper does not say the accuracy claimed, 10.5"]
 
 
@@ -607,8 +606,8 @@ def test_nothing_of_an_archive_is_run_by_the_command(world, tmp_path):
     trace = tmp_path / "trace"
     code = RUNS_CODE.format(str(trace)).encode()
     names = ("html.py", "traitlets.py", "sitecustomize.py", "usercustomize.py", "conftest.py", "utils.py",
-             "training.py", "report/html.py", "report/exporter.py", "report/config.py", "grading/verify.py",
-             "tools/definitions.py", "notebooks/utils.py", "x.pth", ".venv/lib/x.pth", "setup.py",
+             "training/__init__.py", "report/html.py", "report/exporter.py", "report/config.py", "grading/verify.py",
+             "tools/notebook_definitions.py", "notebooks/utils.py", "x.pth", ".venv/lib/x.pth", "setup.py",
              "__pycache__/utils.cpython-311.pyc")
     make = f"all verify:\n\ttouch {trace}\n".encode()
     files = {**world.files, **dict.fromkeys(names, code), "Makefile": make, ".git/config": make,
@@ -616,8 +615,9 @@ def test_nothing_of_an_archive_is_run_by_the_command(world, tmp_path):
     path, cwd = pack(tmp_path / "a.zip", files), tmp_path / "cwd"
     cwd.mkdir()
     zipfile.ZipFile(path).extractall(cwd)  # as somebody who looks around in it before
-    done = subprocess.run([sys.executable, str(ROOT / "grading" / "verify.py"), str(path)], capture_output=True,
-                          text=True, cwd=cwd, env={"PATH": os.environ["PATH"]})
+    own = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}  # the grader's copy, from any folder
+    done = subprocess.run([sys.executable, "-m", "grading.verify", str(path)], capture_output=True, text=True, cwd=cwd,
+                          env={"PATH": os.environ["PATH"]} | own)
     assert done.returncode == 2 and "is no JSON, or damaged" in done.stdout, done.stdout + done.stderr
     assert "Traceback" not in done.stderr and not trace.exists()
 

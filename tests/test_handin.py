@@ -12,9 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT
-from fresh import MIME_TYPE, code_hash, results_hash
-from handin import PLACEHOLDERS
 from test_verify import LEFT_OUT, NOTEBOOK, RUN, change_notebook, change_results, needs_weights
+
+from report.freshness import MIME_TYPE, code_hash, results_hash
+from tools.handin import PLACEHOLDERS
 
 STUB = """
     from pathlib import Path
@@ -34,7 +35,7 @@ SIGNED = dict(zip(PLACEHOLDERS, ("Ada Lovelace", "1815", "London", "ada@example.
 
 
 def handin(root, what, **environment):
-    return subprocess.run([sys.executable, str(root / "tools" / "handin.py"), what], capture_output=True, text=True,
+    return subprocess.run([sys.executable, "-m", "tools.handin", what], capture_output=True, text=True, cwd=root,
                           env={"PATH": "/usr/bin:/bin"} | environment)
 
 
@@ -121,7 +122,7 @@ def test_zip_verifies_and_compiles_elsewhere(signed, tmp_path, weights, limit):
     zipfile.ZipFile(file).extractall(tmp_path)
     tmp_path /= "resnet-cifar10"  # one folder, whatever lies beside it
     assert (tmp_path / "checkpoints" / RUN / "weights.safetensors").exists() == (weights == "1")
-    done = subprocess.run([sys.executable, str(tmp_path / "grading" / "verify.py")], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "grading.verify"], cwd=tmp_path, capture_output=True, text=True,
                           env={"PATH": os.environ["PATH"]})
     assert done.returncode == 2 and "Does not hold" not in done.stdout, done.stdout + done.stderr  # there are no images
     if weights == "1":  # as Overleaf does it: the .tex in its folder, results elsewhere

@@ -6,16 +6,16 @@ import shutil
 import subprocess
 import sys
 
-import layers
 import nbformat
 import pytest
 import torch
 from conftest import ROOT
-from definitions import NOTEBOOK, definitions
 from torch import nn
 
 import training
 import utils
+from analysis import layer_table
+from tools.notebook_definitions import NOTEBOOK, definitions
 
 NAMES = definitions()
 NUMBER = re.compile(r"\d+\.\d+")
@@ -46,8 +46,8 @@ def test_network_is_the_assignments():
     biases = sum(m.bias.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
     assert sum(p.numel() for p in net.parameters()) == 8_898_826
     assert sum(p.numel() for p in net.parameters()) - biases == 8_882_762
-    table = layers.layer_table(net.eval(), NAMES["ResidualBlock"])
-    assert layers.unlike_specification(table) == []
+    table = layer_table.layer_table(net.eval(), NAMES["ResidualBlock"])
+    assert layer_table.unlike_specification(table) == []
     assert table.output.tolist() == ["", "8×8", "", "4×4", "", "2×2", "2×2", "1×1", "10"]
     assert table.network[6] == "[1×1, 256; 3×3, 256; 1×1, 1024] ×6"
 
@@ -107,7 +107,7 @@ def test_other_code_for_the_same_function_is_the_same_network(tmp_path, old, new
     ("padding=3", "padding=2"), ("range(5)", "range(4)"), ("stride=2, padding=1", "stride=3, padding=1")])
 def test_the_layer_table_shows_what_differs_from_the_specification(tmp_path, old, new):
     names = changed_definitions(tmp_path, old, new)
-    assert layers.unlike_specification(layers.layer_table(names["ResNet"]().eval(), names["ResidualBlock"]))
+    assert layer_table.unlike_specification(layer_table.layer_table(names["ResNet"]().eval(), names["ResidualBlock"]))
 
 
 @pytest.mark.parametrize("old, new, name", [
@@ -117,7 +117,7 @@ def test_the_layer_table_shows_what_differs_from_the_specification(tmp_path, old
 def test_the_layer_table_fails_on_what_it_cannot_describe(tmp_path, old, new, name):
     names = changed_definitions(tmp_path, old, new)
     with pytest.raises(utils.SubmissionError, match=f"no words for .*{name}"):
-        layers.layer_table(names["ResNet"]().eval(), names["ResidualBlock"])
+        layer_table.layer_table(names["ResNet"]().eval(), names["ResidualBlock"])
 
 
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOK.parent.glob("*.ipynb")), ids=lambda notebook: notebook.stem)

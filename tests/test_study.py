@@ -5,21 +5,21 @@ import os
 import re
 from dataclasses import asdict, replace
 
-import checks
-import measures
 import nbformat
 import numpy as np
 import pytest
 import torch
-from archive import read
 from conftest import ROOT, tiny
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from verify import judge
 
 import training
 import utils
-from study import analysis, experiments, networks
+from analysis import run_statistics
+from grading import checks
+from grading.archive import read
+from grading.verify import judge
+from study import experiments, image_losses, networks
 from study.course_network import CourseBlock, CourseNetwork
 from study.store import Store
 
@@ -81,7 +81,7 @@ def test_variants_change_one_thing():
 def test_gradients_are_those_at_the_blocks_inputs():
     torch.manual_seed(0)
     net, X, labels = networks.unscaled_branches(), torch.randn(4, 3, 32, 32), torch.arange(4)
-    norms = analysis.gradient_norms(net, X, labels)
+    norms = image_losses.gradient_norms(net, X, labels)
     assert len(norms) == 13
     inner = net.layer4[:-1](net.layer3(net.layer2(net.layer1(X)))).detach().requires_grad_()
     out = net.fc(net.pool(net.layer4[-1](inner)).flatten(1))
@@ -106,7 +106,7 @@ def test_every_run_has_a_name_of_its_own_a_start_before_it_and_a_control(plan):
         known |= {experiment.name, *(f"{experiment.name.rpartition('-')[0]}-{age}" for age in experiment.snapshots)}
         if experiment.name.endswith("-control"):
             run = next(other for other in listed if other.name == experiment.name.removesuffix("-control"))
-            same = ("epochs", *measures.BATCHES)
+            same = ("epochs", *run_statistics.BATCHES)
             assert experiment.recipe.learning_rate == 0 and experiment.start == run.start
             assert all(getattr(experiment.recipe, name) == getattr(run.recipe, name) for name in same)
 
@@ -149,7 +149,7 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(small_groups, digits,
     assert list(runs) == ["parent-0-2", "parent-0-1", "later", "later-control"] and not missing
     assert runs["later"].info["config"]["start"] == runs["parent-0-1"].key
     assert not (tmp_path / "stored" / "parent-0-1" / "weights.safetensors").exists()
-    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(training.engine, "fit", lambda *_: pytest.fail("it trained again"))
     assert store.train("later").key == runs["later"].key
     record = tmp_path / "stored" / "later" / "run.json"
     info = json.loads(record.read_text())
@@ -168,21 +168,21 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     store = Store(None, digits, tmp_path / "runs", tmp_path / "stored")
     store.train_all()
     runs, _ = store.load_all()
-    control = measures.control_of(runs["later"], runs.values())
+    control = run_statistics.control_of(runs["later"], runs.values())
     assert control.name == "later-control"
-    found = measures.epoch_measures(runs["later"], runs["parent-0-1"], control)
+    found = run_statistics.epoch_measures(runs["later"], runs["parent-0-1"], control)
     assert found["change"] == pytest.approx(runs["later"].accuracy - runs["parent-0-1"].accuracy)
     assert found["jump"] == pytest.approx((runs["later"].losses - control.losses)[1:11].mean())
     assert {"rise_epoch_1", "rise_epoch_2_interval", "train_loss_change"} <= set(found)
-    assert "rise" not in measures.epoch_measures(control, runs["parent-0-1"], control)
-    curve = analysis.loss_since_seen(runs["later"], control)
+    assert "rise" not in run_statistics.epoch_measures(control, runs["parent-0-1"], control)
+    curve = image_losses.loss_since_seen(runs["later"], control)
     assert (curve.steps.diff().dropna() > 0).all() and curve.interval.gt(0).all()
     in_same_order = copy.deepcopy(runs["later"])
     in_same_order.info["config"]["order"] = "same"
     with pytest.raises(utils.SubmissionError, match="all images of a step were last seen in one step"):
-        analysis.loss_since_seen(in_same_order, control)
-    images = analysis.images_by_step(runs["later"])
-    losses = analysis.image_losses(runs["later"])
+        image_losses.loss_since_seen(in_same_order, control)
+    images = image_losses.images_by_step(runs["later"])
+    losses = image_losses.image_losses(runs["later"])
     assert losses.mean(2).flatten() == pytest.approx(runs["later"].losses, rel=1e-3) and images.shape == losses.shape
 
 
@@ -191,7 +191,7 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
 def test_steps_since_an_image_was_seen():
     orders = {"same": [[0, 1], [2, 3], [0, 1], [2, 3]], "reversed": [[0, 1], [2, 3], [3, 2], [1, 0]],
               "twice": [[0, 0], [1, 0], [2, 1], [0, 3]]}
-    found = {name: analysis.steps_since_seen(np.array(steps).reshape(2, 2, 2)).reshape(4, 2).tolist()
+    found = {name: image_losses.steps_since_seen(np.array(steps).reshape(2, 2, 2)).reshape(4, 2).tolist()
              for name, steps in orders.items()}
     assert found == {"same": [[-1, -1], [-1, -1], [2, 2], [2, 2]], "reversed": [[-1, -1], [-1, -1], [1, 1], [3, 3]],
                      "twice": [[-1, -1], [-1, 1], [-1, 1], [2, -1]]}
@@ -200,7 +200,7 @@ def test_steps_since_an_image_was_seen():
 def test_the_rise_is_that_of_the_running_mean():
     losses = np.linspace(1, 2, 500)
     running = np.cumsum(losses) / np.arange(1, 501)
-    assert measures.rise(losses) == pytest.approx(running[499] - running[99])
+    assert run_statistics.rise(losses) == pytest.approx(running[499] - running[99])
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
@@ -210,29 +210,30 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         noise = draw.normal(size=503)
         losses = (noise[3:] + noise[2:-1] + noise[1:-2]) + 0.001 * np.arange(500)
         truth = 0.001 * (np.arange(500).mean() - np.arange(100).mean())
-        hits += abs(measures.rise(losses) - truth) < measures.rise_interval(losses)
+        hits += abs(run_statistics.rise(losses) - truth) < run_statistics.rise_interval(losses)
         sample = draw.normal(size=3)
-        means += abs(sample.mean()) < measures.interval_of_mean(sample)
+        means += abs(sample.mean()) < run_statistics.interval_of_mean(sample)
     assert 920 <= hits <= 990 and 930 <= means <= 970
     drift = np.cumsum(draw.normal(size=500))
-    assert measures.block_autocorrelation(draw.normal(size=500)) < 0.6 < measures.block_autocorrelation(drift)
+    noise = draw.normal(size=500)
+    assert run_statistics.block_autocorrelation(noise) < 0.6 < run_statistics.block_autocorrelation(drift)
 
 
 def test_a_conclusion_needs_an_interval_that_excludes_the_contrary():
     values = {"a": 1.0, "a_interval": 0.4, "b": 1.0, "b_interval": 1.2, "c": 1.0}
-    assert measures.follows(values, "a", ">", 0) and not measures.follows(values, "b", ">", 0)
-    assert measures.follows(values, "a", "<", 1.5) and not measures.follows(values, "a", "<", 1.3)
+    assert run_statistics.follows(values, "a", ">", 0) and not run_statistics.follows(values, "b", ">", 0)
+    assert run_statistics.follows(values, "a", "<", 1.5) and not run_statistics.follows(values, "a", "<", 1.3)
     for name, comparison in (("c", ">"), ("a", "=="), ("d", "<")):
         with pytest.raises(KeyError):
-            measures.follows(values, name, comparison, 0)
+            run_statistics.follows(values, name, comparison, 0)
 
 
 def test_means_over_runs_have_students_interval():
-    found = measures.over_runs([{"x": 1.0, "x_interval": 9.0}, {"x": 2.0, "x_interval": 9.0, "y": 1.0},
+    found = run_statistics.over_runs([{"x": 1.0, "x_interval": 9.0}, {"x": 2.0, "x_interval": 9.0, "y": 1.0},
                                 {"x": 3.0, "x_interval": 9.0}])
     assert found == {"x": 2.0, "x_interval": pytest.approx(4.303 / 3**0.5, rel=1e-3)}
-    assert measures.over_runs([{"y": 1.0}, {"y": 3.0}])["y_interval"] == pytest.approx(12.706, rel=1e-3)
-    assert measures.over_runs([{"x": 1.0, "x_interval": 9.0}]) == {"x": 1.0, "x_interval": 9.0}
+    assert run_statistics.over_runs([{"y": 1.0}, {"y": 3.0}])["y_interval"] == pytest.approx(12.706, rel=1e-3)
+    assert run_statistics.over_runs([{"x": 1.0, "x_interval": 9.0}]) == {"x": 1.0, "x_interval": 9.0}
 
 
 def test_runs_are_compared_on_one_machine_alone():
@@ -243,13 +244,13 @@ def test_runs_are_compared_on_one_machine_alone():
         return training.Run(ROOT, info, [1], np.ones(10), predictions)
     runs = [run("x-0", 0, "cpu", 5), run("x-1", 1, "cpu", 6)]
     others = [run("fast-0", 0, "cpu", 4), run("fast-gpu-0", 0, "gpu", 1), run("fast-1", 1, "cpu", 4)]
-    assert measures.gain(runs, others)["gain"] == pytest.approx(15)
+    assert run_statistics.gain(runs, others)["gain"] == pytest.approx(15)
     with pytest.raises(KeyError):
-        measures.gain(runs, others[:2])
+        run_statistics.gain(runs, others[:2])
     control = run("control", 0, "gpu", 5)
     control.info["config"]["learning_rate"] = 0
-    assert measures.control_of(run("x", 0, "gpu", 5), [control]) is control
-    assert measures.control_of(run("x", 0, "cpu", 5), [control]) is None
+    assert run_statistics.control_of(run("x", 0, "gpu", 5), [control]) is control
+    assert run_statistics.control_of(run("x", 0, "cpu", 5), [control]) is None
 
 
 def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
@@ -269,7 +270,7 @@ def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
 def test_groups_of_runs():
     names = {"fast-0": "fast", "fast-gpu-4": "fast-gpu", "long-restart-2-control": "long-restart-control",
              "trial-rate-0.005": "trial-rate-0.005", "ablation-sgd-1": "ablation-sgd", "resnet": "resnet"}
-    assert {name: measures.group_of(name) for name in names} == names
+    assert {name: run_statistics.group_of(name) for name in names} == names
 
 
 # --------------------------------------------------------------------------------------------- the study as committed

@@ -8,7 +8,8 @@ import sys
 import nbformat
 import pytest
 from conftest import ROOT
-from definitions import NOTEBOOK
+
+from tools.notebook_definitions import NOTEBOOK
 
 STUDY = NOTEBOOK.with_name("study.ipynb")
 NOTEBOOKS = [notebook for notebook in (NOTEBOOK, STUDY) if notebook.exists()]  # an archive has no study

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from definitions import NOTEBOOK, definitions
 from pypdf import PdfReader
 
 import training
 import utils
+from tools.notebook_definitions import NOTEBOOK, definitions
 
 RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
 CLAIMS = {name: claim["value"] for name, claim in RESULTS["claims"].items()}

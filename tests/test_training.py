@@ -26,7 +26,9 @@ from torchvision.transforms.v2 import functional as V
 
 import training
 import utils
-from speed import Graph, ProductGradients, orthogonal
+from tools.project_files import project_files
+from training import engine
+from training.speed import Graph, ProductGradients, orthogonal
 
 RECIPE = training.Recipe(epochs=3, batch_size=64, optimizer="sgd", learning_rate=0.05, schedule="linear", warmup=0.2,
                          weight_decay=5e-4, label_smoothing=0.1, augmentation="crop flip trivialaugment cutmix",
@@ -64,7 +66,7 @@ def precision(request, monkeypatch):
     """The number format of this machine, and a T4's: float16 with a gradient scaler."""
     if request.param == "fp16":
         here = training.choices()
-        monkeypatch.setattr(training, "choices", lambda: here | {"precision": "fp16"})
+        monkeypatch.setattr(engine, "choices", lambda: here | {"precision": "fp16"})
     return request.param
 
 
@@ -85,7 +87,7 @@ def test_learns_and_repeats(digits, tmp_path, precision):
 
 def test_finished_run_returns_at_once_and_loads_its_weights(digits, uninterrupted, monkeypatch):
     net = tiny()
-    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(engine, "train", lambda *_: pytest.fail("it trained again"))
     run = training.fit(net, digits, uninterrupted.folder, RECIPE)
     found = utils.accuracy_of(utils.predict(net, digits.test_images, run.info["normalisation"]), digits.test_labels)
     assert found == run.info["accuracy"]
@@ -134,7 +136,7 @@ def test_a_run_is_used_where_it_is_of_the_same_network_recipe_data_and_start(dig
 
 def test_a_run_asked_for_again_is_loaded_or_continued(digits, tmp_path, monkeypatch):
     calls, train = [], training.train
-    monkeypatch.setattr(training, "train", lambda *a: (calls.append(1), train(*a)))
+    monkeypatch.setattr(engine, "train", lambda *a: (calls.append(1), train(*a)))
     press = iter([True])
     def network():
         return faulty(30, press_ctrl_c if next(press, False) else lambda out: None)
@@ -197,10 +199,10 @@ def test_ctrl_c_in_the_last_step_stops_as_well(digits, tmp_path, uninterrupted):
 def test_a_run_goes_on_in_the_number_format_of_the_device_it_is_on(digits, tmp_path, monkeypatch, capsys):
     here = training.choices()
     for first, then in (("fp32", "fp16"), ("fp16", "fp32")):
-        monkeypatch.setattr(training, "choices", lambda precision=first: here | {"precision": precision})
+        monkeypatch.setattr(engine, "choices", lambda precision=first: here | {"precision": precision})
         with pytest.raises(training.TrainingStopped):
             training.fit(faulty(5, press_ctrl_c), digits, tmp_path / first, RECIPE)
-        monkeypatch.setattr(training, "choices", lambda precision=then: here | {"precision": precision})
+        monkeypatch.setattr(engine, "choices", lambda precision=then: here | {"precision": precision})
         run = training.fit(tiny(), digits, tmp_path / first, RECIPE)
         assert run.info["choices"]["precision"] == then and run.info["accuracy"] > 60
         assert "its bits will differ" in capsys.readouterr().out
@@ -395,7 +397,7 @@ def test_other_data_is_refused_for_an_unfinished_run(digits, tmp_path):
 @pytest.mark.parametrize("poison", [lambda out: out * torch.nan, lambda out: out + (out - out).log().sum()])
 def test_a_loss_that_is_not_finite_changes_nothing_and_stops(digits, tmp_path, optimizer, poison, monkeypatch):
     net, seen = faulty(25, poison), []
-    monkeypatch.setattr(training, "SAVE_EVERY", 0)
+    monkeypatch.setattr(engine, "SAVE_EVERY", 0)
     keep = training.Batches.batch  # record the weights before each step
     monkeypatch.setattr(training.Batches, "batch", lambda self, step: (
         seen.append([p.clone() for p in net.parameters()]), keep(self, step))[1])
@@ -430,8 +432,8 @@ def test_state_is_saved_by_the_clock_and_at_the_end(digits, tmp_path, monkeypatc
     def note(folder, state):
         saved.append(state["progress"]["epoch"])
         save(folder, state)
-    saved, save = [], training._save_state
-    monkeypatch.setattr(training, "_save_state", note)
+    saved, save = [], engine._save_state
+    monkeypatch.setattr(engine, "_save_state", note)
     training.fit(tiny(), digits, tmp_path / "run", RECIPE)
     assert saved == [3]  # on a fast GPU every epoch would be too often
 
@@ -454,7 +456,7 @@ CHILD = """
     import training, utils
     from conftest import tiny
     from test_training import RECIPE
-    training.SAVE_EVERY = 0  # save after every step, so that many kills hit the writing
+    training.engine.SAVE_EVERY = 0  # save after every step, so that many kills hit the writing
     {before}
     print("ready", flush=True)
     try:
@@ -779,8 +781,8 @@ def test_a_probe_is_finite_where_large_scales_are_not():
 
         def forward(self, x):
             return super().forward(x) / self.temperature.pow(self.power)
-    large = training._with_random_constants(Scaled(), 4.0)
-    assert not np.isfinite(training._probe_on_some_device(large, 0)).all() and np.isfinite(probe(Scaled)).all()
+    large = engine._with_random_constants(Scaled(), 4.0)
+    assert not np.isfinite(engine._probe_on_some_device(large, 0)).all() and np.isfinite(probe(Scaled)).all()
     assert training.same_probe(probe(Scaled), probe(Scaled))
     assert not training.same_probe(probe(Scaled), probe(lambda: Scaled(0.25)))
 
@@ -828,10 +830,13 @@ def test_a_field_that_a_stored_recipe_lacks_has_its_default(digits, stored, tmp_
 
 
 def test_a_run_records_the_code_that_made_it(uninterrupted, tmp_path):
-    for name in training.ENGINE_FILES:
-        (tmp_path / name).write_text((ROOT / name).read_text() + "\n# a comment\n\n    # and another\n")
+    for file in project_files("training"):
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(file.read_text() + "\n# a comment\n\n    # and another\n")
     assert training.engine_hash(tmp_path) == uninterrupted.info["choices"]["engine"] == training.ENGINE
-    (tmp_path / "training.py").write_text((ROOT / "training.py").read_text().replace("PADDING = 4", "PADDING = 0"))
+    changed = tmp_path / "training" / "engine.py"
+    changed.write_text(changed.read_text().replace("PADDING = 4", "PADDING = 0"))
     assert training.engine_hash(tmp_path) != training.ENGINE
 
 

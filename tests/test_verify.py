@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 import nbformat
-import paper
 import pytest
-from archive import read
-from checks import read_policy, together
 from conftest import ROOT
-from verify import judge
+
+from grading import paper_comparison
+from grading.archive import read
+from grading.checks import read_policy, together
+from grading.verify import judge
 
 POLICY = read_policy()
 NOTEBOOK = POLICY["files"]["notebook"]
@@ -50,15 +51,15 @@ def test_the_submission_holds():
 
 
 def test_the_command_exits_by_its_verdict(copy):
-    command = [sys.executable, str(copy / "grading" / "verify.py")]
+    command = [sys.executable, "-m", "grading.verify"]
     bare = {"PATH": os.environ["PATH"], "HOME": str(copy)}  # without CIFAR10_DIR
     change_results(copy, lambda results: results["claims"]["test_accuracy"].update(value=99.0))
-    done = subprocess.run(command, capture_output=True, text=True, env=bare)
+    done = subprocess.run(command, capture_output=True, text=True, env=bare, cwd=copy)
     assert done.returncode == 1 and re.search(r"\nContradicted: ", done.stdout), done.stdout + done.stderr
     assert re.search(r"^submission: claimed 99\.00 %, measured \d\d\.\d\d % \(its predictions\)", done.stdout, re.M)
     assert "No CIFAR-10 in" in done.stdout and "the paper claims test_accuracy = 99; " in done.stdout
     (copy / "report" / "results.json").write_text("{")
-    done = subprocess.run(command, capture_output=True, text=True, env=bare)
+    done = subprocess.run(command, capture_output=True, text=True, env=bare, cwd=copy)
     assert done.returncode == 2 and "is no JSON, or damaged" in done.stdout and "Traceback" not in done.stderr
 
 
@@ -73,7 +74,8 @@ def test_a_caption_may_change_without_a_rerun(copy):
 
 
 def test_numbers_are_found_as_they_are_written():
-    found = list(paper.numbers("8,898,826 of 10,000 in 3.5 s, 2 and 0.2740; ８２.5 % or 7 per cent, v1.2.3, x2"))
+    text = "8,898,826 of 10,000 in 3.5 s, 2 and 0.2740; ８２.5 % or 7 per cent, v1.2.3, x2"
+    found = list(paper_comparison.numbers(text))
     assert [(written, percent) for written, _, _, percent in found] == [
         ("8,898,826", False), ("10,000", False), ("3.5", False), ("2", False), ("0.2740", False), ("82.5 %", True),
         ("7 per cent", True)]

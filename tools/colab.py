@@ -9,6 +9,7 @@ from pathlib import Path
 from IPython.display import display
 from packaging.requirements import Requirement
 
+from tools.project_files import ROOT
 from utils import SubmissionError
 
 try:
@@ -18,7 +19,6 @@ try:
 except ImportError:
     HERE = False
 
-ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ("SEED", "EPOCHS", "BATCH_SIZE", "CIFAR10_DIR", "DATASET", "FRESH", "RUNS")
 
 

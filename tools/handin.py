@@ -9,19 +9,15 @@ import sys
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("report", "grading", "tools"))]
+import nbformat
 
-import nbformat  # noqa: E402
-from archive import Refused, read  # noqa: E402
-from checks import read_policy, together  # noqa: E402
-from fresh import file_hash, record  # noqa: E402
-from verify import images, judge  # noqa: E402
+from grading.archive import Refused, read
+from grading.checks import read_policy, together
+from grading.verify import images, judge
+from report.freshness import file_hash, record
+from tools.project_files import ROOT, project_files
 
 NOTEBOOK = read_policy()["files"]["notebook"]
-PARTS = ("README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml", "pyproject.toml", "utils.py",
-         "training.py", "speed.py", NOTEBOOK, "report", "grading", "tools", "figures", "tests")
-STUDY = ("report/study.*", "tests/test_study.py")  # no part of a submission
 PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu", "your-account")
 UNPACK = '''# This notebook carries its project with it: here it is unpacked, beside the notebook.
 import base64, io, pathlib, zipfile
@@ -43,9 +39,8 @@ def pack(target, weights, without=()):
     Of runs it holds those that the notebook's record names, and no others; of the study it holds nothing.
     """
     folder = repository()
-    files = {file for part in PARTS if part not in without
-             for file in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))}
-    files -= {file for pattern in STUDY for file in ROOT.glob(pattern)}
+    files = {file for file in project_files("submission") if file.relative_to(ROOT).parts[0] not in without}
+    files.discard(ROOT / "tests" / "test_study.py")  # what it tests is not packed
     if (ROOT / "report" / "study.json").exists():
         study = json.loads((ROOT / "report" / "study.json").read_text(encoding="utf-8"))
         files -= {ROOT / name for name in study["code"]["files"] if name.startswith("figures/")}

@@ -1,6 +1,6 @@
 """Run a notebook top to bottom; what it prints, progress bars included, goes to the terminal as it comes.
 
-    python tools/run_notebook.py notebooks/assignment2.ipynb build/assignment2.ipynb
+    python -m tools.run_notebook notebooks/assignment2.ipynb build/assignment2.ipynb
 
 The target is written once every cell has run, so it may be the notebook itself. Where a cell fails, the notebook as far
 as it came is build/<name>.failed.ipynb. Ctrl-C interrupts the running cell and waits for it: training saves its state.
@@ -19,8 +19,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "report"))
-from fresh import MIME_TYPE, shown  # noqa: E402
+from report.freshness import MIME_TYPE, shown
 
 
 class Stopped(Exception):

@@ -13,23 +13,24 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import nbformat
 import torch
-from archive import Submission
-from checks import read_policy
 from conftest import ROOT
-from definitions import NOTEBOOK, definitions
-from fresh import MIME_TYPE, code_hash, definition_cells, results_hash, shown, text_hash
-from inside import facts
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from safetensors.torch import load, save
 
 import training
 import utils
+from grading.archive import Submission
+from grading.checks import read_policy
+from grading.sandbox_tasks import facts
+from report.freshness import MIME_TYPE, code_hash, definition_cells, results_hash, shown, text_hash
+from tools.notebook_definitions import NOTEBOOK, definitions
 
 POLICY = read_policy()
 BOOK, LEDGER, PAPER = (POLICY["files"][key] for key in ("notebook", "ledger", "paper"))
 BUILD = """
 import sys; sys.path.insert(0, sys.argv[1])
-import exporter, nbformat
+import nbformat
+from report import exporter
 exporter.stale = lambda notebook, root: ()
 resources = {"metadata": {"name": "assignment2", "path": sys.argv[2]}}
 notebook = nbformat.read(sys.argv[2] + "/" + sys.argv[4], 4)
@@ -66,7 +67,8 @@ def small_world(folder):
         runs.append(training.fit(net, data, folder / name, recipe, runs[0] if start else None))
     files = {f"{POLICY['files']['runs']}/{run.name}/{file.name}": file.read_bytes() for run in runs
              for file in run.folder.iterdir() if run is runs[0] or file.name != "weights.safetensors"}
-    files |= {name: (ROOT / name).read_bytes() for name in ("utils.py", "training.py", POLICY["files"]["references"])}
+    for name in ("utils.py", "training/engine.py", POLICY["files"]["references"]):
+        files[name] = (ROOT / name).read_bytes()
     for kind in ("pdf", "png"):
         files[f"figures/fig-loss.{kind}"] = drawn(runs[0].losses, kind)
     claims = claims_of(runs, policy)
@@ -198,7 +200,7 @@ def build_paper(world, folder):
         (folder / "paper" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "paper" / name).write_bytes(data)
     book, pdf = folder / "paper" / BOOK, folder / "paper.pdf"
-    subprocess.run([sys.executable, "-c", BUILD, str(ROOT / "report"), str(book.parent), str(pdf), book.name],
+    subprocess.run([sys.executable, "-c", BUILD, str(ROOT), str(book.parent), str(pdf), book.name],
                    check=True, capture_output=True)
     world.files[PAPER] = pdf.read_bytes()
 

@@ -7,26 +7,24 @@ import os
 import platform
 import re
 from importlib.metadata import distributions, version
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import yaml
-from fresh import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash, text_hash
 from IPython import get_ipython
 from IPython.display import Markdown, display
-from measures import follows, group_of
 from nbconvert.filters import escape_latex
 
+from analysis.run_statistics import follows, group_of
+from report.freshness import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash, text_hash
+from tools.project_files import ROOT, project_files
 from training import ENGINE, choices, key_of
 from utils import SubmissionError
 
-ROOT = Path(__file__).resolve().parent.parent
 SUBMITTED = ROOT / "notebooks" / "assignment2.ipynb"  # where the network is defined
 SUBMISSION = os.environ.get("OUTPUT") == "submission"  # else everything goes to build/
 PLACE = ROOT if SUBMISSION else ROOT / "build"
-CODE = ("drawing.py", "fresh.py", "layers.py", "ledger.py", "measures.py", "published.csv", "published_windows.csv")
 RESULTS = {"report": "results.json"}
 _drawn, _said = [], []  # the files of the figures shown; the hashes of the paper's other outputs
 _numbers = {"fig": {}, "tbl": {}}  # label -> number, in the order in which cells were first run
@@ -181,14 +179,12 @@ class Ledger(dict):
 
     def write(self, data, runs, document="report"):
         """Write what is claimed to report/results.json, or to report/<document>.json for a notebook that is not the
-        submission, and display the record by which fresh.py knows what belongs to this run.
+        submission, and display the record by which freshness.py knows what belongs to this run.
         """
         about = {"source": data.source, "fingerprint": data.fingerprint, "train_images": len(data.train_labels),
                  "test_images": len(data.test_labels), "standin": data.standin}
-        code = [ROOT / "report" / name for name in CODE]
-        if document != "report":
-            code += sorted((ROOT / document).glob("[a-z]*.py"))
-        files = {os.path.relpath(file, ROOT): file for file in (*sorted(ROOT.glob("*.py")), *code, *_drawn)}
+        code = project_files("notebook" if document == "report" else document)
+        files = {os.path.relpath(file, ROOT): file for file in (*code, *_drawn)}
         for run in runs:  # a submission's runs are in checkpoints/, or will be once they have been collected
             place = os.path.relpath(run.folder, ROOT)
             if SUBMISSION and document == "report":

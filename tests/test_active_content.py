@@ -8,14 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-import exporter
-import formulas
 import pytest
-import typeset
 from nbformat.v4 import new_notebook
 from pypdf import PdfWriter
 from test_exporter import ROOT, body, code, convert, markdown, pdf_text, refusal
-from test_kinds import picture
+from test_notebook_content import picture
+
+from report import exporter, formulas, typeset
 
 SECRET = "only-on-this-machine"
 

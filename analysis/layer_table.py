@@ -24,7 +24,8 @@ def layer_table(net, block):
     X, rows = torch.zeros(1, 3, 32, 32), []
     for name, module in net.named_modules():
         if not isinstance(module, (block, type(net), *DESCRIBED)):
-            raise SubmissionError(f"the layer table has no words for {name}, {module}: add them to report/layers.py")
+            raise SubmissionError(f"the layer table has no words for {name}, {module}: add them to "
+                                  "analysis/layer_table.py")
     for name, layer in net.named_children():
         with torch.no_grad():
             X = layer(X.flatten(1) if isinstance(layer, nn.Linear) else X)

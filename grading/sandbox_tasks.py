@@ -1,6 +1,6 @@
 """What runs in the sandbox, beside a submission's files below /in; its results are a zip file on standard output.
 
-    python -I /in/grading/inside.py TASK
+    python -I /in/grading/sandbox_tasks.py TASK
 
 What comes back may have been made by the student's code: the judge reads it as it reads an archive.
 """
@@ -16,24 +16,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(HERE), *(str(HERE / folder) for folder in ("report", "tools"))]
+sys.path.insert(0, str(HERE))
 PAGES, DOTS = 40, 1100  # of a paper that are compared; of a page's longer side
 
 
 def facts(names):
     """What a notebook's definitions say without weights: a list of [claim, value]; what cannot be asked is left out."""
-    import layers
     import torch
     from torch.utils.flop_counter import FlopCounterMode
+
+    from analysis import layer_table
     net, block = names["ResNet"]().eval(), names.get("ResidualBlock", ())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, 3, 32, 32))
     found = [["parameters", sum(p.numel() for p in net.parameters())],
              ["forward_cost", counter.get_total_flops() / 1e9]]
     with contextlib.suppress(Exception):  # a network of another make has no such layers, or no such block
-        table = layers.layer_table(net, block)
+        table = layer_table.layer_table(net, block)
         found += [[f"layer_output/{row.Index + 1}", str(row.output)] for row in table[table.output != ""].itertuples()]
-        found.append(["block_difference", layers.block_difference(block)])
+        found.append(["block_difference", layer_table.block_difference(block)])
     return found
 
 
@@ -56,9 +57,9 @@ def probabilities(net, images, normalisation):
 def network():
     """The student's definitions on weights and images: facts, and probabilities as float32, ten to an image."""
     import torch
-    from definitions import definitions
 
     import training
+    from tools.notebook_definitions import definitions
     names = definitions(HERE / "definitions.ipynb")
     results = {"facts.json": json.dumps(facts(names)).encode()}
     if (HERE / "images.raw").exists():
@@ -90,8 +91,8 @@ def paper():
     """The paper that the notebook makes, by this copy's own exporter: its pages, and its texts with their places."""
     shutil.copytree(HERE, "/tmp/project")  # the exporter keeps failed runs beside itself
     project = Path("/tmp/project")
-    sys.path[:0] = [str(project / "report")]
-    import exporter
+    sys.path.insert(0, str(project))
+    from report import exporter
     exporter.stale = lambda notebook, root: ()  # the judge asks that of the archive itself
     import nbformat
     source, = (project / "notebooks").glob("*.ipynb")
@@ -140,7 +141,8 @@ def rerun():
     shutil.copytree(HERE, "/tmp/project")
     os.chdir("/tmp/project")
     notebook, = map(str, Path("notebooks").glob("*.ipynb"))
-    done = subprocess.run([sys.executable, "tools/run_notebook.py", notebook, notebook], capture_output=True, text=True)
+    command = [sys.executable, "-m", "tools.run_notebook", notebook, notebook]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the notebook did not run to its end: {' '.join(done.stderr.split()[-40:])}")
     return {"results.json": Path("build/results.json").read_bytes()}

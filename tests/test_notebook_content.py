@@ -7,17 +7,16 @@ import re
 import shutil
 from collections import defaultdict
 
-import exporter
-import ledger
 import nbformat
 import numpy as np
 import pandas as pd
-import pictures
 import pytest
-import typeset
 from nbformat.v4 import new_markdown_cell, new_notebook
 from PIL import Image
 from test_exporter import body, code, figure, figure_pdf, markdown, pdf_text, refusal, to_tex
+
+from analysis import ledger
+from report import exporter, pictures, typeset
 
 KINDS = {  # Markdown: what the paper's LaTeX has of it
     "sections": ("# One\n\na\n\n# Two\n\nb", [r"\section{One}", "a", r"\section{Two}", "b"]),

@@ -8,10 +8,11 @@ import unicodedata
 from collections import Counter
 
 import numpy as np
-import sandbox
-from archive import Refused, parse_json
-from checks import Row, code, listed
 from PIL import Image
+
+from grading import sandbox
+from grading.archive import Refused, parse_json
+from grading.checks import Row, code, listed
 
 SQUARE, DARKER, DOTS = 16, 100, 8  # two pages differ where in a square this many dots differ by this much grey
 NUMBER = re.compile(r"(?<![\w.,])[-−+±]?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?!\w|[.,]\d)\s*(%|per ?cent\b)?", re.I)

@@ -5,8 +5,9 @@ They are drawn in the size in which the paper sets them, so that 8 pt are 8 pt, 
 import logging
 
 import matplotlib.pyplot as plt
-import measures
 import numpy as np
+
+from analysis import run_statistics
 
 COLUMN, PAGE = 3.22, 6.8  # inches: one column of the paper, and both
 STYLE = {"font.family": ["cmr10", "DejaVu Sans"], "mathtext.fontset": "cm", "axes.formatter.use_mathtext": True,
@@ -179,7 +180,7 @@ def window_means(values, count=5):
     """The last steps, the means and half the 95 % intervals of `count` windows of an epoch's values (steps,)."""
     width = len(values) // count
     parts = values[:count * width].reshape(count, width)
-    intervals = [measures.interval_of_mean(measures.block_means(part, blocks=4)) for part in parts]
+    intervals = [run_statistics.interval_of_mean(run_statistics.block_means(part, blocks=4)) for part in parts]
     return width * np.arange(1, count + 1), parts.mean(1), np.array(intervals)
 
 

@@ -1,7 +1,6 @@
 """The notebook's own definitions: block and network exist there alone; tests and benchmark run the tagged cells."""
 import json
 import linecache
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -9,8 +8,9 @@ import torchvision
 from torch import nn
 
 import utils
+from tools.project_files import ROOT
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "assignment2.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "assignment2.ipynb"
 
 
 def definitions(notebook=NOTEBOOK):

@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 from tqdm import tqdm
 
-from speed import FilterMuon, Graph, ProductGradients, keep_freed_memory
+from tools.project_files import ROOT, project_files
+from training.speed import FilterMuon, Graph, ProductGradients, keep_freed_memory
 from utils import DEVICE, SubmissionError, accuracy_of, bar_settings, in_notebook, predict
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
@@ -42,7 +43,6 @@ PADDING = 4  # pixels on each side of an image before a crop
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Means and standard deviations of red, green and blue in [0, 1] in the course's training script.
 COURSE_NORMALISATION = [[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]
-ENGINE_FILES = ("training.py", "speed.py", "utils.py")  # the files whose code computes a run
 
 
 class TrainingStopped(SubmissionError, KeyboardInterrupt):
@@ -386,8 +386,9 @@ def same_probe(stored, computed):
 
 
 def engine_hash(folder):
-    """Eight hexadecimal digits of the code that trains, in `folder`, without comments, docstrings and empty lines."""
-    return key_of(*(_bare_lines((Path(folder) / name).read_text(encoding="utf-8")) for name in ENGINE_FILES))
+    """Eight hexadecimal digits of the code that trains in the project `folder`, comments and docstrings left out."""
+    files = project_files("training", folder)
+    return key_of(*(_bare_lines(file.read_text(encoding="utf-8")) for file in files))
 
 
 def _bare_lines(source):
@@ -406,7 +407,7 @@ def _bare_lines(source):
     return [line.rstrip() for line in lines if line.strip()]
 
 
-ENGINE = engine_hash(Path(__file__).parent)  # of the code that is loaded: the files may change while a run goes on
+ENGINE = engine_hash(ROOT)  # of the code that is loaded: the files may change while a run goes on
 
 
 def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_image_losses=False, snapshots=None):

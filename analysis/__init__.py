@@ -1,0 +1,1 @@
+"""What a notebook shows and claims: figures, layer table, statistics, ledger."""

@@ -1,0 +1,1 @@
+"""What nbconvert makes of a notebook: the two-column paper."""

@@ -1,0 +1,1 @@
+"""Set-up, running a notebook, handing in, Colab."""
