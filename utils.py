@@ -20,6 +20,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
+from tools.errors import SubmissionError
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HOST = "www.cs.toronto.edu"  # where torchvision downloads CIFAR-10 from
 DEFAULT_FOLDER = Path(__file__).resolve().parent / "data"  # need not exist: a download makes it
@@ -28,14 +30,7 @@ EXPECTED = (f"expected is {CIFAR10.filename}, its unpacked folder {CIFAR10.base_
             "train/<class>/*, test/<class>/*")
 
 
-class SubmissionError(Exception):
-    """A foreseeable fault, told in one sentence; a notebook shows that sentence and no traceback."""
-
-    def _render_traceback_(self):  # IPython asks for this method before it formats a traceback
-        return [f"{type(self).__name__}: {self}"]
-
-
-def usable_device():
+def select_device():
     """The GPU if this torch has code for it, else the CPU; a GPU left unused for that is named in a printed line."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -50,7 +45,7 @@ def usable_device():
     return torch.device("cpu")
 
 
-DEVICE = usable_device()
+DEVICE = select_device()
 torch.backends.cudnn.conv.fp32_precision = "ieee"  # a GPU's float32 convolutions are TF32 otherwise
 
 
@@ -61,7 +56,7 @@ class Data:
     """A classification data set in memory.
 
     Images are uint8 tensors (N, 3, 32, 32) in RGB order, labels int64 tensors (N,). `source` names the data as
-    the paper will; `standin` is true where it is not CIFAR-10.
+    the paper will; `is_fallback` is true where it is not CIFAR-10.
     """
     train_images: torch.Tensor
     train_labels: torch.Tensor
@@ -69,7 +64,7 @@ class Data:
     test_labels: torch.Tensor
     classes: tuple
     source: str
-    standin: bool = False
+    is_fallback: bool = False
 
     @functools.cached_property
     def fingerprint(self):
@@ -93,7 +88,7 @@ class Data:
         train, held = order[n:], order[:n]
         return Data(self.train_images[train], self.train_labels[train], self.train_images[held],
                     self.train_labels[held], self.classes, f"{self.source}; {n:,} training images held out",
-                    self.standin)
+                    self.is_fallback)
 
 
 def has_data(folder):
@@ -245,7 +240,7 @@ def _load_tree(folder):
             raise SubmissionError(f"{folder / part} should hold one folder for each class of CIFAR-10; missing or "
                                   f"unknown: {_few(sorted(odd))}")
         images = torch.empty(len(tree), 3, 32, 32, dtype=torch.uint8)
-        for i, (path, _) in enumerate(tqdm(tree.samples, desc=f"reading {part}", **bar_settings())):
+        for i, (path, _) in enumerate(tqdm(tree.samples, desc=f"reading {part}", **progress_bar_options())):
             try:
                 pixels = np.asarray(Image.open(path).convert("RGB"))
             except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them on a broken PNG
@@ -269,7 +264,7 @@ def _load_digits():
     images = images[:, None].repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1).contiguous()
     labels = torch.from_numpy(digits.target).long()
     return Data(images[:-360], labels[:-360], images[-360:], labels[-360:], tuple("0123456789"),
-                "scikit-learn digits (a stand-in, not CIFAR-10)", standin=True)
+                "scikit-learn digits (a stand-in, not CIFAR-10)", is_fallback=True)
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -288,7 +283,7 @@ def accuracy_of(probabilities, labels):
     return 100 * (probabilities.argmax(1) == labels).sum().item() / len(labels)
 
 
-def bar_settings():
+def progress_bar_options():
     """tqdm's settings: a bar of text that is cleared at its end, and none in a log file."""
     return {"leave": False, "disable": not (os.isatty(2) or in_notebook()), "mininterval": 0.5}
 

@@ -16,10 +16,10 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 from nbconvert.filters import escape_latex
 
-from analysis.run_statistics import follows, group_of
+from analysis.run_statistics import group_name, interval_supports
 from report.freshness import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash, text_hash
 from tools.project_files import ROOT, project_files
-from training import ENGINE, choices, key_of
+from training import ENGINE, environment, short_hash
 from utils import SubmissionError
 
 SUBMITTED = ROOT / "notebooks" / "assignment2.ipynb"  # where the network is defined
@@ -144,7 +144,7 @@ class Ledger(dict):
         a submission is made; on other data it need not.
         """
         values = {name: entry["value"] for name, entry in self.items()}
-        holds = follows(values, claim, comparison, bound)
+        holds = interval_supports(values, claim, comparison, bound)
         self.claim(f"conclusion/{name}", holds, f"{claim} {comparison} {bound}", "conclusions")
         if SUBMISSION and not holds:
             raise SubmissionError(f"the conclusion {name!r} no longer holds: {claim} is {values[claim]:.4g} ± "
@@ -159,12 +159,13 @@ class Ledger(dict):
         code = [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]]
         rows = [("data", data.source, f"{len(data.train_labels):,} + {len(data.test_labels):,} images",
                  data.fingerprint[:8], ""),
-                ("this notebook", choices()["device"], f"Python {platform.python_version()}, torch {version('torch')}",
+                ("this notebook", environment()["device"],
+                 f"Python {platform.python_version()}, torch {version('torch')}",
                  text_hash("".join(code))[:8], "")]  # no time: the same submission, the same bytes
         groups, names = {}, {run.key: run.name for run in runs}
         for run in runs:
             made, start = run.info["choices"], names.get(run.info["config"]["start"])
-            what = f"epochs from {start}" if start else group_of(run.name)
+            what = f"epochs from {start}" if start else group_name(run.name)
             if made.get("engine") != ENGINE:
                 what += " *"
             machine = f"{made['device']}, {made['threads']} threads", f"{made['precision']}, torch {made['torch']}"
@@ -173,7 +174,7 @@ class Ledger(dict):
             dates = sorted({run.info["finished"] for run in members})
             rows.append((f"{what}, {len(members)} runs" if len(members) > 1 else what, machine,
                          ", ".join([versions, " to ".join(dates[::max(1, len(dates) - 1)])]),
-                         key_of([run.key for run in members]),
+                         short_hash([run.key for run in members]),
                          f"{sum(run.info['seconds'] for run in members) / 60:.1f}"))
         return pd.DataFrame(rows, columns=["what", "on", "with", "hash", "minutes"])
 
@@ -182,7 +183,7 @@ class Ledger(dict):
         submission, and display the record by which freshness.py knows what belongs to this run.
         """
         about = {"source": data.source, "fingerprint": data.fingerprint, "train_images": len(data.train_labels),
-                 "test_images": len(data.test_labels), "standin": data.standin}
+                 "test_images": len(data.test_labels), "standin": data.is_fallback}
         code = project_files("notebook" if document == "report" else document)
         files = {os.path.relpath(file, ROOT): file for file in (*code, *_drawn)}
         for run in runs:  # a submission's runs are in checkpoints/, or will be once they have been collected
@@ -191,13 +192,13 @@ class Ledger(dict):
                 place = f"checkpoints/{run.name}"
             files |= {f"{place}/{file.name}": file for file in run.files}
         record = {"cells": [code_hash(source) for source in get_ipython().history_manager.input_hist_raw[1:]],
-                  "files": {name: file_hash(file) for name, file in files.items()}, "standin": data.standin}
+                  "files": {name: file_hash(file) for name, file in files.items()}, "standin": data.is_fallback}
         if document != "report":  # it rests on the network that the submission defines
             record["definitions"] = definitions_hash(json.loads(SUBMITTED.read_text(encoding="utf-8")))
         packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
-        environment = {"python": platform.python_version(), "platform": platform.platform(terse=True),
-                       "device": choices()["device"], "threads": torch.get_num_threads(), "packages": packages}
-        results = json.loads(json.dumps({"claims": self, "data": about, "environment": environment}))  # as read again
+        versions = {"python": platform.python_version(), "platform": platform.platform(terse=True),
+                    "device": environment()["device"], "threads": torch.get_num_threads(), "packages": packages}
+        results = json.loads(json.dumps({"claims": self, "data": about, "environment": versions}))  # as read again
         place = (PLACE / "report" if SUBMISSION else PLACE) / RESULTS.get(document, f"{document}.json")
         record |= {"texts": sorted(_said), "results": os.path.relpath(place, ROOT),
                    "results_hash": results_hash(results)}

@@ -47,7 +47,7 @@ def interval_of_mean(values):
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def follows(values, name, comparison, bound):
+def interval_supports(values, name, comparison, bound):
     """Whether the 95 % interval of the claim `name`, in a dict of values by name, lies above (">") or below ("<") a
     number. Raises KeyError where the claim has no interval.
     """
@@ -59,7 +59,7 @@ def follows(values, name, comparison, bound):
     raise KeyError(comparison)
 
 
-def of_seeds(runs):
+def summarize_seeds(runs):
     """Of runs with several seeds: the mean of their accuracies in per cent with half its 95 % interval, their standard
     deviation, and the least minutes that one took.
     """
@@ -72,12 +72,12 @@ def of_seeds(runs):
     }
 
 
-def group_of(name):
+def group_name(name):
     """The name of the group of a run: its own without the number of its seed, so "fast" for "fast-0"."""
     return re.sub(r"-\d(?=$|-control$)", "", name)
 
 
-def references_of(group):
+def reference_groups(group):
     """The groups of runs that a group is compared with, a tuple; `gain` takes those of the same machine from them.
 
     Without shortcuts, branches that start at zero would pass nothing on; the reference starts them at one as well.
@@ -228,7 +228,7 @@ def epoch_measures(run, before, control):
     return {name: float(value) for name, value in found.items()}
 
 
-def over_runs(measured):
+def mean_over_runs(measured):
     """Means over runs that differ by their seeds alone, from a list of dicts name -> float.
 
     `<name>_interval` is half the 95 % interval of each mean over runs; of one run it stays as it is.

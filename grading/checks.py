@@ -28,8 +28,8 @@ from analysis import run_statistics
 from grading import sandbox
 from grading.archive import Refused, allowed, parse_json
 from grading.sandbox_tasks import facts, probabilities
-from report.freshness import cell_names, code_hash, definition_cells, record, results_hash, shown, stale
-from tools.notebook_definitions import definitions
+from report.freshness import cell_names, code_hash, definition_cells, record, results_hash, stale, visible_outputs
+from tools.notebook_definitions import load_definitions
 from tools.project_files import ROOT, project_files
 
 HISTORY = "epoch,train_loss,train_accuracy,learning_rate,seconds"
@@ -82,7 +82,7 @@ def together(submission, notebook, results, policy):
         elif results_hash(results) != kept.get("results_hash"):
             faults.append(f"{policy['files']['ledger']} has been changed since the notebook was run")
         faults += [f"{name} shows a picture that is not among the figures of its run"
-                   for cell, name in zip(notebook.cells, cell_names(notebook)) for data in shown(cell)
+                   for cell, name in zip(notebook.cells, cell_names(notebook)) for data in visible_outputs(cell)
                    if not pictures_of(data) <= set(kept["files"].values())]
     yield from (Row("files", "contradicted", fault) for fault in faults)
     if not faults:
@@ -219,7 +219,7 @@ def implausible(runs, policy, today=None):
 @functools.cache
 def template_facts():
     """What this copy's own definitions say, a list of [claim, value]."""
-    return facts(definitions())
+    return facts(load_definitions())
 
 
 def from_network(submission, notebook, template, runs, main, data, policy):
@@ -270,7 +270,7 @@ def from_network(submission, notebook, template, runs, main, data, policy):
 
 def template_probabilities(weights, images, normalisation):
     """Probabilities (N, 10) of uint8 images (N, 3, 32, 32) by the network of this copy's notebook."""
-    net = definitions()["ResNet"]()
+    net = load_definitions()["ResNet"]()
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
@@ -343,21 +343,21 @@ def from_records(main, runs, claims):
     unknown = LookupError, TypeError, ValueError, RuntimeError  # what runs of another make meet: nothing checks them
     for run in claimed:
         images = len(run.predictions["labels"])
-        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.mirrored_accuracy,
+        found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.flip_tta_accuracy,
                  "accuracy_interval": run_statistics.accuracy_interval(run.accuracy, images)}
         before = next((other for other in claimed if other.key == run.info["config"].get("start")), None)
         with contextlib.suppress(*unknown):
             if before:
                 found |= run_statistics.epoch_measures(run, before, run_statistics.control_of(run, claimed))
         yield from ((f"{run.folder}/{what}", value, where) for what, value in found.items())
-        groups.setdefault(run_statistics.group_of(run.name), []).append((run, found))
+        groups.setdefault(run_statistics.group_name(run.name), []).append((run, found))
     for name, members in groups.items():
         of_one, found = zip(*members)
         of_all = {}
         if len(members) > 1:
-            of_all = run_statistics.over_runs(found) | run_statistics.of_seeds(of_one)
+            of_all = run_statistics.mean_over_runs(found) | run_statistics.summarize_seeds(of_one)
         with contextlib.suppress(*unknown):
-            reference = [run for group in run_statistics.references_of(name) for run, _ in groups.get(group, [])]
+            reference = [run for group in run_statistics.reference_groups(name) for run, _ in groups.get(group, [])]
             of_all |= run_statistics.gain(of_one, reference)
         yield from ((f"{name}/{what}", value, where) for what, value in of_all.items())
 
@@ -430,7 +430,8 @@ def concluded(claims):
             said = str(claim.get("unit"))[:200]
             try:
                 left, comparison, right = said.split()
-                true = claim["value"] is True and run_statistics.follows(values, left, comparison, float(right))
+                supported = run_statistics.interval_supports(values, left, comparison, float(right))
+                true = claim["value"] is True and supported
             except (ValueError, KeyError, TypeError):
                 true = False
             yield Row(name, "holds" if true else "contradicted", f"{name}: {said}" + " does not hold" * (not true),

@@ -56,7 +56,7 @@ def submissions(folder):
     return dict(sorted(found.items()))
 
 
-def key_of(path):
+def verdict_key(path):
     """What a kept verdict belongs to: the archive, the judge and the data, as hexadecimal digits."""
     digest = hashlib.sha256(os.environ.get("CIFAR10_DIR", "").encode())
     for file in project_files("judge"):
@@ -145,7 +145,7 @@ def main(folder, build):
     settings = {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs))} | os.environ | {"RERUN": ""}
     verdicts, tasks, stopped = [], {}, False
     for name, path in found.items():
-        place = kept / f"{key_of(path)}.json"
+        place = kept / f"{verdict_key(path)}.json"
         if place.exists():
             verdicts.append({"archive": name} | json.loads(place.read_text()))
         else:  # nothing of this module, so that workers elsewhere need not have it

@@ -59,8 +59,8 @@ def network():
     import torch
 
     import training
-    from tools.notebook_definitions import definitions
-    names = definitions(HERE / "definitions.ipynb")
+    from tools.notebook_definitions import load_definitions
+    names = load_definitions(HERE / "definitions.ipynb")
     results = {"facts.json": json.dumps(facts(names)).encode()}
     if (HERE / "images.raw").exists():
         images = torch.frombuffer(bytearray((HERE / "images.raw").read_bytes()), dtype=torch.uint8).view(-1, 3, 32, 32)
@@ -115,7 +115,7 @@ def texts(notebook, exporter):
     """[place, kind, text] of all that the paper says: typed by hand (prose, captions, title), names, computed."""
     found = titles(notebook.metadata, "the notebook's metadata")
     for cell, place in zip(notebook.cells, exporter.cell_names(notebook)):
-        tags, outputs = cell.metadata.get("tags", []), exporter.shown(cell)
+        tags, outputs = cell.metadata.get("tags", []), exporter.visible_outputs(cell)
         if "front-matter" in tags:
             for data in outputs:
                 found += titles(data.get(exporter.MIME_TYPE), place)

@@ -26,7 +26,7 @@ from nbformat.v4 import new_raw_cell
 from traitlets.config import Config
 
 from report import formulas, pictures, tables
-from report.freshness import MIME_TYPE, cell_names, record, shown, stale
+from report.freshness import MIME_TYPE, cell_names, record, stale, visible_outputs
 from report.typeset import BIBLIOGRAPHY, attach, fail, run, typeset
 from tools.project_files import ROOT
 
@@ -136,7 +136,7 @@ class Paper:
         self.wide_from = 0  # where the next wide float may go: behind the float before it
         self.entries = dict(re.findall(  # of the bibliography: key and text
             r"@\w+\s*[{(]\s*([^,\s]+)\s*,(.*?)(?=^\s*@|\Z)", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.M | re.S))
-        self.names, self.standin = cell_names(nb), record(nb).get("standin")
+        self.names, self.is_fallback = cell_names(nb), record(nb).get("standin")
         for cell, place in zip(nb.cells, self.names):
             self.read_cell(cell, place)
         for fragment in self.fragments:
@@ -174,13 +174,13 @@ class Paper:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 fail(f"{place} ended in an error: {output.ename}: {output.evalue[:200]}")
-        tags, outputs = cell.metadata.get("tags", []), shown(cell)
+        tags, outputs = cell.metadata.get("tags", []), visible_outputs(cell)
         if "front-matter" in tags:
             found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
             self.front |= front_matter(found, place)
         elif "notebook-only" in tags or not cell.source.strip() and not outputs:
             return
-        elif "conclusion" in tags and self.standin:
+        elif "conclusion" in tags and self.is_fallback:
             self.note("conclusions are left out, since the data are no CIFAR-10", place)
         elif cell.cell_type == "markdown":
             self.add_markdown(cell.source, place, attachments=cell.get("attachments", {}))

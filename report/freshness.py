@@ -47,7 +47,7 @@ def record(notebook):
                  and isinstance(data.get("cells"), list) and isinstance(data.get("texts"), list)), {})
 
 
-def shown(cell):
+def visible_outputs(cell):
     """What a code cell puts into the paper: the data of its outputs but captions, unless it is tagged notebook-only."""
     outputs = [] if "notebook-only" in cell["metadata"].get("tags", []) else cell.get("outputs", [])
     return [out["data"] for out in outputs if "data" in out and not out.get("metadata", {}).get("caption")]
@@ -101,7 +101,7 @@ def stale(notebook, root):
             yield f"{name} is missing"
         elif found not in ("missing", expected):
             yield f"{name} is not the file that the notebook was run with"
-    other = [name for cell, name in cells if any(_foreign(cell, data, kept) for data in shown(cell))]
+    other = [name for cell, name in cells if any(_foreign(cell, data, kept) for data in visible_outputs(cell))]
     if other:
         yield (f"what {', '.join(other)} shows was not shown by prose(), show_table() or show_figure() in one run with "
                "all other cells")

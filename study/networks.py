@@ -4,13 +4,13 @@ import functools
 import torch
 from torch import nn
 
-from tools.notebook_definitions import NOTEBOOK, definitions
+from tools.notebook_definitions import NOTEBOOK, load_definitions
 
 
 @functools.cache
 def submission_classes():
     """The classes `ResNet` and `ResidualBlock` that the submission's notebook defines."""
-    names = definitions(NOTEBOOK)
+    names = load_definitions(NOTEBOOK)
     return names["ResNet"], names["ResidualBlock"]
 
 

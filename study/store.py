@@ -62,7 +62,7 @@ class Store:
             start = self.load(experiment.start) if experiment.start else None
             probe = initial_probe(experiment.network, experiment.recipe.seed)
             wanted = training.configuration(probe, experiment.recipe, self.data_of(experiment), start)
-        differences = training.differing(run.info["config"], wanted)
+        differences = training.differences_between(run.info["config"], wanted)
         if experiment.keep_image_losses and not (run.folder / IMAGE_LOSSES).exists():
             differences.append(f"no {IMAGE_LOSSES}")
         if differences:

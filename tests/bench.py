@@ -23,14 +23,14 @@ from torchvision import transforms
 
 import training
 import utils
-from tools.notebook_definitions import definitions
+from tools.notebook_definitions import load_definitions
 from tools.project_files import ROOT
 from training.speed import ProductGradients
 
 GPU = utils.DEVICE.type == "cuda"
 ROUNDS, IMAGES, BATCHES = (5, 50_000, (512, 1024)) if GPU else (5, 2_048, (256, 512, 1024))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ResNet = definitions()["ResNet"]
+ResNet = load_definitions()["ResNet"]
 SAME = training.Recipe()  # the course's own algorithm: Adam, crop, flip
 MUON = training.Recipe(batch_size=512, optimizer="muon", learning_rate=0.02, momentum=0.95, weight_decay=0.2,
                        label_smoothing=0.1, augmentation="crop flip", pad_with="reflection")
@@ -135,7 +135,7 @@ def data_rate(data, batch_size):
 
 
 def main():
-    data, precision = images(), training.choices()["precision"]
+    data, precision = images(), training.environment()["precision"]
     worker = multiprocessing.get_context("spawn").Pool(1)  # a process without what `fit` sets for its own
     rows = {"(a) the course's loop, batch 100": ("fp32", lambda: worker.apply(course_loop)),
             "(b) ours, batch 100": (precision, lambda: our_loop(data, SAME))}
@@ -172,13 +172,13 @@ def main():
     best = max((name for name in rows if name.startswith("(c)")), key=median.get)
     batch_size = next(b for b in BATCHES if f"batch {b}" in best)
     share = median[best] / statistics.median(handling[batch_size])
-    print(f"{training.choices()}; {data.source}; medians of {ROUNDS} rounds of {IMAGES:,} images")
+    print(f"{training.environment()}; {data.source}; medians of {ROUNDS} rounds of {IMAGES:,} images")
     print("matrix products: " + ", ".join(f"{p} {value / 1e9:,.0f} GFLOP/s" for p, value in sorted(rate.items())))
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
     print(f"{best}: {median[best] / reference:.2f} times (a); data handling takes {100 * share:.1f} % of its time")
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "bench.json").write_text(json.dumps({
-        "machine": training.choices(), "rows": table.to_dict("records"), "speedup": median[best] / reference,
+        "machine": training.environment(), "rows": table.to_dict("records"), "speedup": median[best] / reference,
         "best": best, "data_share": share, "matmul_flops": rate}, indent=1))
 
 

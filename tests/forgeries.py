@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import nbformat
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from safetensors.torch import load, save
 
@@ -22,8 +22,8 @@ import utils
 from grading.archive import Submission
 from grading.checks import read_policy
 from grading.sandbox_tasks import facts
-from report.freshness import MIME_TYPE, code_hash, definition_cells, results_hash, shown, text_hash
-from tools.notebook_definitions import NOTEBOOK, definitions
+from report.freshness import MIME_TYPE, code_hash, definition_cells, results_hash, text_hash, visible_outputs
+from tools.notebook_definitions import NOTEBOOK, load_definitions
 
 POLICY = read_policy()
 BOOK, LEDGER, PAPER = (POLICY["files"][key] for key in ("notebook", "ledger", "paper"))
@@ -61,7 +61,7 @@ def small_world(folder):
         recipe = training.Recipe(epochs=1 if start else 2, batch_size=16, seed=seed, augmentation="",
                                  learning_rate=0 if name == "control-0" else 1e-3)
         torch.manual_seed(seed)
-        net = definitions()["ResNet"]()
+        net = load_definitions()["ResNet"]()
         if start:
             training.load_weights(net, runs[0].folder)
         runs.append(training.fit(net, data, folder / name, recipe, runs[0] if start else None))
@@ -115,7 +115,7 @@ def claims_of(runs, policy):
     confusion = torch.zeros(10, 10).index_put((labels, predicted), torch.ones(()), accumulate=True)
     pairs = (confusion + confusion.T).fill_diagonal_(0)
     claim("most_confused_share", 100 * (pairs.max() / (predicted != labels).sum()).item())
-    for name, value in facts(definitions()):
+    for name, value in facts(load_definitions()):
         claim(name, value, "definitions")
     claim("epochs", len(main.history))
     claim("training_time", main.info["seconds"] / 60)
@@ -176,7 +176,7 @@ def write_notebook(world, notebook, sign=True):
     if sign:
         results = json.loads(world.files[LEDGER])
         code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-        texts = [data.get("text/latex") or data["text/markdown"] for cell in code for data in shown(cell)
+        texts = [data.get("text/latex") or data["text/markdown"] for cell in code for data in visible_outputs(cell)
                  if {"text/latex", "text/markdown"} & data.keys()]
         kept = {"cells": [code_hash(cell.source) for cell in code], "texts": [text_hash(text) for text in texts],
                 "files": {name: hashlib.sha256(data).hexdigest() for name, data in world.files.items()
@@ -242,7 +242,7 @@ def edit_info(world, run, change):
     start = json.loads(world.files["checkpoints/fast-0/run.json"])
     for other in ("checkpoints/restart-0/run.json", "checkpoints/control-0/run.json"):
         later = json.loads(world.files[other])
-        later["config"]["start"] = training.key_of(start)
+        later["config"]["start"] = training.short_hash(start)
         world.files[other] = json.dumps(later).encode()
     write_notebook(world, read_notebook(world))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_notebook
+from paper_helpers import ROOT, body, code, convert, markdown, pdf_text, refusal
 from pypdf import PdfWriter
-from test_exporter import ROOT, body, code, convert, markdown, pdf_text, refusal
 from test_notebook_content import picture
 
 from report import exporter, formulas, typeset

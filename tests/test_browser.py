@@ -9,9 +9,8 @@ import time
 import urllib.request
 
 import pytest
-from conftest import ROOT
+from helpers import LEFT_OUT, NOTEBOOK, ROOT
 from playwright.sync_api import sync_playwright
-from test_verify import LEFT_OUT, NOTEBOOK
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium (Debian: apt-get install chromium)")

@@ -16,7 +16,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from helpers import tiny
 from PIL import Image
 from torch import nn
 from torchvision.datasets import CIFAR10
@@ -101,7 +101,7 @@ def check_official(data):
     expected[1::2, 2, 3, 5] = torch.arange(200, 206, dtype=torch.uint8)  # one blue pixel: row 3, column 5
     assert torch.equal(torch.cat([data.train_images, data.test_images]), expected)
     assert data.train_labels.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5] and data.test_labels.tolist() == [5, 6]
-    assert (data.classes[3], data.source, data.standin) == ("cat", "CIFAR-10", False)
+    assert (data.classes[3], data.source, data.is_fallback) == ("cat", "CIFAR-10", False)
 
 
 @pytest.mark.parametrize("put, where, asked", [
@@ -166,7 +166,7 @@ def test_batches_are_not_unpickled_before_their_sum_is_checked(tmp_path, whole, 
 
 def test_download(tmp_path, whole, net, monkeypatch):
     net.reachable, net.answer = True, whole[:-30]  # the connection breaks off
-    assert utils.load_data(tmp_path).standin and not utils.has_data(tmp_path)  # the part that came is not believed
+    assert utils.load_data(tmp_path).is_fallback and not utils.has_data(tmp_path)  # the part that came is not believed
     net.answer = whole
     check_official(utils.load_data(tmp_path))
     monkeypatch.setattr(utils, "DEFAULT_FOLDER", tmp_path / "data")
@@ -183,7 +183,7 @@ def test_without_cifar10_the_stand_in_unless_forbidden(tmp_path, net, digits, mo
     net.reachable, net.answer = bool(fault), fault or net.answer
     assert not utils.has_data(folder)
     data = utils.load_data(folder)
-    assert data.standin and "stand-in" in data.source and data.fingerprint == digits.fingerprint
+    assert data.is_fallback and "stand-in" in data.source and data.fingerprint == digits.fingerprint
     told = capsys.readouterr().out.splitlines()[-1]
     assert str(folder) in told and "digits stand in" in told
     message = refusal(folder, "cifar10")
@@ -252,13 +252,13 @@ def test_image_tree(tmp_path, kaggle, suffix, where, asked):
     write_tree(kaggle / "datasets/someone/pngs/cifar10/cifar10" if where is None else tmp_path / where, suffix)
     assert utils.has_data(tmp_path / asked)
     data = utils.load_data(tmp_path / asked, "cifar10")
-    assert data.source == "CIFAR-10, image tree with only 20 training and 10 test images" and not data.standin
+    assert data.source == "CIFAR-10, image tree with only 20 training and 10 test images" and not data.is_fallback
     assert list(data.classes) == sorted(utils.CLASSES)
     for images, labels, each in ((data.train_images, data.train_labels, 2), (data.test_images, data.test_labels, 1)):
         assert labels.tolist() == [k for k in range(10) for _ in range(each)]
         colour = torch.stack([20 * labels, 0 * labels, 250 - 20 * labels], 1)[..., None, None]
         assert (images - colour).abs().max() <= (0 if suffix == ".png" else 4)
-    assert utils.load_data(tmp_path, "digits").standin and "DATASET=cifar" in refusal(tmp_path, "cifar")
+    assert utils.load_data(tmp_path, "digits").is_fallback and "DATASET=cifar" in refusal(tmp_path, "cifar")
 
 
 DOG = "train/dog/1.png"
@@ -301,7 +301,7 @@ def test_a_gpu_that_this_torch_has_no_code_for_is_left_unused(monkeypatch, capsy
     for name, value in (("is_available", capability is not None), ("get_device_capability", capability),
                         ("get_arch_list", built), ("get_device_name", "Tesla P100")):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    assert utils.usable_device().type == used
+    assert utils.select_device().type == used
     told = capsys.readouterr().out
     assert told.count("\n") == ("Tesla P100" in told) == (used == "cpu" and capability is not None)
 

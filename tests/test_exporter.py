@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -14,112 +13,25 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
-import pandas as pd
 import pytest
-from nbconvert.exporters import LatexExporter
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from paper_helpers import (
+    HOSTILE,
+    ROOT,
+    code,
+    convert,
+    figure,
+    figure_pdf,
+    front,
+    markdown,
+    pdf_text,
+    refusal,
+    table,
+    to_tex,
+)
 
 from report import exporter, typeset
 from report.freshness import code_hash
-from tools.project_files import ROOT
-
-matplotlib.use("pdf")
-HOSTILE = r"\ % $ # & _ { } ~ ^ \input{/etc/passwd} \write18{id}"
-
-
-def figure_pdf(width=3.3):
-    from matplotlib.figure import Figure
-
-    figure, buffer = Figure(figsize=(width, 2)), io.BytesIO()
-    figure.subplots().plot([3, 2, 1])
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def code(source, *bundles, tags=(), stream=""):
-    outputs = [new_output("display_data", data=data) for data in bundles]
-    if stream:
-        outputs.append(new_output("stream", text=stream))
-    return new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
-
-
-def markdown(source, *tags):
-    return new_markdown_cell(source, metadata={"tags": list(tags)})
-
-
-def front(title="A small paper", name="Ada Lovelace"):
-    author = {
-        "name": name,
-        "student_number": "2020123456",
-        "university": "Example University",
-        "email": "ada_l@example.edu",
-    }
-    return code(
-        "front_matter()",
-        {"application/vnd.submission+json": {"title": title, "authors": [author], "keywords": ["networks"]}},
-        tags=["front-matter"],
-    )
-
-
-def figure(label="fig-loss", caption="The loss.", more="", width=3.3):
-    source = f"#| label: {label}\n#| fig-cap: {caption}\n#| fig-alt: A line that falls\n{more}plot()"
-    return code(source, {"application/pdf": figure_pdf(width), "image/png": "AAAA", "text/plain": "<Figure>"})
-
-
-def table(label="tbl-layers", more="", columns=2):
-    latex = pd.DataFrame({f"column {i}": [1, 2] for i in range(columns)}).to_latex(index=False)
-    source = f"#| label: {label}\n#| tbl-cap: Layers.\n{more}frame"
-    return code(source, {"text/latex": latex, "text/html": "<table>", "text/plain": "frame as text"})
-
-
-def to_tex(*cells, folder=None, notes=None, metadata=None):
-    """The body of the paper; no TeX is run."""
-    about = {"metadata": {"name": "notebook", "path": str(folder or ".")}}
-    nb = new_notebook(cells=list(cells), metadata=metadata or {})
-    latex, resources = LatexExporter.from_notebook_node(exporter.PaperExporter(), nb, about)
-    if notes is not None:
-        notes += [f"{', '.join(cells)}: {what}" for what, cells in resources["paper"].notes.items()]
-    return latex
-
-
-def body(*cells, **options):
-    """The paper between the title and the end, without the comments that name cells."""
-    tex = to_tex(*cells, **options).partition("\\maketitle")[2].partition("% Add a bibliography")[0]
-    return "\n".join(line for line in tex.split("\n") if line.strip() and not line.lstrip().startswith("% cell"))
-
-
-def refusal(*cells):
-    with pytest.raises(SystemExit) as stop:
-        to_tex(*cells)
-    assert "\n" not in str(stop.value)
-    return str(stop.value)
-
-
-def convert(folder, *cells, environment=None):
-    """What a user runs; from another folder than the notebook's."""
-    folder.mkdir(exist_ok=True)
-    nbformat.write(new_notebook(cells=list(cells)), folder / "paper.ipynb")
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "nbconvert",
-            "--config",
-            ROOT / "report/config.py",
-            "--output-dir",
-            folder / "out",
-            folder / "paper.ipynb",
-        ],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        env=os.environ | (environment or {}),
-    )
-
-
-def pdf_text(path):
-    text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
-    return " ".join(text.split())
 
 
 def test_figures_and_tables_become_floats():

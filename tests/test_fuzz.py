@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbconvert.exporters import LatexExporter
 from nbformat import from_dict
-from test_exporter import HOSTILE, figure_pdf
+from paper_helpers import HOSTILE, figure_pdf
 
 from report import exporter, typeset
 

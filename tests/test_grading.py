@@ -20,7 +20,6 @@ import forgeries
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from conftest import ROOT
 from forgeries import (
     BOOK,
     LEDGER,
@@ -35,6 +34,7 @@ from forgeries import (
     submission,
     write_notebook,
 )
+from helpers import ROOT
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.textpath import TextPath
 from nbformat.v4 import new_code_cell, new_markdown_cell

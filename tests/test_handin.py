@@ -11,8 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
-from test_verify import LEFT_OUT, NOTEBOOK, RUN, change_notebook, change_results, needs_weights
+from helpers import LEFT_OUT, NOTEBOOK, ROOT, RUN, change_notebook, change_results, needs_weights
 
 from report.freshness import MIME_TYPE, code_hash, results_hash
 from tools.handin import PLACEHOLDERS

@@ -9,15 +9,15 @@ import sys
 import nbformat
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from torch import nn
 
 import training
 import utils
 from analysis import layer_table
-from tools.notebook_definitions import NOTEBOOK, definitions
+from tools.notebook_definitions import NOTEBOOK, load_definitions
 
-NAMES = definitions()
+NAMES = load_definitions()
 NUMBER = re.compile(r"\d+\.\d+")
 
 
@@ -71,7 +71,7 @@ def changed_definitions(tmp_path, old, new):
     for cell in found:
         cell.source = cell.source.replace(old, new)
     nbformat.write(notebook, tmp_path / "changed.ipynb")
-    return definitions(tmp_path / "changed.ipynb")
+    return load_definitions(tmp_path / "changed.ipynb")
 
 
 @pytest.mark.parametrize("old, new", [

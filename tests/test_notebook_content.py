@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
+from paper_helpers import body, code, figure, figure_pdf, markdown, pdf_text, refusal, to_tex
 from PIL import Image
-from test_exporter import body, code, figure, figure_pdf, markdown, pdf_text, refusal, to_tex
 
 from analysis import ledger
 from report import exporter, pictures, typeset

@@ -9,7 +9,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
+from helpers import ROOT, tiny
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -221,19 +221,20 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 def test_a_conclusion_needs_an_interval_that_excludes_the_contrary():
     values = {"a": 1.0, "a_interval": 0.4, "b": 1.0, "b_interval": 1.2, "c": 1.0}
-    assert run_statistics.follows(values, "a", ">", 0) and not run_statistics.follows(values, "b", ">", 0)
-    assert run_statistics.follows(values, "a", "<", 1.5) and not run_statistics.follows(values, "a", "<", 1.3)
+    supports = run_statistics.interval_supports
+    assert supports(values, "a", ">", 0) and not supports(values, "b", ">", 0)
+    assert supports(values, "a", "<", 1.5) and not supports(values, "a", "<", 1.3)
     for name, comparison in (("c", ">"), ("a", "=="), ("d", "<")):
         with pytest.raises(KeyError):
-            run_statistics.follows(values, name, comparison, 0)
+            run_statistics.interval_supports(values, name, comparison, 0)
 
 
 def test_means_over_runs_have_students_interval():
-    found = run_statistics.over_runs([{"x": 1.0, "x_interval": 9.0}, {"x": 2.0, "x_interval": 9.0, "y": 1.0},
+    found = run_statistics.mean_over_runs([{"x": 1.0, "x_interval": 9.0}, {"x": 2.0, "x_interval": 9.0, "y": 1.0},
                                 {"x": 3.0, "x_interval": 9.0}])
     assert found == {"x": 2.0, "x_interval": pytest.approx(4.303 / 3**0.5, rel=1e-3)}
-    assert run_statistics.over_runs([{"y": 1.0}, {"y": 3.0}])["y_interval"] == pytest.approx(12.706, rel=1e-3)
-    assert run_statistics.over_runs([{"x": 1.0, "x_interval": 9.0}]) == {"x": 1.0, "x_interval": 9.0}
+    assert run_statistics.mean_over_runs([{"y": 1.0}, {"y": 3.0}])["y_interval"] == pytest.approx(12.706, rel=1e-3)
+    assert run_statistics.mean_over_runs([{"x": 1.0, "x_interval": 9.0}]) == {"x": 1.0, "x_interval": 9.0}
 
 
 def test_runs_are_compared_on_one_machine_alone():
@@ -270,7 +271,7 @@ def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
 def test_groups_of_runs():
     names = {"fast-0": "fast", "fast-gpu-4": "fast-gpu", "long-restart-2-control": "long-restart-control",
              "trial-rate-0.005": "trial-rate-0.005", "ablation-sgd-1": "ablation-sgd", "resnet": "resnet"}
-    assert {name: run_statistics.group_of(name) for name in names} == names
+    assert {name: run_statistics.group_name(name) for name in names} == names
 
 
 # --------------------------------------------------------------------------------------------- the study as committed
@@ -288,7 +289,7 @@ def test_the_stored_runs_are_what_the_list_says():
             "network": training.network_probe(experiment.network(), experiment.recipe.seed),
             "data": POLICY["data"]["held_out" if experiment.held_out else "official"]["fingerprint"],
             "start": start.key if start else ""}
-        assert not training.differing(run.info["config"], expected), name
+        assert not training.differences_between(run.info["config"], expected), name
     assert sum(file.stat().st_size for file in (ROOT / "checkpoints").rglob("*") if file.is_file()) < 80e6
 
 

@@ -10,12 +10,12 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from pypdf import PdfReader
 
 import training
 import utils
-from tools.notebook_definitions import NOTEBOOK, definitions
+from tools.notebook_definitions import NOTEBOOK, load_definitions
 
 RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
 CLAIMS = {name: claim["value"] for name, claim in RESULTS["claims"].items()}
@@ -93,7 +93,7 @@ def test_the_runs_are_of_the_notebooks_network_on_the_official_images():
     for name, run in runs.items():
         config, seed = run.info["config"], run.info["config"]["seed"]
         torch.manual_seed(seed)
-        probe = training.network_probe(definitions()["ResNet"](), seed)
+        probe = training.network_probe(load_definitions()["ResNet"](), seed)
         assert run.name == name and training.same_probe(config["network"], probe)
         assert config["data"] == "9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df"
         assert config["start"] == ("" if name == "resnet" else runs["resnet"].key)
@@ -104,7 +104,7 @@ def test_the_runs_are_of_the_notebooks_network_on_the_official_images():
 @pytest.mark.skipif(not os.environ.get("CIFAR10_DIR"), reason="needs CIFAR-10 in CIFAR10_DIR")
 def test_the_weights_reach_the_accuracy_claimed():
     data = utils.load_data(os.environ["CIFAR10_DIR"], "cifar10")
-    net = training.load_weights(definitions()["ResNet"](), RUN.folder)
+    net = training.load_weights(load_definitions()["ResNet"](), RUN.folder)
     probabilities = utils.predict(net, data.test_images, RUN.info["normalisation"])
     same = data.fingerprint == RUN.info["config"]["data"]
     assert utils.accuracy_of(probabilities, data.test_labels) == pytest.approx(CLAIMS["test_accuracy"],

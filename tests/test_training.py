@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
+from helpers import ROOT, tiny
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -65,8 +65,8 @@ def press_ctrl_c(out):
 def precision(request, monkeypatch):
     """The number format of this machine, and a T4's: float16 with a gradient scaler."""
     if request.param == "fp16":
-        here = training.choices()
-        monkeypatch.setattr(engine, "choices", lambda: here | {"precision": "fp16"})
+        here = training.environment()
+        monkeypatch.setattr(engine, "environment", lambda: here | {"precision": "fp16"})
     return request.param
 
 
@@ -80,7 +80,7 @@ def test_learns_and_repeats(digits, tmp_path, precision):
     assert run.history.train_loss.iloc[-1] < run.history.train_loss.iloc[0]
     assert run.info["accuracy"] > 60  # chance is 10
     assert len(run.losses) == 3 * (1437 // 64)
-    assert run.info["choices"]["precision"] == training.choices()["precision"]
+    assert run.info["choices"]["precision"] == training.environment()["precision"]
     assert same(run, training.fit(tiny(), digits, tmp_path / "again", RECIPE))
     assert not same(run, training.fit(tiny(), digits, tmp_path / "seed", replace(RECIPE, seed=1)))
 
@@ -197,12 +197,12 @@ def test_ctrl_c_in_the_last_step_stops_as_well(digits, tmp_path, uninterrupted):
 
 
 def test_a_run_goes_on_in_the_number_format_of_the_device_it_is_on(digits, tmp_path, monkeypatch, capsys):
-    here = training.choices()
+    here = training.environment()
     for first, then in (("fp32", "fp16"), ("fp16", "fp32")):
-        monkeypatch.setattr(engine, "choices", lambda precision=first: here | {"precision": precision})
+        monkeypatch.setattr(engine, "environment", lambda precision=first: here | {"precision": precision})
         with pytest.raises(training.TrainingStopped):
             training.fit(faulty(5, press_ctrl_c), digits, tmp_path / first, RECIPE)
-        monkeypatch.setattr(engine, "choices", lambda precision=then: here | {"precision": precision})
+        monkeypatch.setattr(engine, "environment", lambda precision=then: here | {"precision": precision})
         run = training.fit(tiny(), digits, tmp_path / first, RECIPE)
         assert run.info["choices"]["precision"] == then and run.info["accuracy"] > 60
         assert "its bits will differ" in capsys.readouterr().out
@@ -454,7 +454,7 @@ CHILD = """
     import resource, sys
     sys.path[:0] = [{root!r}, {tests!r}]
     import training, utils
-    from conftest import tiny
+    from helpers import tiny
     from test_training import RECIPE
     training.engine.SAVE_EVERY = 0  # save after every step, so that many kills hit the writing
     {before}

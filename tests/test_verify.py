@@ -6,40 +6,18 @@ import shutil
 import subprocess
 import sys
 
-import nbformat
 import pytest
-from conftest import ROOT
+from helpers import LEFT_OUT, NOTEBOOK, POLICY, ROOT, change_notebook, change_results
 
 from grading import paper_comparison
 from grading.archive import read
-from grading.checks import read_policy, together
+from grading.checks import together
 from grading.verify import judge
-
-POLICY = read_policy()
-NOTEBOOK = POLICY["files"]["notebook"]
-RUN = json.loads((ROOT / "report" / "results.json").read_text())["claims"]["test_accuracy"]["source"]
-needs_weights = pytest.mark.skipif(not (ROOT / "checkpoints" / RUN / "weights.safetensors").exists(),
-                                   reason="the weights were left out of this copy")
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "data", "tests", ".*_cache", "__pycache__")
 
 
 @pytest.fixture
 def copy(tmp_path):
     return shutil.copytree(ROOT, tmp_path / "submission", ignore=LEFT_OUT)
-
-
-def change_results(root, change):
-    path = root / "report" / "results.json"
-    results = json.loads(path.read_text())
-    change(results)
-    path.write_text(json.dumps(results))
-
-
-def change_notebook(root, change, change_whole=lambda notebook: None):
-    notebook = nbformat.read(root / NOTEBOOK, 4)
-    change({cell.id: cell for cell in notebook.cells})
-    change_whole(notebook)
-    nbformat.write(notebook, root / NOTEBOOK)
 
 
 def test_the_submission_holds():

@@ -13,7 +13,7 @@ from tools.project_files import ROOT
 NOTEBOOK = ROOT / "notebooks" / "assignment2.ipynb"
 
 
-def definitions(notebook=NOTEBOOK):
+def load_definitions(notebook=NOTEBOOK):
     """The names defined by the notebook's cells with the tag `definition`, as a dict."""
     names = {"nn": nn, "torch": torch, "torchvision": torchvision, "pd": pd, "utils": utils, "__name__": "definitions"}
     for cell in json.loads(notebook.read_text())["cells"]:

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAINING = ("utils.py", "training/*.py")
+TRAINING = ("utils.py", "training/*.py")  # tools/ has no part in what a run computes
 ANALYSIS = ("analysis/*.py", "analysis/*.csv", "report/freshness.py")
 PAPER = ("report/*.py", "report/references.bib", "report/twocolumn/*")
 ROLES = {

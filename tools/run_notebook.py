@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from report.freshness import MIME_TYPE, shown
+from report.freshness import MIME_TYPE, visible_outputs
 
 
 class Stopped(Exception):
@@ -71,7 +71,7 @@ def name_authors(notebook):
     """Put title and authors, as the cell tagged front-matter shows them, where plain nbconvert looks for them."""
     for cell in notebook.cells:
         if "front-matter" in cell.metadata.get("tags", []):
-            for data in shown(cell):
+            for data in visible_outputs(cell):
                 front = data.get(MIME_TYPE, {})
                 notebook.metadata |= {key: front[key] for key in ("title", "authors") if key in front}
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from tools.project_files import ROOT, project_files
 from training.speed import FilterMuon, Graph, ProductGradients, keep_freed_memory
-from utils import DEVICE, SubmissionError, accuracy_of, bar_settings, in_notebook, predict
+from utils import DEVICE, SubmissionError, accuracy_of, in_notebook, predict, progress_bar_options
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with a fixed workspace
 SAVE_EVERY = 180  # seconds between two saves
@@ -128,6 +128,12 @@ class Recipe:
         return self.learning_rate * (1 - progress) / (1 - self.warmup)
 
 
+def recipe_of(config):
+    """The Recipe in a run's configuration; fields that it lacks have their default."""
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    return Recipe(**{name: config[name] for name in names if name in config})
+
+
 def recipe_table(recipes):
     """Hyper-parameters side by side: a DataFrame of strings, a column for each item of the dict `recipes`.
 
@@ -169,9 +175,14 @@ class Run:
         return self.info["run"]
 
     @property
+    def recipe(self):
+        """The Recipe that it was trained by; fields that are newer than its record have their default."""
+        return recipe_of(self.info["config"])
+
+    @property
     def key(self):
         """Eight hexadecimal digits that tell it from runs of another configuration or result."""
-        return key_of(self.info)
+        return short_hash(self.info)
 
     @property
     def accuracy(self):
@@ -179,7 +190,7 @@ class Run:
         return self._accuracy("predicted")
 
     @property
-    def mirrored_accuracy(self):
+    def flip_tta_accuracy(self):
         """The same, of predictions averaged with those for the mirrored images."""
         return self._accuracy("predicted_with_mirrored")
 
@@ -220,7 +231,7 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
     run = load_run(Path(stored) / name) if stored else None
     if run:
         wanted = dataclasses.asdict(recipe) if match_recipe_only else config
-        differences = differing(run.info["config"], wanted)
+        differences = differences_between(run.info["config"], wanted)
         differences += [f"no {file}" for file in needed if not (run.folder / file).exists()]
         if not differences:
             return dataclasses.replace(run, weights_used=weights)
@@ -285,7 +296,7 @@ def configuration(probe, recipe, data, start=None):
                                          "start": start.key if start else ""}
 
 
-def differing(there, here):
+def differences_between(there, here):
     """What differs between a stored configuration and `here`, in words: a list of strings."""
     defaults = dataclasses.asdict(Recipe())
     differences = []
@@ -304,10 +315,10 @@ def folder_key(config):
     defaults = dataclasses.asdict(Recipe())
     parts = {name: value for name, value in config.items() if name not in defaults or value != defaults[name]}
     parts["network"] = [f"{value:.4g}" for value in config["network"]]
-    return key_of(parts)
+    return short_hash(parts)
 
 
-def key_of(*parts):
+def short_hash(*parts):
     """Eight hexadecimal digits that tell one configuration, given as printable parts, from another."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
@@ -388,7 +399,7 @@ def same_probe(stored, computed):
 def engine_hash(folder):
     """Eight hexadecimal digits of the code that trains in the project `folder`, comments and docstrings left out."""
     files = project_files("training", folder)
-    return key_of(*(_bare_lines(file.read_text(encoding="utf-8")) for file in files))
+    return short_hash(*(_bare_lines(file.read_text(encoding="utf-8")) for file in files))
 
 
 def _bare_lines(source):
@@ -427,7 +438,7 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
         raise SubmissionError("a run with the schedule linear has no snapshots: its rates depend on its last epoch")
     run, state = load_run(folder), _load_state(folder)
     if run or state:
-        if differences := differing((run.info if run else state)["config"], config):
+        if differences := differences_between((run.info if run else state)["config"], config):
             raise SubmissionError(f"{folder} holds a run with {', '.join(differences)}: remove it or take another one")
     if run:
         load_weights(model, folder)
@@ -441,14 +452,14 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
         progress = Progress(**state["progress"])
         print(f"{folder.name}: continuing at epoch {progress.epoch + 1}, step {progress.step + 1}")
         torch.set_num_threads(state["choices"]["threads"])
-        if state["choices"] != (here := choices()):
+        if state["choices"] != (here := environment()):
             print(f"{folder.name}: started with {state['choices']}, continued with {here}; its bits will differ")
     else:
         progress = Progress()
     enough_memory = True
     with _ctrl_c(folder) as pressed:
         try:
-            learner, batches = Learner(model, recipe, choices()["precision"]), Batches(data, recipe, DEVICE)
+            learner, batches = Learner(model, recipe, environment()["precision"]), Batches(data, recipe, DEVICE)
             if state:
                 learner.load_state_dict(state["learner"])
             monitor = Monitor(learner, progress, recipe, batches.steps, folder, config, pressed)
@@ -477,7 +488,7 @@ def _snapshot_taker(model, data, runs, config, snapshots):
     return take_snapshot
 
 
-def choices():
+def environment():
     """What influences the bits of a run beside its configuration, as a dict: machine, number format, versions, code."""
     if DEVICE.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 would only emulate it
@@ -735,7 +746,7 @@ class Monitor:
         self.keep_image_losses, self.take_snapshot = False, lambda progress: None
 
     def start_epoch(self):
-        self.bar = tqdm(total=self.steps, initial=self.progress.step, **bar_settings(),
+        self.bar = tqdm(total=self.steps, initial=self.progress.step, **progress_bar_options(),
                         desc=f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}")
 
     def after_step(self, measured, learning_rate):
@@ -816,7 +827,7 @@ class Monitor:
 
     def save(self):
         """Write the state; after Ctrl-C stop, unless the run is at its end."""
-        _save_state(self.folder, {"config": self.config, "choices": choices(), "learner": self.learner.state_dict(),
+        _save_state(self.folder, {"config": self.config, "choices": environment(), "learner": self.learner.state_dict(),
                                   "progress": dataclasses.asdict(self.progress)})
         self.saved = time.perf_counter()
         if self.pressed and self.progress.epoch < self.recipe.epochs:
@@ -887,7 +898,7 @@ def _finish(model, data, folder, name, config, progress):
     probabilities, mirrored = (predict(model, data.test_images, normalisation, flip) for flip in (False, True))
     fixed = predict(model, data.train_images[:FIXED], normalisation)
     train_losses = -fixed.gather(1, data.train_labels[:FIXED, None]).clamp_min(1e-30).log().flatten()
-    info = {"run": name, "config": config, "choices": choices(), "source": data.source,
+    info = {"run": name, "config": config, "choices": environment(), "source": data.source,
             "train_images": len(data.train_labels), "normalisation": normalisation, "seconds": progress.seconds,
             "finished": date.today().isoformat(), "accuracy": accuracy_of(probabilities, data.test_labels)}
     with _disk(folder):

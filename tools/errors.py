@@ -1,0 +1,8 @@
+"""Faults that a user can mend: one base class, shown as one sentence."""
+
+
+class SubmissionError(Exception):
+    """A foreseeable fault: its text says what is wrong, where, and what to do. A notebook shows no traceback."""
+
+    def _render_traceback_(self):  # IPython asks for this method before it formats a traceback
+        return [f"{type(self).__name__}: {self}"]
