@@ -1,4 +1,4 @@
-"""What the assignment notebook needs beside the network and its training: CIFAR-10 in memory, prediction."""
+"""CIFAR-10 in memory, the device, prediction: what a notebook needs beside network and training."""
 import dataclasses
 import functools
 import hashlib
@@ -22,42 +22,82 @@ from tqdm import tqdm
 
 from tools.errors import SubmissionError
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)
+OFFICIAL_IMAGES = [50_000, 10_000]  # of training and test
 HOST = "www.cs.toronto.edu"  # where torchvision downloads CIFAR-10 from
 DEFAULT_FOLDER = Path(__file__).resolve().parent / "data"  # need not exist: a download makes it
 KAGGLE = Path("/kaggle/input")  # Kaggle's attached data sets, read-only
-EXPECTED = (f"expected is {CIFAR10.filename}, its unpacked folder {CIFAR10.base_folder}, or an image tree "
-            "train/<class>/*, test/<class>/*")
+KAGGLE_DEPTH = 5  # folders: datasets/<owner>/<name>/ and two more
+FOLDER_DEPTH = 2  # folders below the data folder that are searched
+EXPECTED = (
+    f"expected is {CIFAR10.filename}, its unpacked folder {CIFAR10.base_folder}, or an image tree "
+    "train/<class>/*, test/<class>/*"
+)
 
+
+# ---------------------------------------------------------------------------------------- device
 
 def select_device():
-    """The GPU if this torch has code for it, else the CPU; a GPU left unused for that is named in a printed line."""
+    """Return the GPU if this torch has code for it, else the CPU.
+
+    A printed line names a GPU that is left unused because torch has no code for it.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    here, built = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
-    codes = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built))  # none in a build for AMD
-    # machine code (sm) also runs on later minor versions of its major one, PTX (compute) on everything later
-    if not codes or any((int(major), int(minor)) <= here and (kind == "compute" or int(major) == here[0])
-                        for kind, major, minor in codes):
+    capability = torch.cuda.get_device_capability()
+    built_for = torch.cuda.get_arch_list()
+    if _has_code_for(capability, built_for):
         return torch.device("cuda")
-    print(f"{torch.cuda.get_device_name()} (sm_{here[0]}{here[1]}) stays unused, the CPU computes: "
-          f"this torch is built for {', '.join(built)}.")
+    major, minor = capability
+    print(
+        f"The GPU {torch.cuda.get_device_name()} (sm_{major}{minor}) is not used, the CPU is: this "
+        f"torch is built for {', '.join(built_for)}."
+    )
     return torch.device("cpu")
 
 
+def _has_code_for(capability, built_for):
+    """Whether a torch built for such architectures runs on a GPU of this compute capability.
+
+    Args:
+        capability: (major, minor).
+        built_for: names like sm_80 and compute_80; those of other makers' GPUs are not judged.
+    """
+    codes = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built_for))
+    if not codes:
+        return True
+    for kind, major, minor in codes:
+        version = int(major), int(minor)
+        if version > capability:
+            continue
+        # PTX (compute) runs on everything later, machine code (sm) on its own major version.
+        if kind == "compute" or version[0] == capability[0]:
+            return True
+    return False
+
+
 DEVICE = select_device()
-torch.backends.cudnn.conv.fp32_precision = "ieee"  # a GPU's float32 convolutions are TF32 otherwise
+torch.backends.cudnn.conv.fp32_precision = "ieee"  # a GPU's default for convolutions is TF32
 
 
-# ---------------------------------------------------------------------------------------------------------- data
+# ------------------------------------------------------------------------------------------ data
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """A classification data set in memory.
 
-    Images are uint8 tensors (N, 3, 32, 32) in RGB order, labels int64 tensors (N,). `source` names the data as
-    the paper will; `is_fallback` is true where it is not CIFAR-10.
+    Attributes:
+        train_images: uint8 (N, 3, 32, 32), in RGB order.
+        train_labels: int64 (N,).
+        test_images: as train_images.
+        test_labels: as train_labels.
+        classes: their names.
+        source: the data's name in the paper.
+        is_fallback: whether it is the fallback data set instead of CIFAR-10.
     """
+
     train_images: torch.Tensor
     train_labels: torch.Tensor
     test_images: torch.Tensor
@@ -68,130 +108,200 @@ class Data:
 
     @functools.cached_property
     def fingerprint(self):
-        """SHA-256 (hexadecimal) of the decoded pixels and labels, training then test images, in loading order."""
+        """SHA-256 (hexadecimal) of pixels and labels, training then test images, in order."""
         digest = hashlib.sha256()
-        for tensor in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+        tensors = (self.train_images, self.train_labels, self.test_images, self.test_labels)
+        for tensor in tensors:
             digest.update(np.ascontiguousarray(tensor.numpy()))
         return digest.hexdigest()
 
     def normalisation(self):
-        """Mean and standard deviation of each channel of the training images in [0, 1]: two lists of 3 floats."""
-        # From the counts of the 256 grey levels, so that no float copy of the data set is made.
-        counts = torch.stack([torch.bincount(self.train_images[:, c].flatten(), minlength=256) for c in range(3)])
-        share, level = counts.double() / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
+        """Return the training images' mean and standard deviation by channel, in [0, 1].
+
+        Both are lists of 3 floats. They come from the counts of the 256 grey levels, so that no
+        float copy of the data set is made.
+        """
+        channels = [self.train_images[:, c].flatten() for c in range(3)]
+        counts = torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
+        share = counts.double() / counts.sum(1, keepdim=True)
+        level = torch.arange(256).double() / 255
         mean = share @ level
-        return mean.tolist(), ((share * (level - mean[:, None]) ** 2).sum(1).sqrt()).tolist()
+        variance = (share * (level - mean[:, None]) ** 2).sum(1)
+        return mean.tolist(), variance.sqrt().tolist()
 
     def held_out(self, n):
-        """The same data with `n` training images, drawn at random, in the place of the test images."""
-        order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(0))
-        train, held = order[n:], order[:n]
-        return Data(self.train_images[train], self.train_labels[train], self.train_images[held],
-                    self.train_labels[held], self.classes, f"{self.source}; {n:,} training images held out",
-                    self.is_fallback)
+        """Return the same data with `n` random training images in place of the test images."""
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(self.train_labels), generator=generator)
+        validation, train = order[:n], order[n:]
+        return Data(
+            self.train_images[train],
+            self.train_labels[train],
+            self.train_images[validation],
+            self.train_labels[validation],
+            self.classes,
+            f"{self.source}; {n:,} training images held out",
+            self.is_fallback,
+        )
 
 
 def has_data(folder):
-    """Whether `load_data` would find something in `folder` to read or to refuse, rather than download CIFAR-10."""
+    """Whether `load_data` would find something in `folder` to read or to refuse.
+
+    Otherwise it downloads CIFAR-10.
+    """
     try:
-        return bool(_places(folder))
+        return bool(_find_data(folder))
     except SubmissionError:
         return True
 
 
 def load_data(folder, dataset=""):
-    """CIFAR-10 from `folder`, else from Kaggle's attached data sets, by download, or scikit-learn's digits instead.
+    """Return CIFAR-10 as a Data, or the fallback data set, scikit-learn's digits.
 
-    `folder` or a folder in it holds the official archive, its unpacked batches, or an image tree train/<class>/*,
-    test/<class>/*. `dataset` "cifar10" forbids the digits, "digits" asks for them; otherwise a printed line says so.
-    Raises SubmissionError, with one sentence, where `folder` is missing or what lies there is not CIFAR-10 or damaged.
+    CIFAR-10 is read from `folder`, or from Kaggle's attached data sets, or downloaded. If none of
+    that works, a printed line says that the fallback is used.
+
+    Args:
+        folder: it, or a folder in it, holds the official archive, its unpacked batches, or an
+            image tree train/<class>/*, test/<class>/*.
+        dataset: "cifar10" forbids the fallback, "digits" asks for it.
+
+    Raises:
+        SubmissionError: in one sentence, if `folder` is missing, or holds something that is
+            damaged or not CIFAR-10.
     """
     if dataset not in ("", "cifar10", "digits"):
         raise SubmissionError(f"DATASET={dataset} is neither cifar10 nor digits")
     if dataset == "digits":
         return _load_digits()
-    faults = []
-    for place in _places(folder):
-        try:
-            return _load_tree(place) if (place / "train").is_dir() else _load_official(place)
-        except SubmissionError as error:
-            faults.append(error)
-    if faults:
-        raise faults[0]
+    paths = _find_data(folder)
+    if paths:
+        return _load_first(paths)
     try:
         return _load_official(_download(Path(folder)))
     except (RuntimeError, OSError, http.client.HTTPException) as error:
         reason = f"nothing lies in {folder}, and the download failed ({error})"
-    attached = _look(KAGGLE)[1]
+    attached = _search(KAGGLE, FOLDER_DEPTH)[1]
     if attached:
-        reason += f"; {KAGGLE} holds {_few(attached)}"
+        reason += f"; {KAGGLE} holds {_first_names(attached)}"
     if attached or dataset == "cifar10":
-        raise SubmissionError(f"no CIFAR-10: {reason}; {EXPECTED}; only DATASET=digits runs without it")
-    print(f"No CIFAR-10: {reason}; scikit-learn's digits stand in for it.")
+        raise SubmissionError(
+            f"no CIFAR-10: {reason}; {EXPECTED}; only DATASET=digits runs without it"
+        )
+    print(f"No CIFAR-10: {reason}; the fallback data set is used, scikit-learn's digits.")
     return _load_digits()
 
 
-def _places(folder):
-    """Where CIFAR-10 seems to lie: archives, and folders of batches or of an image tree; [] where nothing lies at all.
+def _load_first(paths):
+    """The first of `paths` that can be read; SubmissionError for the first of all if none can."""
+    faults = []
+    for path in paths:
+        try:
+            if (path / "train").is_dir():
+                return _load_tree(path)
+            return _load_official(path)
+        except SubmissionError as error:
+            faults.append(error)
+    raise faults[0]
 
-    Raises SubmissionError where `folder` is missing or holds other things only.
+
+def _find_data(folder):
+    """Where CIFAR-10 seems to be: archives, folders of batches or of an image tree.
+
+    Returns [] if there is nothing at all. Raises SubmissionError if `folder` is missing or holds
+    only other things.
     """
     folder = Path(folder)
     if os.path.isfile(folder):
         return [folder]
+    _check_readable(folder)
+    paths, seen = _search(folder, FOLDER_DEPTH)
+    if not paths and folder.name in ("train", "test"):  # one folder too deep in an image tree
+        paths, _ = _search(folder.parent, 0)
+    if seen and not paths:
+        raise SubmissionError(
+            f"no CIFAR-10 in {folder}, which holds {_first_names(seen)}; {EXPECTED}"
+        )
+    return paths or _search(KAGGLE, KAGGLE_DEPTH)[0]
+
+
+def _check_readable(folder):
+    """Raise SubmissionError for a folder that cannot be read; the default one may be missing."""
     try:
         os.listdir(folder)
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            raise SubmissionError(f"the folder {folder} cannot be read ({error.strerror})") from error
+    except FileNotFoundError as error:
         if folder.resolve() != DEFAULT_FOLDER:
-            raise SubmissionError(f"the folder {folder} does not exist: correct CIFAR10_DIR; {EXPECTED}") from error
-    places, seen = _look(folder)
-    if not places and folder.name in ("train", "test"):  # one folder too deep in an image tree
-        places, _ = _look(folder.parent, depth=0)
-    if seen and not places:
-        raise SubmissionError(f"no CIFAR-10 in {folder}, which holds {_few(seen)}; {EXPECTED}")
-    return places or _look(KAGGLE, depth=5)[0]  # datasets/<owner>/<name>/ and two folders more
+            raise SubmissionError(
+                f"the folder {folder} does not exist: correct CIFAR10_DIR; {EXPECTED}"
+            ) from error
+    except OSError as error:
+        raise SubmissionError(
+            f"the folder {folder} cannot be read ({error.strerror})"
+        ) from error
 
 
-def _look(folder, depth=2):
-    """Where CIFAR-10 seems to lie in `folder` and down to `depth` folders below it, and all names seen on the way."""
-    places, seen, batches = [], [], {name for name, _ in CIFAR10.train_list + CIFAR10.test_list}
-    for path, folders, files in os.walk(folder, followlinks=True):
-        path = Path(path)
-        folders[:], files = (sorted(name for name in names if name[0] != ".") for names in (folders, files))
+def _search(folder, depth):
+    """Where CIFAR-10 seems to be in `folder`, and all names seen there: two lists.
+
+    Args:
+        folder: need not exist.
+        depth: down to how many folders below it to search.
+    """
+    found, seen = [], []
+    for name, folders, files in os.walk(folder, followlinks=True):
+        path = Path(name)
+        folders[:] = _visible(folders)  # in place: os.walk goes on with these
+        files = _visible(files)
         seen += [(path / name).relative_to(folder).as_posix() for name in folders + files]
-        if "train" in folders or path.name == CIFAR10.base_folder or batches & set(files):
-            places.append(path)
+        if _holds_batches(path, files) or "train" in folders:
+            found.append(path)
         if CIFAR10.filename in files:
-            places.append(path / CIFAR10.filename)
+            found.append(path / CIFAR10.filename)
         if "train" in folders or len(path.relative_to(folder).parts) == depth:
             folders.clear()
-    return places, seen
+    return found, seen
 
 
-def _few(names):
+def _visible(names):
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _holds_batches(path, files):
+    """Whether a folder is that of the official batches, by its name or by its files."""
+    if path.name == CIFAR10.base_folder:
+        return True
+    batches = {name for name, _ in CIFAR10.train_list + CIFAR10.test_list}
+    return bool(batches & set(files))
+
+
+def _first_names(names):
     """The first eight names, and how many follow."""
-    return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+    listed = ", ".join(names[:8])
+    if len(names) > 8:
+        listed += f" and {len(names) - 8:,} more"
+    return listed
 
 
 def _reachable(host, seconds=3):
-    """Whether a connection to `host` can be opened within `seconds` (name look-ups can hang, hence the thread)."""
+    """Whether a connection to `host` can be opened within `seconds`."""
+    answers = []
+
     def probe():
         try:
             socket.create_connection((host, 443), timeout=seconds).close()
-            answers.append(True)
         except OSError:
-            pass
-    answers = []
-    thread = threading.Thread(target=probe, daemon=True)
+            return
+        answers.append(True)
+
+    thread = threading.Thread(target=probe, daemon=True)  # looking up a name can hang
     thread.start()
     thread.join(seconds)
     return bool(answers)
 
 
 def _download(folder):
-    """The official archive, downloaded into `folder`; it bears its name only when it is whole."""
+    """The official archive, downloaded into `folder`; it gets its name only when it is whole."""
     if not _reachable(HOST):  # torchvision asks without a time limit
         raise OSError(f"no connection to {HOST}")
     part = folder / f".{CIFAR10.filename}.part"
@@ -199,95 +309,154 @@ def _download(folder):
     return part.rename(folder / CIFAR10.filename)
 
 
-def _load_official(place):
-    """The official batches, from their folder or an archive of it; nothing is unpickled before its MD5 is checked."""
-    md5, contents = dict(CIFAR10.train_list + CIFAR10.test_list), {}
-    try:
-        if place.is_dir():
-            contents = {name: (place / name).read_bytes() for name in md5 if (place / name).exists()}
-        else:
-            with tarfile.open(place) as archive:
-                contents = {Path(member.name).name: archive.extractfile(member).read() for member in archive
-                            if Path(member.name).name in md5 and member.isfile()}
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise SubmissionError(f"{place} is damaged, or is not CIFAR-10 ({type(error).__name__}): copy it anew or "
-                              f"delete it; {EXPECTED}") from error
-    missing = [name for name in md5 if name not in contents]
+def _load_official(path):
+    """The official batches, from their folder or an archive of it.
+
+    Nothing is unpickled before its MD5 is checked.
+    """
+    sums = dict(CIFAR10.train_list + CIFAR10.test_list)
+    contents = _read_batches(path, sums)
+    missing = [name for name in sums if name not in contents]
     if missing:
-        raise SubmissionError(f"{place} lacks {', '.join(missing)}; copy it anew, whole")
+        raise SubmissionError(f"{path} lacks {', '.join(missing)}; copy it anew, whole")
     for name, content in contents.items():
-        if hashlib.md5(content).hexdigest() != md5[name]:
-            raise SubmissionError(f"{name} in {place} is damaged, or not CIFAR-10's; copy it anew")
-    batches = [pickle.loads(contents[name], encoding="latin1") for name in md5]
-    tensors = []
-    for part in (batches[:-1], batches[-1:]):
-        tensors += [torch.from_numpy(np.concatenate([batch["data"] for batch in part])).view(-1, 3, 32, 32),
-                    torch.tensor([label for batch in part for label in batch["labels"]])]
-    return Data(*tensors, CLASSES, "CIFAR-10")
+        if hashlib.md5(content).hexdigest() != sums[name]:
+            raise SubmissionError(f"{name} in {path} is damaged, or not CIFAR-10's; copy it anew")
+    batches = [pickle.loads(contents[name], encoding="latin1") for name in sums]
+    train = _join_batches(batches[:-1])
+    test = _join_batches(batches[-1:])
+    return Data(*train, *test, CLASSES, "CIFAR-10")
+
+
+def _read_batches(path, names):
+    """The contents of the files named, of those that exist: a dict name -> bytes."""
+    try:
+        if path.is_dir():
+            return {name: (path / name).read_bytes() for name in names if (path / name).exists()}
+        contents = {}
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if name in names and member.isfile():
+                    contents[name] = archive.extractfile(member).read()
+        return contents
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise SubmissionError(
+            f"{path} is damaged, or is not CIFAR-10 ({type(error).__name__}): copy it anew or "
+            f"delete it; {EXPECTED}"
+        ) from error
+
+
+def _join_batches(batches):
+    """Images and labels of unpickled batches, as in Data."""
+    pixels = np.concatenate([batch["data"] for batch in batches])
+    labels = [label for batch in batches for label in batch["labels"]]
+    return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.tensor(labels)
 
 
 def _load_tree(folder):
-    """An image tree in the manner of torchvision's ImageFolder, its classes in alphabetical order."""
-    tensors = []
-    for part in ("train", "test"):
-        try:
-            tree = torchvision.datasets.ImageFolder(folder / part)
-        except FileNotFoundError as error:
-            fault = str(error).split(". ")[0] if (folder / part).is_dir() else "it does not exist"
-            raise SubmissionError(f"{folder / part} is not a tree of images: {fault}; {EXPECTED}") from error
-        odd = set(CLASSES) ^ set(tree.classes)
-        if odd:
-            raise SubmissionError(f"{folder / part} should hold one folder for each class of CIFAR-10; missing or "
-                                  f"unknown: {_few(sorted(odd))}")
-        images = torch.empty(len(tree), 3, 32, 32, dtype=torch.uint8)
-        for i, (path, _) in enumerate(tqdm(tree.samples, desc=f"reading {part}", **progress_bar_options())):
-            try:
-                pixels = np.asarray(Image.open(path).convert("RGB"))
-            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them on a broken PNG
-                raise SubmissionError(f"{path} is no image, or a damaged one; copy it anew") from error
-            if pixels.shape != (32, 32, 3):
-                raise SubmissionError(f"{path} has {pixels.shape[1]}×{pixels.shape[0]} pixels instead of 32×32")
-            images[i] = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-        tensors += [images, torch.tensor(tree.targets)]
+    """An image tree, as torchvision's ImageFolder reads it; both sort the classes by name."""
+    train = _load_tree_part(folder / "train")
+    test = _load_tree_part(folder / "test")
     source = "CIFAR-10, image tree"
-    counts = [len(tensors[i]) for i in (1, 3)]
-    if counts != [50_000, 10_000]:  # unpacking broke off, or a smaller set was wanted: in any case say so
+    counts = [len(train[1]), len(test[1])]
+    if counts != OFFICIAL_IMAGES:  # a broken copy, or fewer images on purpose: the paper says it
         source += f" with only {counts[0]:,} training and {counts[1]:,} test images"
-    return Data(*tensors, CLASSES, source)
+    return Data(*train, *test, CLASSES, source)
+
+
+def _load_tree_part(folder):
+    """Images and labels of the folder train or test, as in Data."""
+    try:
+        tree = torchvision.datasets.ImageFolder(folder)
+    except FileNotFoundError as error:
+        fault = str(error).split(". ")[0] if folder.is_dir() else "it does not exist"
+        raise SubmissionError(f"{folder} is not a tree of images: {fault}; {EXPECTED}") from error
+    wrong = set(CLASSES) ^ set(tree.classes)
+    if wrong:
+        raise SubmissionError(
+            f"{folder} should hold one folder for each class of CIFAR-10; missing or unknown: "
+            f"{_first_names(sorted(wrong))}"
+        )
+    images = torch.empty(len(tree), 3, 32, 32, dtype=torch.uint8)
+    bar = tqdm(tree.samples, desc=f"reading {folder.name}", **progress_bar_options())
+    for i, (path, _) in enumerate(bar):
+        images[i] = _read_image(path)
+    return images, torch.tensor(tree.targets)
+
+
+def _read_image(path):
+    """An image file as uint8 (3, 32, 32)."""
+    try:
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken PNG
+        raise SubmissionError(f"{path} is no image, or a damaged one; copy it anew") from error
+    if pixels.shape != (32, 32, 3):
+        height, width, _ = pixels.shape
+        raise SubmissionError(f"{path} has {width}×{height} pixels instead of 32×32")
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _load_digits():
-    """scikit-learn's 1,797 handwritten digits, 8×8 grey, enlarged to 32×32×3; the last 360 are the test images."""
-    from sklearn.datasets import load_digits  # only the stand-in needs scikit-learn
+    """The fallback data set: scikit-learn's 1,797 handwritten digits, 8×8 grey, as 32×32×3.
+
+    The last 360 are the test images.
+    """
+    from sklearn.datasets import load_digits  # only the fallback needs scikit-learn
     digits = load_digits()
-    images = torch.from_numpy(digits.images * 15.9375).round().to(torch.uint8)  # grey levels 0..16 -> 0..255
-    images = images[:, None].repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1).contiguous()
+    grey = torch.from_numpy(digits.images * 15.9375).round().to(torch.uint8)  # 0..16 to 0..255
+    large = grey[:, None].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    images = large.expand(-1, 3, -1, -1).contiguous()
     labels = torch.from_numpy(digits.target).long()
-    return Data(images[:-360], labels[:-360], images[-360:], labels[-360:], tuple("0123456789"),
-                "scikit-learn digits (a stand-in, not CIFAR-10)", is_fallback=True)
+    return Data(
+        images[:-360],
+        labels[:-360],
+        images[-360:],
+        labels[-360:],
+        tuple("0123456789"),
+        "scikit-learn digits (the fallback data set, not CIFAR-10)",
+        is_fallback=True,
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
+# ------------------------------------------------------------------------------------ evaluation
 
-@torch.no_grad()  # not inference_mode: weights that move to a GPU in it can never be trained or loaded again
+@torch.no_grad()  # inference_mode would leave weights that can never be trained or loaded again
 def predict(model, images, normalisation, flip=False):
-    """Class probabilities, float32 (N, 10) on the CPU, of uint8 `images`, mirrored first if `flip`; in float32."""
+    """Return class probabilities, float32 (N, 10) on the CPU; `model` moves to DEVICE.
+
+    Args:
+        model: the network, set to evaluation mode.
+        images: uint8 (N, 3, 32, 32).
+        normalisation: means and standard deviations of the channels in [0, 1].
+        flip: whether images are mirrored first.
+    """
     model.to(DEVICE).eval()
     mean, std = (255 * torch.tensor(v, device=DEVICE).view(3, 1, 1) for v in normalisation)
-    parts = (part.to(DEVICE).flip(3) if flip else part.to(DEVICE) for part in images.split(500))
-    return torch.cat([model((part - mean) / std).softmax(1).cpu() for part in parts])
+    probabilities = []
+    for part in images.split(500):
+        part = part.to(DEVICE)
+        if flip:
+            part = part.flip(3)
+        logits = model((part - mean) / std)
+        probabilities.append(logits.softmax(1).cpu())
+    return torch.cat(probabilities)
 
 
 def accuracy_of(probabilities, labels):
-    """Share of images, in percent, whose most probable class is their label."""
+    """Return the share of images, in per cent, whose most probable class is their label."""
     return 100 * (probabilities.argmax(1) == labels).sum().item() / len(labels)
 
 
+# --------------------------------------------------------------------------------------- display
+
 def progress_bar_options():
-    """tqdm's settings: a bar of text that is cleared at its end, and none in a log file."""
-    return {"leave": False, "disable": not (os.isatty(2) or in_notebook()), "mininterval": 0.5}
+    """Return tqdm's settings: a bar that is cleared at its end, and none in a log file."""
+    shown = os.isatty(2) or in_notebook()
+    return {"leave": False, "disable": not shown, "mininterval": 0.5}
 
 
 def in_notebook():
     """Whether this runs in a notebook's kernel."""
-    return get_ipython() is not None and "IPKernelApp" in get_ipython().config
+    shell = get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config

@@ -1,9 +1,10 @@
-"""Training speed: the course's loop, ours, and the model alone, in images per second (`make bench`).
+"""Training speed in images per second: the course's loop, ours, the model alone (`make bench`).
 
-All rows are measured in one run on one machine, interleaved over several rounds; the table shows medians. `matmul`
-is the share of this machine's own measured matrix-product rate, in the row's number format, that the network's
-training reaches, counting three times the forward cost per image.
+All rows are measured in one run on one machine, interleaved over several rounds; the table shows
+medians. `matmul_fraction` is the share of this machine's own measured matrix-product rate, in the
+row's number format, that training reaches, counting three times the forward cost per image.
 """
+
 import contextlib
 import functools
 import json
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
-from torch.nn import functional as F
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
@@ -25,23 +26,37 @@ import training
 import utils
 from tools.notebook_definitions import load_definitions
 from tools.project_files import ROOT
-from training.speed import ProductGradients
+from training import loop
 
 GPU = utils.DEVICE.type == "cuda"
 ROUNDS, IMAGES, BATCHES = (5, 50_000, (512, 1024)) if GPU else (5, 2_048, (256, 512, 1024))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ResNet = load_definitions()["ResNet"]
+COURSE = "(a) the course's loop, batch 100"  # the row that others are compared with
 SAME = training.Recipe()  # the course's own algorithm: Adam, crop, flip
-MUON = training.Recipe(batch_size=512, optimizer="muon", learning_rate=0.02, momentum=0.95, weight_decay=0.2,
-                       label_smoothing=0.1, augmentation="crop flip", pad_with="reflection")
+MUON = training.Recipe(
+    batch_size=512,
+    optimizer="muon",
+    learning_rate=0.02,
+    momentum=0.95,
+    weight_decay=0.2,
+    label_smoothing=0.1,
+    augmentation="crop flip",
+    pad_with="reflection",
+)
 
 
 def images():
     """The images that every row trains on."""
     data = utils.load_data(ROOT / "data")
     few = torch.arange(IMAGES) % len(data.train_labels)
-    return replace(data, train_images=data.train_images[few], train_labels=data.train_labels[few],
-                   test_images=data.test_images[:10], test_labels=data.test_labels[:10])
+    return replace(
+        data,
+        train_images=data.train_images[few],
+        train_labels=data.train_labels[few],
+        test_images=data.test_images[:10],
+        test_labels=data.test_labels[:10],
+    )
 
 
 def clock():
@@ -58,19 +73,25 @@ def matmul_rate(precision, size=4096 if GPU else 2048):
     began = clock()
     for _ in range(4):
         a @ a
-    return 4 * 2 * size ** 3 / (clock() - began)
+    return 4 * 2 * size**3 / (clock() - began)
 
 
 class Pictures(Dataset):
-    """The training images as PIL images, transformed one by one, as torchvision's CIFAR10 gives them."""
+    """The training images as PIL images, transformed one by one, as torchvision's CIFAR10 does."""
 
     def __init__(self):
         data = images()
         mean, std = data.normalisation()
         self.pictures = [transforms.functional.to_pil_image(image) for image in data.train_images]
         self.labels = data.train_labels.tolist()
-        self.transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
-                                             transforms.ToTensor(), transforms.Normalize(mean, std)])
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(mean, std),
+            ]
+        )
 
     def __len__(self):
         return len(self.labels)
@@ -85,10 +106,12 @@ def pictures():
 
 
 def course_loop():
-    """(a) The loop as the assignment gives it: PIL transforms, DataLoader, float32, Adam, .item() in every step."""
+    """(a) The assignment's loop: PIL transforms, DataLoader, float32, Adam, .item() every step."""
     net = ResNet().to(utils.DEVICE)
-    optimizer, criterion = torch.optim.Adam(net.parameters(), lr=1e-3), torch.nn.CrossEntropyLoss()
-    began, running = clock(), 0.0
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    criterion = torch.nn.CrossEntropyLoss()
+    began = clock()
+    running = 0.0
     for images, labels in DataLoader(pictures(), batch_size=100, shuffle=True, drop_last=True):
         loss = criterion(net(images.to(utils.DEVICE)), labels.to(utils.DEVICE))
         optimizer.zero_grad()
@@ -98,9 +121,9 @@ def course_loop():
     return len(pictures()) // 100 * 100 / (clock() - began)
 
 
-def our_loop(data, recipe, gradients=ProductGradients):
+def our_loop(data, recipe, gradients=training.MatmulConvGradients):
     """(b), (c), (e), (f) One epoch of `fit`, without its evaluation."""
-    training.engine.ProductGradients = gradients  # has no effect on a GPU
+    loop.MatmulConvGradients = gradients  # has no effect on a GPU
     with tempfile.TemporaryDirectory() as folder:
         run = training.fit(ResNet(), data, folder, recipe)
     return len(run.losses) * recipe.batch_size / run.info["seconds"]
@@ -110,14 +133,19 @@ def model_alone(data, batch_size, precision):
     """(d) The same network and optimiser on one batch that stays where it is."""
     net = ResNet().to(utils.DEVICE, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
-    images = torch.randn(batch_size, 3, 32, 32, device=utils.DEVICE).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(batch_size, 3, 32, 32, device=utils.DEVICE).contiguous(
+        memory_format=torch.channels_last
+    )
     labels = data.train_labels[:batch_size].to(utils.DEVICE)
-    gradients = contextlib.nullcontext() if GPU else ProductGradients()
+    gradients = contextlib.nullcontext() if GPU else training.MatmulConvGradients()
     began = clock()
     for _ in range(len(data.train_labels) // batch_size):
-        with torch.autocast(utils.DEVICE.type, DTYPES[precision], enabled=precision != "fp32"), gradients:
+        with (
+            torch.autocast(utils.DEVICE.type, DTYPES[precision], enabled=precision != "fp32"),
+            gradients,
+        ):
             logits = net(images)
-        F.cross_entropy(logits.float(), labels).backward()
+        nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
     return len(data.train_labels) // batch_size * batch_size / (clock() - began)
@@ -134,52 +162,105 @@ def data_rate(data, batch_size):
     return 5 * batches.steps * batch_size / (clock() - began)
 
 
-def main():
-    data, precision = images(), training.environment()["precision"]
-    worker = multiprocessing.get_context("spawn").Pool(1)  # a process without what `fit` sets for its own
-    rows = {"(a) the course's loop, batch 100": ("fp32", lambda: worker.apply(course_loop)),
-            "(b) ours, batch 100": (precision, lambda: our_loop(data, SAME))}
+def rows_to_measure(data, precision):
+    """What the table compares: name -> (number format, function that gives images per second)."""
+    # A process without what `fit` sets for its own.
+    worker = multiprocessing.get_context("spawn").Pool(1)
+    rows = {
+        COURSE: ("fp32", lambda: worker.apply(course_loop)),
+        "(b) ours, batch 100": (precision, lambda: our_loop(data, SAME)),
+    }
     for batch_size in BATCHES:
         recipe = replace(SAME, batch_size=batch_size)
         rows[f"(c) ours, batch {batch_size}"] = (precision, lambda r=recipe: our_loop(data, r))
     if not GPU:
-        rows["(c) ours, batch 512, gradients by oneDNN"] = (precision, lambda: our_loop(
-            data, replace(SAME, batch_size=512), gradients=contextlib.nullcontext))
-    rows[f"(d) model alone, batch {BATCHES[-1]}"] = (precision, lambda: model_alone(data, BATCHES[-1], precision))
+        by_onednn = functools.partial(our_loop, gradients=contextlib.nullcontext)
+        recipe = replace(SAME, batch_size=512)
+        name = "(c) ours, batch 512, gradients by oneDNN"
+        rows[name] = (precision, lambda: by_onednn(data, recipe))
+    largest = BATCHES[-1]
+    rows[f"(d) model alone, batch {largest}"] = (
+        precision,
+        lambda: model_alone(data, largest, precision),
+    )
+    augmented = replace(MUON, augmentation="crop flip cutmix trivialaugment")
     rows["(e) ours, with Muon, batch 512"] = (precision, lambda: our_loop(data, MUON))
-    rows["(f) the same with CutMix and TrivialAugment"] = (precision, lambda: our_loop(data, replace(
-        MUON, augmentation="crop flip cutmix trivialaugment")))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ResNet().eval()(torch.zeros(1, 3, 32, 32))
-    cost = 3 * counter.get_total_flops()  # the backward pass costs twice the forward pass
-    speeds, matmul, handling = {name: [] for name in rows}, {}, {}
+    rows["(f) the same with CutMix and TrivialAugment"] = (
+        precision,
+        lambda: our_loop(data, augmented),
+    )
+    return rows
+
+
+def measure(rows, data, precision):
+    """Speeds by row, matrix-product rates by number format, data rates by batch size: dicts."""
+    speeds = {name: [] for name in rows}
+    matmul = {kind: [] for kind in {"fp32", precision}}
+    handling = {batch_size: [] for batch_size in BATCHES}
     for round_ in range(-1, ROUNDS):  # the first round only warms up
-        for p in {"fp32", precision}:
-            matmul.setdefault(p, []).append(matmul_rate(p))
-        for batch_size in BATCHES:
-            handling.setdefault(batch_size, []).append(data_rate(data, batch_size))
-        for name, (_, measure) in rows.items():
-            speed = measure()
+        for kind, rates in matmul.items():
+            rates.append(matmul_rate(kind))
+        for batch_size, rates in handling.items():
+            rates.append(data_rate(data, batch_size))
+        for name, (_, speed_of_row) in rows.items():
+            speed = speed_of_row()
             if round_ >= 0:
                 speeds[name].append(speed)
         print(f"round {round_ + 1} of {ROUNDS}", file=sys.stderr)
-    rate = {p: max(values) for p, values in matmul.items()}
+    return speeds, matmul, handling
+
+
+def training_cost():
+    """Operations of training on one image: the backward pass costs twice the forward pass."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ResNet().eval()(torch.zeros(1, 3, 32, 32))
+    return 3 * counter.get_total_flops()
+
+
+def table_of(rows, median, rate):
+    """The table of results; `median` speeds by row, `rate` of matrix products by number format."""
+    cost = training_cost()
+    table = []
+    for name, (kind, _) in rows.items():
+        row = {
+            "name": name,
+            "images_per_s": median[name],
+            "ratio": median[name] / median[COURSE],
+            "dtype": kind,
+            "matmul_fraction": median[name] * cost / rate[kind],
+        }
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def main():
+    """Measure, print the table, write build/bench.json."""
+    data = images()
+    environment = training.environment()
+    rows = rows_to_measure(data, environment["precision"])
+    speeds, matmul, handling = measure(rows, data, environment["precision"])
+    rate = {kind: max(values) for kind, values in matmul.items()}
     median = {name: statistics.median(values) for name, values in speeds.items()}
-    reference = median["(a) the course's loop, batch 100"]
-    table = pd.DataFrame([{"name": name, "images_per_s": median[name], "ratio": median[name] / reference, "dtype": p,
-                           "matmul_fraction": median[name] * cost / rate[p]}
-                          for name, (p, _) in rows.items()])
+    table = table_of(rows, median, rate)
     best = max((name for name in rows if name.startswith("(c)")), key=median.get)
     batch_size = next(b for b in BATCHES if f"batch {b}" in best)
     share = median[best] / statistics.median(handling[batch_size])
-    print(f"{training.environment()}; {data.source}; medians of {ROUNDS} rounds of {IMAGES:,} images")
-    print("matrix products: " + ", ".join(f"{p} {value / 1e9:,.0f} GFLOP/s" for p, value in sorted(rate.items())))
+    speedup = median[best] / median[COURSE]
+    products = [f"{kind} {value / 1e9:,.0f} GFLOP/s" for kind, value in sorted(rate.items())]
+    print(f"{environment}; {data.source}; medians of {ROUNDS} rounds of {IMAGES:,} images")
+    print(f"matrix products: {', '.join(products)}")
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
-    print(f"{best}: {median[best] / reference:.2f} times (a); data handling takes {100 * share:.1f} % of its time")
+    print(f"{best}: {speedup:.2f} times (a); data handling takes {100 * share:.1f} % of its time")
+    record = {
+        "machine": environment,
+        "rows": table.to_dict("records"),
+        "speedup": speedup,
+        "best": best,
+        "data_share": share,
+        "matmul_flops": rate,
+    }
     (ROOT / "build").mkdir(exist_ok=True)
-    (ROOT / "build" / "bench.json").write_text(json.dumps({
-        "machine": training.environment(), "rows": table.to_dict("records"), "speedup": median[best] / reference,
-        "best": best, "data_share": share, "matmul_flops": rate}, indent=1))
+    (ROOT / "build" / "bench.json").write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

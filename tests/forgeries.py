@@ -67,7 +67,7 @@ def small_world(folder):
         runs.append(training.fit(net, data, folder / name, recipe, runs[0] if start else None))
     files = {f"{POLICY['files']['runs']}/{run.name}/{file.name}": file.read_bytes() for run in runs
              for file in run.folder.iterdir() if run is runs[0] or file.name != "weights.safetensors"}
-    for name in ("utils.py", "training/engine.py", POLICY["files"]["references"]):
+    for name in ("utils.py", "training/runs.py", POLICY["files"]["references"]):
         files[name] = (ROOT / name).read_bytes()
     for kind in ("pdf", "png"):
         files[f"figures/fig-loss.{kind}"] = drawn(runs[0].losses, kind)

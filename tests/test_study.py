@@ -149,7 +149,7 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(small_groups, digits,
     assert list(runs) == ["parent-0-2", "parent-0-1", "later", "later-control"] and not missing
     assert runs["later"].info["config"]["start"] == runs["parent-0-1"].key
     assert not (tmp_path / "stored" / "parent-0-1" / "weights.safetensors").exists()
-    monkeypatch.setattr(training.engine, "fit", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(training.runs, "fit", lambda *_: pytest.fail("it trained again"))
     assert store.train("later").key == runs["later"].key
     record = tmp_path / "stored" / "later" / "run.json"
     info = json.loads(record.read_text())
@@ -157,7 +157,7 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(small_groups, digits,
     record.write_text(json.dumps(info))
     before = record.read_bytes()
     for refused in (store.load_all, store.train_all):  # nothing that is stored is overwritten
-        with pytest.raises(utils.SubmissionError, match=r"of another configuration: other learning_rate \(0.5 there"):
+        with pytest.raises(utils.SubmissionError, match=r"of another configuration: other learning_rate \(stored 0.5"):
             refused()
     assert record.read_bytes() == before
     (tmp_path / "stored" / "parent-0-1" / "run.json").unlink()
@@ -264,7 +264,7 @@ def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
             recipe = replace(experiment.recipe, batch_size=4)
             batches = training.Batches(digits, recipe, torch.device("cpu"))
             batches.start_epoch(0)
-            loss, *_ = training.Learner(network, recipe, "fp32").step(batches.batch(0), 0.001)
+            loss, *_ = training.Trainer(network, recipe, "fp32").step(batches.batch(0), 0.001)
             assert loss.isfinite(), experiment.name
 
 

@@ -59,7 +59,7 @@ def test_the_paper_says_what_the_ledger_says():
     text = re.sub(r"\s+", " ", text)
     assert f"{CLAIMS['test_accuracy']:.2f}" in text and f"{CLAIMS['parameters']:,}" in text
     assert f"{CLAIMS['one-more-epoch/accuracy']:.2f} %" in text and "Limits" in text
-    assert RUN.info["source"] in text and "stand-in" not in text and "??" not in text
+    assert RUN.info["source"] in text and "fallback" not in text and "??" not in text
     assert not re.search("[{}]", text)  # an f-string that is none
     assert len(PdfReader(ROOT / "report" / "report.pdf").pages) <= 3
 

@@ -1,53 +1,34 @@
 """The training engine: recipes, batches, the training loop, and stored runs. Import from here."""
-from training.engine import (
-    COURSE_NORMALISATION,
-    ENGINE,
-    FIXED,
-    Batches,
-    Learner,
-    Monitor,
-    Recipe,
-    Run,
-    TrainingStopped,
-    configuration,
-    differences_between,
-    engine_hash,
-    environment,
-    fit,
-    folder_key,
-    image_order,
-    load_or_train,
-    load_run,
-    load_weights,
-    make_optimizers,
-    network_probe,
-    recipe_of,
-    recipe_table,
-    same_probe,
-    short_hash,
-    train,
-    trivial_augment,
-    whiten_first_filters,
-)
+from training.augmentation import trivial_augment
+from training.batches import COURSE_NORMALISATION, Batches, image_order
+from training.engine_key import ENGINE, engine_hash, environment
+from training.interrupt import TrainingStopped
+from training.loop import Trainer, train
+from training.network_key import network_probe, same_probe
+from training.optimizers import make_optimizers
+from training.recipe import Recipe, recipe_of, recipe_table
+from training.run_key import configuration, differences_between, folder_key, short_hash
+from training.runs import FIXED, Run, fit, load_or_train, load_run, load_weights
+from training.speed import MatmulConvGradients
+from training.whitening import whiten_first_filters
 
 __all__ = [
     "COURSE_NORMALISATION",
     "ENGINE",
     "FIXED",
     "Batches",
-    "Learner",
-    "Monitor",
+    "MatmulConvGradients",
     "Recipe",
     "Run",
+    "Trainer",
     "TrainingStopped",
-    "environment",
     "configuration",
     "differences_between",
     "engine_hash",
+    "environment",
     "fit",
     "folder_key",
     "image_order",
-    "short_hash",
     "load_or_train",
     "load_run",
     "load_weights",
@@ -56,6 +37,7 @@ __all__ = [
     "recipe_of",
     "recipe_table",
     "same_probe",
+    "short_hash",
     "train",
     "trivial_augment",
     "whiten_first_filters",

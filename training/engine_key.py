@@ -1,0 +1,67 @@
+"""What influences a run's bits beside its configuration: the training code, the machine."""
+import ast
+import io
+import platform
+import tokenize
+
+import torch
+
+from tools.project_files import ROOT, project_files
+from training.run_key import short_hash
+from utils import DEVICE
+
+
+def engine_hash(folder):
+    """Return eight hexadecimal digits of the training code in the project `folder`.
+
+    The code is that of the files which tools/project_files.py lists as "training"; comments and
+    docstrings do not count.
+    """
+    files = project_files("training", folder)
+    return short_hash(*(_bare_lines(file.read_text(encoding="utf-8")) for file in files))
+
+
+def _bare_lines(source):
+    """The lines of Python code without comments and docstrings, the same in every Python."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+            continue
+        if ast.get_docstring(node) is None:
+            continue
+        docstring = node.body[0]
+        for row in range(docstring.lineno, docstring.end_lineno + 1):
+            lines[row - 1] = ""
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+ENGINE = engine_hash(ROOT)  # of the code that is loaded: the files may change while a run goes on
+
+
+def environment():
+    """Return what influences a run's bits beside its configuration: a dict.
+
+    Its entries are the device's name, the number format ("precision": "bf16", "fp16" or "fp32"),
+    the number of CPU threads, the version of torch, the hash of the training code ("engine").
+    """
+    if DEVICE.type == "cuda":
+        device = torch.cuda.get_device_name()
+        # A T4 would only emulate bfloat16.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "fp16"
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        device = capabilities.get("cpu_name", platform.machine())
+        native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        precision = "bf16" if native else "fp32"
+    return {
+        "device": device,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "engine": ENGINE,
+    }

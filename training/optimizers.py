@@ -1,0 +1,143 @@
+"""Optimisers: PyTorch's fused ones as a recipe asks for them, and Muon for convolutions."""
+import itertools
+
+import torch
+
+
+def make_optimizers(model, recipe, dtype=torch.float32):
+    """Return the optimisers of `model`: a list; together they hold every parameter that is trained.
+
+    The list holds fused SGD, Adam or AdamW; or Muon for the convolutions' filters and AdamW for
+    the rest. Biases and batch norms have no weight decay.
+
+    Args:
+        model: the network, on its device.
+        recipe: a Recipe.
+        dtype: the number format of the forward pass.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "muon":
+        return _make_muon(parameters, recipe, dtype)
+    groups = _decay_groups(parameters, recipe.weight_decay)
+    if recipe.optimizer == "sgd":
+        return [_make_sgd(groups, recipe.momentum)]
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kind = kinds[recipe.optimizer]
+    return [kind(groups, betas=(0.9, recipe.beta2), fused=True, capturable=True)]
+
+
+def _decay_groups(parameters, weight_decay):
+    """Two parameter groups: matrices and filters with weight decay, vectors without."""
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _make_sgd(groups, momentum):
+    sgd = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum:
+        # PyTorch leaves the buffers uninitialised if a gradient scaler skips the first step.
+        for group in groups:
+            for p in group["params"]:
+                sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return sgd
+
+
+def _make_muon(parameters, recipe, dtype):
+    filters = [p for p in parameters if p.ndim == 4]
+    others = [p for p in parameters if p.ndim != 4]
+    optimizers = []
+    if filters:
+        muon_dtype = torch.float32  # float16's range is too small for its products
+        if dtype == torch.bfloat16:
+            muon_dtype = torch.bfloat16
+        optimizers.append(Muon(filters, recipe.momentum, recipe.weight_decay, muon_dtype))
+    groups = _decay_groups(others, recipe.weight_decay)
+    optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True, capturable=True))
+    return optimizers
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for convolutions' filters (out, in, height, width).
+
+    Each update, as a matrix (out, in × height × width), is made orthogonal. Updates have the size
+    of Adam's (Liu et al. 2025), so that one learning rate serves both. torch.optim.Muon takes
+    matrices alone, one by one, in bfloat16; here the filters of one shape are a parameter group
+    and are computed as one batch.
+
+    As with PyTorch's fused optimisers, a step changes nothing if the attribute `found_inf`, a
+    tensor on the device, is 1.
+
+    Args:
+        filters: parameters of four dimensions.
+        momentum: decay of the gradients' running average.
+        weight_decay: decoupled, as AdamW's.
+        dtype: the number format of the orthogonalisation.
+    """
+
+    def __init__(self, filters, momentum, weight_decay, dtype=torch.float32):
+        by_shape = itertools.groupby(sorted(filters, key=_shape), key=_shape)
+        groups = [{"params": list(group)} for _, group in by_shape]
+        settings = {"lr": 0.0, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(groups, settings)
+        self.dtype = dtype
+        self.found_inf = torch.zeros((), device=filters[0].device)
+        for group in self.param_groups:
+            # One buffer for a group, kept in the state of its first filter.
+            first = group["params"][0]
+            shape = len(group["params"]), len(first), first[0].numel()
+            self.state[first]["momentum_buffer"] = torch.zeros(shape, device=first.device)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update all filters by their gradients; `closure` is not used."""
+        for group in self.param_groups:
+            self._update(group)
+
+    def _update(self, group):
+        skip = self.found_inf > 0
+        filters = group["params"]
+        decay = group["lr"] * group["weight_decay"]
+        height, width = filters[0].shape[2:]
+        # Gradients and filters are channels_last: seen in this order, they need no copy.
+        gradient = torch.stack([f.grad.permute(0, 2, 3, 1).flatten(1) for f in filters])
+
+        buffer = self.state[filters[0]]["momentum_buffer"]
+        average = buffer.lerp(gradient, 1 - group["momentum"])
+        buffer.copy_(torch.where(skip, buffer, average))
+        nesterov = gradient.lerp(average, group["momentum"])
+
+        update = orthogonalize(nesterov.to(self.dtype))
+        scale = group["lr"] * 0.2 * max(update.shape[1:]) ** 0.5
+        change = torch.where(skip, 0.0, scale * update.float()).unflatten(2, (height, width, -1))
+        torch._foreach_mul_(filters, torch.where(skip, 1.0, 1.0 - decay))
+        torch._foreach_sub_(filters, [c.permute(0, 3, 1, 2) for c in change])
+
+
+def _shape(parameter):
+    return parameter.shape
+
+
+def orthogonalize(matrices, steps=3):
+    """Return roughly the nearest matrices with orthonormal rows or columns.
+
+    Newton and Schulz's iteration with the coefficients of Jordan et al. (2024), which bring
+    singular values near 1 rather than to it. Three steps are enough for training, as in Jordan's
+    airbench.
+
+    Args:
+        matrices: (n, rows, columns), computed one by one.
+        steps: of the iteration.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[1] > matrices.shape[2]
+    X = matrices.mT if tall else matrices
+    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        A = X @ X.mT
+        polynomial = torch.baddbmm(A, A, A, beta=b, alpha=c)
+        X = torch.baddbmm(X, polynomial, X, beta=a)
+    return X.mT if tall else X

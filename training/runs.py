@@ -1,0 +1,403 @@
+"""Runs: loading a finished one, training a new one or the rest of one, storing what it leaves."""
+import contextlib
+import copy
+import dataclasses
+import json
+import os
+import re
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from tools.errors import SubmissionError
+from training.batches import Batches, normalisation_of
+from training.checkpointing import Checkpointer, load_state, name_disk_faults
+from training.console import Console
+from training.engine_key import environment
+from training.interrupt import delay_interrupts
+from training.loop import Trainer, train
+from training.metrics import Metrics
+from training.network_key import network_probe
+from training.progress import Progress
+from training.recipe import recipe_of
+from training.run_key import configuration, differences_between, folder_key, short_hash
+from training.whitening import whiten_first_filters
+from utils import DEVICE, accuracy_of, predict
+
+FIXED = 5_000  # the first training images, whose loss after training is measured as they are
+WEIGHTS = "weights.safetensors"
+IMAGE_LOSSES = "image_losses.safetensors"
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where its files are.
+        info: the content of run.json.
+        history: a DataFrame with a row for each epoch.
+        losses: of all steps, float64 (steps,).
+        predictions: tensors by name, see `finish`.
+        weights_used: whether the weights are wanted, and so belong to what is handed in.
+    """
+
+    folder: Path
+    info: dict
+    history: pd.DataFrame
+    losses: np.ndarray
+    predictions: dict
+    weights_used: bool = False
+
+    @property
+    def name(self):
+        """The name that it was asked for by."""
+        return self.info["run"]
+
+    @property
+    def recipe(self):
+        """Its Recipe; fields that are newer than its record have their default."""
+        return recipe_of(self.info["config"])
+
+    @property
+    def key(self):
+        """Eight hexadecimal digits that tell it from runs of other configuration or result."""
+        return short_hash(self.info)
+
+    @property
+    def accuracy(self):
+        """Its test accuracy in per cent."""
+        return self._accuracy("predicted")
+
+    @property
+    def flip_tta_accuracy(self):
+        """Its test accuracy with flip test-time augmentation in per cent."""
+        return self._accuracy("predicted_with_mirrored")
+
+    def _accuracy(self, which):
+        correct = self.predictions[which] == self.predictions["labels"]
+        return 100 * correct.double().mean().item()
+
+    @property
+    def files(self):
+        """The files that are handed in with it: a sorted list of paths."""
+        files = sorted(self.folder.iterdir())
+        if self.weights_used:
+            return files
+        return [file for file in files if file.name != WEIGHTS]
+
+    @property
+    def last_epoch(self):
+        """The losses of the last epoch's steps."""
+        steps = len(self.losses) // len(self.history)
+        return self.losses[-steps:]
+
+
+# --------------------------------------------------------------------------------------- loading
+
+def load_run(folder):
+    """Return the finished Run in `folder`, or None if there is none."""
+    folder = Path(folder)
+    record = folder / "run.json"
+    if not record.exists():
+        return None
+    return Run(
+        folder,
+        info=json.loads(record.read_text(encoding="utf-8")),
+        history=pd.read_csv(folder / "history.csv"),
+        losses=np.loadtxt(folder / "losses.csv", ndmin=1),
+        predictions=load_file(folder / "predictions.safetensors"),
+    )
+
+
+def load_weights(model, folder):
+    """Load the weights of the run in `folder` into `model`; return `model`.
+
+    Raises:
+        SubmissionError: if they are missing, damaged or of another network.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # each library has its own kinds
+        reason = str(error).splitlines()[0]
+        raise SubmissionError(
+            f"{path} is missing, damaged or of another network ({reason})"
+        ) from error
+    return model
+
+
+def load_or_train(name, network, recipe, data, runs, stored=None, start=None, weights=False,
+                  match_recipe_only=False, keep_image_losses=False, snapshots=None):
+    """Return the Run `name`: loaded if it is finished, else trained or continued in `runs`.
+
+    A run is identified by its network (see `network_probe`), recipe, data and start. A stored run
+    that differs in any of them is not used, and a printed line says why.
+
+    Args:
+        name: of the run, and of its folder in `stored`.
+        network: a function that returns a new network; its weights are drawn by the recipe's seed.
+        recipe: a Recipe.
+        data: a utils.Data.
+        runs: the folder in which runs are trained.
+        stored: a folder of finished runs, if any.
+        start: a Run whose weights are loaded before training.
+        weights: whether the weights are needed; a stored run without them is not used.
+        match_recipe_only: whether a stored run needs to agree in its recipe alone.
+        keep_image_losses: whether the loss of each image in each step is needed.
+        snapshots: dict epochs -> name of runs of fewer epochs that are kept on the way.
+
+    Raises:
+        SubmissionError: as `fit` does, or if a finished run in `runs` lacks what is needed.
+    """
+    needed = []
+    if weights:
+        needed.append(WEIGHTS)
+    if keep_image_losses:
+        needed.append(IMAGE_LOSSES)
+    torch.manual_seed(recipe.seed)
+    model = network()
+    config = configuration(network_probe(model, recipe.seed), recipe, data, start)
+
+    if stored:
+        requested = dataclasses.asdict(recipe) if match_recipe_only else config
+        run = _load_matching(name, Path(stored) / name, requested, needed)
+        if run:
+            return dataclasses.replace(run, weights_used=weights)
+
+    if start:
+        load_weights(model, start.folder)
+    elif recipe.first_filters == "whitening":
+        whiten_first_filters(model, data, normalisation_of(recipe.normalisation, data))
+    folder = Path(runs) / f"{name}-{folder_key(config)}"
+    run = fit(model, data, folder, recipe, start, name, config, keep_image_losses, snapshots)
+    missing = _missing_files(run, needed)
+    if missing:
+        raise SubmissionError(
+            f"{run.folder} lacks {', '.join(missing)}: remove it to train this run again"
+        )
+    return dataclasses.replace(run, weights_used=weights)
+
+
+def _load_matching(name, folder, requested, needed):
+    """The finished run in `folder` if it is the requested one; else None, and a line says why."""
+    run = load_run(folder)
+    if run is None:
+        return None
+    differences = differences_between(run.info["config"], requested)
+    differences += [f"no {file}" for file in _missing_files(run, needed)]
+    if differences:
+        print(f"{name}: the run in {run.folder} is not used: {', '.join(differences)}")
+        return None
+    return run
+
+
+def _missing_files(run, needed):
+    return [file for file in needed if not (run.folder / file).exists()]
+
+
+# -------------------------------------------------------------------------------------- training
+
+def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_image_losses=False,
+        snapshots=None):
+    """Train `model` in place and return the finished Run; its state is kept in `folder`.
+
+    An unfinished run is continued, to the bits that an uninterrupted one would have reached on the
+    same device and versions. A finished run is returned at once, its weights in `model`.
+
+    Args:
+        model: the network.
+        data: a utils.Data.
+        folder: of the run.
+        recipe: a Recipe.
+        start: the Run that the model's weights come from; recorded, not loaded.
+        name: of the run; by default the folder's.
+        config: the run's configuration, if `model` is not freshly initialised.
+        keep_image_losses: whether to keep the loss of each image in each step.
+        snapshots: dict epochs -> name of runs of fewer epochs, kept beside `folder`.
+
+    Raises:
+        SubmissionError: if the folder holds another run, if the loss is not finite, if there is
+            not enough memory or disk.
+        TrainingStopped: on Ctrl-C, once the state is saved.
+    """
+    folder = Path(folder)
+    name = name or folder.name
+    if config is None:
+        config = configuration(network_probe(model, recipe.seed), recipe, data, start)
+    _check_request(recipe, data, snapshots)
+
+    run = load_run(folder)
+    state = load_state(folder)
+    if run:
+        _check_same_run(folder, run.info["config"], config)
+        load_weights(model, folder)
+        return run
+    if state:
+        _check_same_run(folder, state["config"], config)
+        _announce(folder, state)
+    with name_disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    with delay_interrupts(folder) as interrupt:
+        checkpointer = Checkpointer(folder, config, environment(), interrupt)
+        take_snapshot = _snapshot_taker(model, data, folder.parent, config, snapshots or {})
+        progress = _train_from(
+            state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot
+        )
+        return finish(model, data, folder, name, config, progress)
+
+
+def _check_request(recipe, data, snapshots):
+    """Raise SubmissionError for a request that no training can answer."""
+    if snapshots and recipe.schedule == "linear":
+        raise SubmissionError(
+            "a run with the schedule linear has no snapshots: its rates depend on its last epoch"
+        )
+    images = len(data.train_labels)
+    if images < recipe.batch_size:
+        raise SubmissionError(
+            f"a batch of {recipe.batch_size} is more than the {images} training images; choose a "
+            "smaller BATCH_SIZE"
+        )
+
+
+def _check_same_run(folder, stored, requested):
+    """Raise SubmissionError if the folder holds a run of another configuration."""
+    differences = differences_between(stored, requested)
+    if differences:
+        raise SubmissionError(
+            f"{folder} holds a run with {', '.join(differences)}: remove it or choose another "
+            "folder"
+        )
+
+
+def _announce(folder, state):
+    """Say that a run is continued, and if its bits will differ; use as many threads as it did."""
+    progress = Progress(**state["progress"])
+    print(f"{folder.name}: continuing at epoch {progress.epoch + 1}, step {progress.step + 1}")
+    torch.set_num_threads(state["environment"]["threads"])
+    here = environment()
+    if state["environment"] != here:
+        print(
+            f"{folder.name}: started with {state['environment']}, continued with {here}; its bits "
+            "will differ"
+        )
+
+
+def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot):
+    """Train from a saved state, or from the start if it is None; return the Progress."""
+    try:
+        trainer = Trainer(model, recipe, checkpointer.environment["precision"])
+        batches = Batches(data, recipe, DEVICE)
+        progress = Progress()
+        if state:
+            trainer.load_state_dict(state["trainer"])
+            progress = Progress(**state["progress"])
+        metrics = Metrics(progress, checkpointer.folder, keep_image_losses)
+        with contextlib.closing(Console(recipe.epochs, batches.steps)) as console:
+            train(trainer, batches, progress, metrics, console, checkpointer, take_snapshot)
+        return progress
+    except torch.OutOfMemoryError:
+        pass  # reported below: while it is handled, it holds the failed step's tensors
+    raise SubmissionError(
+        f"no GPU memory for a batch of {recipe.batch_size}; try "
+        f"BATCH_SIZE={max(recipe.batch_size // 2, 1)}"
+    )
+
+
+def _snapshot_taker(model, data, runs, config, snapshots):
+    """A function of the progress that stores, after certain epochs, a run of so many epochs."""
+    def take_snapshot(progress):
+        if progress.epoch not in snapshots:
+            return
+        name = snapshots[progress.epoch]
+        shorter = {**config, "epochs": progress.epoch}
+        folder = runs / f"{name}-{folder_key(shorter)}"
+        with name_disk_faults(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        finish(copy.deepcopy(model), data, folder, name, shorter, progress)
+    return take_snapshot
+
+
+# --------------------------------------------------------------------------------------- storing
+
+def finish(model, data, folder, name, config, progress):
+    """Write the files of a finished run and return the Run; run.json comes last.
+
+    Filters and matrices are released in half precision, and it is the released weights that are
+    measured. predictions.safetensors holds, for the test images, uint8 (N,): `labels`; `predicted`,
+    the classes predicted; `predicted_with_mirrored`, the same with flip test-time augmentation.
+    Also `train_losses`, float32 (5,000,): the cross-entropy of each of the first training images.
+    """
+    weights = _released_weights(model)
+    model.load_state_dict(weights)
+    normalisation = normalisation_of(config["normalisation"], data)
+    probabilities = predict(model, data.test_images, normalisation)
+    predictions = _predictions(model, data, normalisation, probabilities)
+    info = {
+        "run": name,
+        "config": config,
+        "choices": environment(),
+        "source": data.source,
+        "train_images": len(data.train_labels),
+        "normalisation": normalisation,
+        "seconds": progress.seconds,
+        "finished": date.today().isoformat(),
+        "accuracy": accuracy_of(probabilities, data.test_labels),
+    }
+    with name_disk_faults(folder):
+        save_file(weights, folder / WEIGHTS)
+        save_file(predictions, folder / "predictions.safetensors")
+        if _has_all_image_losses(progress):
+            losses = torch.cat(progress.image_losses)
+            save_file({"image_losses": losses}, folder / IMAGE_LOSSES)
+        pd.DataFrame(progress.history).to_csv(folder / "history.csv", index=False)
+        np.savetxt(folder / "losses.csv", progress.losses, "%.6g")
+        (folder / "run.json.tmp").write_text(_to_json(info) + "\n", encoding="utf-8")
+        os.replace(folder / "run.json.tmp", folder / "run.json")  # now the run counts as finished
+        (folder / "state.pt").unlink(missing_ok=True)  # a snapshot has none
+    return load_run(folder)
+
+
+def _released_weights(model):
+    """The network's state on the CPU, filters and matrices in half precision."""
+    weights = {}
+    for name, value in model.state_dict().items():
+        if value.ndim > 1:
+            value = value.half()
+        weights[name] = value.cpu().clone(memory_format=torch.contiguous_format)
+    return weights
+
+
+def _predictions(model, data, normalisation, probabilities):
+    """The tensors of predictions.safetensors; `probabilities` are those of the test images."""
+    mirrored = predict(model, data.test_images, normalisation, flip=True)
+    fixed = predict(model, data.train_images[:FIXED], normalisation)
+    correct = fixed.gather(1, data.train_labels[:FIXED, None])
+    return {
+        "predicted": probabilities.argmax(1).byte(),
+        "labels": data.test_labels.byte(),
+        "predicted_with_mirrored": (probabilities + mirrored).argmax(1).byte(),
+        "train_losses": -correct.clamp_min(1e-30).log().flatten(),
+    }
+
+
+def _has_all_image_losses(progress):
+    """Whether the losses of single images were kept from the first step on."""
+    kept = sum(len(losses) for losses in progress.image_losses)
+    return kept == len(progress.losses)
+
+
+def _to_json(info):
+    """A record as JSON, an entry a line, lists of numbers on one line."""
+    text = json.dumps(info, indent=1)
+    return re.sub(r"\[\s+([^][{}]*?)\s+\]", _on_one_line, text)
+
+
+def _on_one_line(match):
+    return f"[{' '.join(match[1].split())}]"
