@@ -9,9 +9,9 @@ import numpy as np
 
 from analysis import run_statistics
 
-# Widths in inches: of one column of the paper, and of both.
-COLUMN = 3.22
-PAGE = 6.8
+# Widths of one column of the paper, and of both.
+COLUMN_INCHES = 3.22
+PAGE_INCHES = 6.8
 
 STYLE = {
     "font.family": ["cmr10", "DejaVu Sans"],
@@ -56,7 +56,7 @@ SHORTCUT_X = 1.85
 
 def plot_residual_blocks(*blocks):
     """Draw flow charts of residual blocks, side by side, read from the modules `blocks`."""
-    figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN, 2.6))
+    figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN_INCHES, 2.6))
     for axes, block in zip(panels, blocks):
         axes.set(xlim=(-0.95, 2.65), ylim=(-0.75, 5.3))
         axes.axis("off")
@@ -126,7 +126,7 @@ def _describe_convolution(layer):
 
 # -------------------------------------------------------------------------------------- images
 
-def plot_images(pixels, titles, width=PAGE, columns=10):
+def plot_images(pixels, titles, width=PAGE_INCHES, columns=10):
     """Draw small images in rows of `columns`, each with its title.
 
     `pixels` is a tensor (N, 3, 32, 32), float in [0, 1] or uint8; `titles` are N strings; `width`
@@ -166,7 +166,7 @@ def plot_mistakes(data, probabilities, count=10):
 
 def plot_training(run):
     """Draw the loss of each step with its running mean since the epoch's start, and accuracies."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.5))
     _plot_losses(left, run)
     _plot_accuracies(right, run)
     for axes in (left, right):
@@ -205,7 +205,7 @@ def plot_classes(confusion, names):
 
     `confusion` are counts (C, C), true classes in rows; `names` are C strings.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.0), width_ratios=(1.15, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_INCHES, 2.0), width_ratios=(1.15, 1))
     _plot_confusion(left, confusion, names)
     _plot_class_accuracies(right, confusion, names)
     return figure
@@ -245,7 +245,7 @@ def plot_one_more_epoch(run, control, reports, logged):
     Left is the running mean, right its rise since a fifth of the epoch. `reports` is a DataFrame
     with a row for each report, `logged` steps and running means over public logs, two arrays.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.7))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.7))
     published_steps, _ = logged
     _plot_reports(left, right, reports, published_steps)
     lines = {
@@ -281,7 +281,7 @@ def plot_windows_by_run(runs):
     `runs` is a dict label -> differences, float (epochs, steps), of at most six runs. A band is
     half of a 95 % interval to each side.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
     for (label, differences), colour in zip(runs.items(), COLOURS):
         for epoch, values in enumerate(differences):
             ends, means, intervals = run_statistics.window_means(values)
@@ -302,7 +302,7 @@ def plot_since_last_seen(curves):
     `curves` is a dict label -> DataFrame with the columns steps, mean and interval, of at most six
     curves, as study.image_losses.loss_since_seen returns them.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
     for (label, curve), colour in zip(curves.items(), COLOURS):
         axes.errorbar(curve["steps"], curve["mean"], curve["interval"], color=colour, marker="o",
                       markersize=2.5, elinewidth=0.6, label=label)
@@ -316,7 +316,7 @@ def plot_gradient_norms(norms):
 
     `norms` is a dict label -> list of floats, of at most six networks.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 1.8))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.8))
     for (label, values), colour in zip(norms.items(), COLOURS):
         blocks = range(1, len(values) + 1)
         axes.plot(blocks, values, color=colour, marker="o", markersize=3, label=label)

@@ -30,7 +30,7 @@ def running_source():
     return sources[-1] if sources else ""
 
 
-def read_options(source):
+def read_cell_options(source):
     """Return the cell options (`#| key: value`) at the top of a cell's `source`, a dict."""
     lines = [line.removeprefix("#|") for line in source.splitlines() if line.startswith("#|")]
     try:
@@ -45,7 +45,7 @@ def read_options(source):
 
 def cell_options():
     """Return the options of the cell that is being run, a dict."""
-    return read_options(running_source())
+    return read_cell_options(running_source())
 
 
 def cell_name(notebook):
@@ -60,7 +60,7 @@ def cell_name(notebook):
         is_code = cell.get("cell_type") == "code"
         if is_code and code_hash("".join(cell["source"])) == code and "id" in cell:
             return cell["id"]
-    return read_options(source).get("label") or f"cell {len(executed_sources())}"
+    return read_cell_options(source).get("label") or f"cell {len(executed_sources())}"
 
 
 def saved_cells(notebook):

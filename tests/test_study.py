@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import ROOT, tiny
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import training
 import utils
-from analysis import run_statistics
+from analysis import figures, run_statistics
 from grading import checks
 from grading.archive import read
 from grading.verify import judge
@@ -256,6 +257,23 @@ def test_running_means_end_with_the_epoch():
     assert means[-1] == np.arange(14).mean()
     steps, means = run_statistics.running_means(np.arange(3.0))
     assert steps.tolist() == [1, 2, 3]
+
+
+def test_window_means_have_intervals():
+    ends, means, intervals = run_statistics.window_means(np.arange(40.0))
+    assert ends.tolist() == [8, 16, 24, 32, 40]
+    assert means.tolist() == [3.5, 11.5, 19.5, 27.5, 35.5]
+    assert intervals == pytest.approx(run_statistics.interval_of_mean([0.5, 2.5, 4.5, 6.5]))
+
+
+def test_figures_of_several_epochs_have_a_line_for_each_run():
+    differences = np.random.default_rng(0).normal(size=(2, 40))
+    figure = figures.plot_windows_by_run({"a": differences, "b": differences + 1})
+    assert len(figure.axes[0].lines) == 4  # two runs of two epochs
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    curve = pd.DataFrame({"steps": [1, 2], "mean": [0.1, 0.2], "interval": [0.1, 0.1]})
+    figure = figures.plot_since_last_seen({"a": curve})
+    assert figure.axes[0].get_xlabel() == "steps since the image was last seen"
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
