@@ -1,6 +1,6 @@
-"""The figures of the notebook and the paper, each a function that returns a matplotlib Figure.
+"""The figures of notebook and paper: each function returns a matplotlib Figure.
 
-They are drawn in the size in which the paper sets them, so that 8 pt are 8 pt, in the paper's font.
+Figures are drawn in the size in which the paper sets them, so that 8 pt are 8 pt, in its font.
 """
 import logging
 
@@ -9,60 +9,133 @@ import numpy as np
 
 from analysis import run_statistics
 
-COLUMN, PAGE = 3.22, 6.8  # inches: one column of the paper, and both
-STYLE = {"font.family": ["cmr10", "DejaVu Sans"], "mathtext.fontset": "cm", "axes.formatter.use_mathtext": True,
-         "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8,
-         "legend.fontsize": 8, "axes.unicode_minus": False, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.linewidth": 0.6, "lines.linewidth": 1, "legend.frameon": False, "pdf.fonttype": 42, "savefig.dpi": 200,
-         "figure.constrained_layout.use": True}
+# Widths of one column of the paper, and of both.
+COLUMN_INCHES = 3.22
+PAGE_INCHES = 6.8
+
+STYLE = {
+    "font.family": ["cmr10", "DejaVu Sans"],
+    "mathtext.fontset": "cm",
+    "axes.formatter.use_mathtext": True,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.unicode_minus": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+}
 plt.rcParams.update(STYLE)
-logging.getLogger("fontTools").setLevel(logging.ERROR)  # it finds the font's date of creation strange
-BLUE, ORANGE, GREEN = "#3b6ea8", "#d9822b", "#4b8f5c"
+logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the font's creation date
+
+BLUE = "#3b6ea8"
+ORANGE = "#d9822b"
+GREEN = "#4b8f5c"
 COLOURS = (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")  # of lines that are compared
 
 
-def residual_blocks(*blocks):
-    """Flow charts of residual blocks, read from their modules: how the shape changes from top to bottom."""
-    figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN, 2.6))
+# ----------------------------------------------------------------------------- residual blocks
+
+# Where the parts of a block are drawn: heights of the text boxes from top to bottom, and the
+# distance of the shortcut from the branch.
+INPUT_HEIGHT = 5.1
+BRANCH_HEIGHTS = (4.0, 2.7, 1.4)
+SHORTCUT_HEIGHT = 2.6
+SUM_HEIGHT = 0.25
+OUTPUT_HEIGHT = -0.62
+SHORTCUT_X = 1.85
+
+
+def plot_residual_blocks(*blocks):
+    """Draw flow charts of residual blocks, side by side, read from the modules `blocks`."""
+    figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN_INCHES, 2.6))
     for axes, block in zip(panels, blocks):
         axes.set(xlim=(-0.95, 2.65), ylim=(-0.75, 5.3))
         axes.axis("off")
-        _box(axes, 0, 5.1, f"{block.conv1.in_channels} channels", "none")
-        for i, layer in enumerate((block.conv1, block.conv2, block.conv3)):
-            _arrow(axes, (0, 4.92 - 1.3 * i), (0, 4.36 - 1.3 * i))
-            _box(axes, 0, 4.0 - 1.3 * i, _convolution(layer) + ("BN, ReLU" if i < 2 else "BN"), "#dbe9f6")
-        _arrow(axes, (0, 1.02), (0, 0.43))
-        axes.plot((0, 1.85, 1.85), (4.76, 4.76, 0.25), color="0.2", linewidth=0.8)
-        _arrow(axes, (1.85, 0.25), (0.2, 0.25))
-        projection = [part for part in block.shortcut.modules() if hasattr(part, "kernel_size")]
-        _box(axes, 1.85, 2.6, _convolution(projection[0]) + "BN" if projection else "identity", "#e8f3e1")
-        _box(axes, 0, 0.25, "+", "#f7e3c8")
-        _arrow(axes, (0, 0.05), (0, -0.4))
-        _box(axes, 0, -0.62, f"ReLU, {block.conv3.out_channels} channels", "none")
+        _draw_branch(axes, block)
+        _draw_shortcut(axes, block)
+        _draw_box(axes, 0, SUM_HEIGHT, "+", "#f7e3c8")
+        _draw_arrow(axes, (0, 0.05), (0, -0.4))
+        text = f"ReLU, {block.conv3.out_channels} channels"
+        _draw_box(axes, 0, OUTPUT_HEIGHT, text, "none")
     return figure
 
 
-def _box(axes, x, y, text, colour):
-    edge = "none" if colour == "none" else "0.3"
-    axes.text(x, y, text, ha="center", va="center", linespacing=1.1, zorder=3,
-              bbox={"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": edge, "linewidth": 0.6})
+def _draw_branch(axes, block):
+    """Draw the input and the three convolutions of a block, down to its addition."""
+    _draw_box(axes, 0, INPUT_HEIGHT, f"{block.conv1.in_channels} channels", "none")
+    convolutions = (block.conv1, block.conv2, block.conv3)
+    followers = ("BN, ReLU", "BN, ReLU", "BN")
+    for convolution, follower, height in zip(convolutions, followers, BRANCH_HEIGHTS):
+        _draw_arrow(axes, (0, height + 0.92), (0, height + 0.36))
+        text = f"{_describe_convolution(convolution)}\n{follower}"
+        _draw_box(axes, 0, height, text, "#dbe9f6")
+    _draw_arrow(axes, (0, 1.02), (0, 0.43))
 
 
-def _arrow(axes, start, end):
-    axes.annotate("", end, start, zorder=2, arrowprops={"arrowstyle": "-|>,head_length=0.35,head_width=0.2",
-                                                        "linewidth": 0.8, "color": "0.2", "shrinkA": 0, "shrinkB": 0})
+def _draw_shortcut(axes, block):
+    """Draw the shortcut of a block, from the input to the addition."""
+    axes.plot(
+        (0, SHORTCUT_X, SHORTCUT_X), (4.76, 4.76, SUM_HEIGHT), color="0.2", linewidth=0.8
+    )
+    _draw_arrow(axes, (SHORTCUT_X, SUM_HEIGHT), (0.2, SUM_HEIGHT))
+    text = "identity"
+    for part in block.shortcut.modules():
+        if hasattr(part, "kernel_size"):
+            text = f"{_describe_convolution(part)}\nBN"
+    _draw_box(axes, SHORTCUT_X, SHORTCUT_HEIGHT, text, "#e8f3e1")
 
 
-def _convolution(layer):
+def _draw_box(axes, x, y, text, colour):
+    """Write text in a rounded box, centred on (x, y); no box with the colour "none"."""
+    box = {
+        "boxstyle": "round,pad=0.25",
+        "facecolor": colour,
+        "edgecolor": "none" if colour == "none" else "0.3",
+        "linewidth": 0.6,
+    }
+    axes.text(x, y, text, ha="center", va="center", linespacing=1.1, zorder=3, bbox=box)
+
+
+def _draw_arrow(axes, start, end):
+    """Draw an arrow between two points (x, y)."""
+    arrow = {
+        "arrowstyle": "-|>,head_length=0.35,head_width=0.2",
+        "linewidth": 0.8,
+        "color": "0.2",
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
+    axes.annotate("", end, start, zorder=2, arrowprops=arrow)
+
+
+def _describe_convolution(layer):
+    """Return filter size, channels and stride of a convolution as a line of text."""
+    size = layer.kernel_size[0]
     stride = ", /2" if layer.stride == (2, 2) else ""
-    return f"${layer.kernel_size[0]} \\times {layer.kernel_size[0]}$, {layer.out_channels}{stride}\n"
+    return f"${size} \\times {size}$, {layer.out_channels}{stride}"
 
 
-def images(pixels, titles, width=PAGE, columns=10):
-    """Small images, float in [0, 1] or uint8 (N, 3, 32, 32), each with its title, in rows of `columns`."""
-    rows = -(-len(pixels) // columns)
-    lines = 1 + max(title.count("\n") for title in titles)
-    figure, panels = plt.subplots(rows, columns, figsize=(width, rows * (width / columns + 0.14 * lines)))
+# -------------------------------------------------------------------------------------- images
+
+def plot_images(pixels, titles, width=PAGE_INCHES, columns=10):
+    """Draw small images in rows of `columns`, each with its title.
+
+    `pixels` is a tensor (N, 3, 32, 32), float in [0, 1] or uint8; `titles` are N strings; `width`
+    is that of the figure in inches.
+    """
+    rows = -(-len(pixels) // columns)  # rounded up
+    title_lines = 1 + max(title.count("\n") for title in titles)
+    height = rows * (width / columns + 0.14 * title_lines)
+    figure, panels = plt.subplots(rows, columns, figsize=(width, height))
     for axes, image, title in zip(panels.flat, pixels, titles):
         axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(title, pad=2)
@@ -71,77 +144,119 @@ def images(pixels, titles, width=PAGE, columns=10):
     return figure
 
 
-def training(run):
-    """How a run went: the loss of each step with its running mean since the epoch's start, the accuracies by epoch."""
-    history, per_epoch = run.history, len(run.losses) // len(run.history)
-    epochs = np.arange(1, len(run.losses) + 1) / per_epoch
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.5))
-    left.plot(epochs, run.losses, color="0.75", linewidth=0.6, label="step")
-    for first in range(0, len(run.losses), per_epoch):
-        losses = run.losses[first:first + per_epoch]
-        left.plot(epochs[first:first + per_epoch], np.cumsum(losses) / np.arange(1, len(losses) + 1), color=BLUE,
-                  label="running mean" if not first else None)
-    left.set(xlabel="epoch", ylabel="loss")
-    left.legend(loc="upper right", handlelength=1)
-    right.plot(history.epoch, history.train_accuracy, color=BLUE, marker=".", markersize=4, label="training")
-    right.plot(len(history), run.accuracy, color=ORANGE, marker="o", markersize=4, linestyle="none", label="test")
-    right.set(xlabel="epoch", ylabel="accuracy (%)")
-    right.legend(loc="lower right")
+def plot_mistakes(data, probabilities, count=10):
+    """Draw the `count` wrongly classified test images of which the network was most certain.
+
+    `probabilities` are those of the classes for each test image, float (N, C). A title says the
+    predicted class, its probability, and the true class in parentheses.
+    """
+    confidence, predicted = probabilities.max(1)
+    wrong = (predicted != data.test_labels).nonzero().flatten()
+    most_certain = confidence[wrong].argsort(descending=True, stable=True)
+    wrong = wrong[most_certain][:count]
+    titles = []
+    for i in wrong:
+        predicted_class = data.classes[predicted[i]]
+        true_class = data.classes[data.test_labels[i]]
+        titles.append(f"{predicted_class}\n{100 * confidence[i]:.1f} %\n({true_class})")
+    return plot_images(data.test_images[wrong], titles)
+
+
+# ------------------------------------------------------------------------ training and results
+
+def plot_training(run):
+    """Draw the loss of each step with its running mean since the epoch's start, and accuracies."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.5))
+    _plot_losses(left, run)
+    _plot_accuracies(right, run)
     for axes in (left, right):
         axes.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True, min_n_ticks=1))
     return figure
 
 
-def classes(confusion, names):
-    """Left: which classes are taken for which, counts (C, C), true ones in rows. Right: the accuracy of each class."""
-    accuracy = 100 * confusion.diagonal() / confusion.sum(1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.0), width_ratios=(1.15, 1))
-    left.imshow(confusion, cmap="Blues", aspect="auto", vmax=1.3 * confusion.max())
-    for (row, column), count in np.ndenumerate(confusion):
-        left.text(column, row, count, ha="center", va="center", color="white" if row == column else "0.15")
-    left.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    left.set_yticks(range(len(names)), names)
-    left.set(xlabel="predicted class", ylabel="true class")
-    left.spines[:].set_visible(False)
-    left.tick_params(length=0)
-    right.barh(range(len(names)), accuracy, color="#9dbbd9")
-    for i, value in enumerate(accuracy):
-        right.text(2, i, f"{value:.1f}", va="center")
-    right.axvline(100 * confusion.trace() / confusion.sum(), color="0.3", linewidth=0.8, linestyle="--")
-    right.set_yticks(range(len(names)), names)
-    right.set(xlabel="accuracy (%); dashed: over all images", xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
+def _plot_losses(axes, run):
+    """Draw the loss of each step, and a running mean for each epoch."""
+    steps_per_epoch = len(run.losses) // len(run.history)
+    epochs = np.arange(1, len(run.losses) + 1) / steps_per_epoch
+    axes.plot(epochs, run.losses, color="0.75", linewidth=0.6, label="step")
+    label = "running mean"  # of the first line; the legend has one entry for all
+    for first in range(0, len(run.losses), steps_per_epoch):
+        losses = run.losses[first:first + steps_per_epoch]
+        running_mean = np.cumsum(losses) / np.arange(1, len(losses) + 1)
+        axes.plot(epochs[first:first + steps_per_epoch], running_mean, color=BLUE, label=label)
+        label = None
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.legend(loc="upper right", handlelength=1)
+
+
+def _plot_accuracies(axes, run):
+    """Draw the training accuracy by epoch, and the test accuracy at the end."""
+    history = run.history
+    axes.plot(history.epoch, history.train_accuracy, color=BLUE, marker=".", markersize=4,
+              label="training")
+    axes.plot(len(history), run.accuracy, color=ORANGE, marker="o", markersize=4,
+              linestyle="none", label="test")
+    axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    axes.legend(loc="lower right")
+
+
+def plot_classes(confusion, names):
+    """Draw the confusion matrix, and the accuracy of each class.
+
+    `confusion` are counts (C, C), true classes in rows; `names` are C strings.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_INCHES, 2.0), width_ratios=(1.15, 1))
+    _plot_confusion(left, confusion, names)
+    _plot_class_accuracies(right, confusion, names)
     return figure
 
 
-def mistakes(data, probabilities, count=10):
-    """The `count` mistakes of which the network, by `probabilities` (N, C) of the test images, was most certain."""
-    confidence, predicted = probabilities.max(1)
-    wrong = (predicted != data.test_labels).nonzero().flatten()
-    wrong = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
-    titles = [f"{data.classes[predicted[i]]}\n{100 * confidence[i]:.1f} %\n({data.classes[data.test_labels[i]]})"
-              for i in wrong]
-    return images(data.test_images[wrong], titles)
+def _plot_confusion(axes, confusion, names):
+    """Draw a confusion matrix with its counts."""
+    axes.imshow(confusion, cmap="Blues", aspect="auto", vmax=1.3 * confusion.max())
+    for (row, column), count in np.ndenumerate(confusion):
+        colour = "white" if row == column else "0.15"
+        axes.text(column, row, count, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
 
 
-def one_more_epoch(run, control, reports, logged):
-    """The running mean of the loss within one more epoch: published ones, `run`'s and its zero-rate control's.
+def _plot_class_accuracies(axes, confusion, names):
+    """Draw the accuracy of each class as a bar, that of all images as a dashed line."""
+    accuracies = run_statistics.class_accuracies(confusion)
+    axes.barh(range(len(names)), accuracies, color="#9dbbd9")
+    for i, accuracy in enumerate(accuracies):
+        axes.text(2, i, f"{accuracy:.1f}", va="center")
+    overall = 100 * confusion.trace() / confusion.sum()
+    axes.axvline(overall, color="0.3", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="accuracy (%); dashed: over all images", xlim=(0, 100),
+             ylim=(len(names) - 0.5, -0.5))
 
-    Left the loss itself, right what it rose from a fifth of the epoch on. `reports` is a DataFrame with a row for each
-    report, `logged` the steps and running means over the public logs, two arrays.
+
+# ------------------------------------------------------------------------------ one more epoch
+
+def plot_one_more_epoch(run, control, reports, logged):
+    """Draw the running mean of the loss within one more epoch: published, this run, its control.
+
+    Left is the running mean, right its rise since a fifth of the epoch. `reports` is a DataFrame
+    with a row for each report, `logged` steps and running means over public logs, two arrays.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN, 1.7))
-    steps, running = logged
-    lines = [(steps, running, "0.1", "published, mean of five")]
-    for losses, colour, label in ((run.losses, ORANGE, "this run"), (control.losses, BLUE, "control")):
-        lines.append((*running_means(losses, len(steps)), colour, label))
-    left.fill_between((steps[0], steps[-1]), (reports.loss_100.min(), reports.loss_500.min()),
-                      (reports.loss_100.max(), reports.loss_500.max()), color="0.8", linewidth=0)
-    for row in reports.itertuples():
-        right.plot((steps[0], steps[-1]), (0, row.loss_500 - row.loss_100), color="0.75", linewidth=0.8)
-    for x, values, colour, label in lines:
-        x = steps[-1] * x / x[-1]  # an epoch of fewer steps, on other data
-        left.plot(x, values, color=colour, marker="o", markersize=2.5, label=label)
-        right.plot(x, values - values[0], color=colour, marker="o", markersize=2.5)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.7))
+    published_steps, _ = logged
+    _plot_reports(left, right, reports, published_steps)
+    lines = {
+        "published, mean of five": logged,
+        "this run": run_statistics.running_means(run.losses, len(published_steps)),
+        "control": run_statistics.running_means(control.losses, len(published_steps)),
+    }
+    for (label, (steps, means)), colour in zip(lines.items(), ("0.1", ORANGE, BLUE)):
+        x = published_steps[-1] * steps / steps[-1]  # an epoch on other data has fewer steps
+        left.plot(x, means, color=colour, marker="o", markersize=2.5, label=label)
+        right.plot(x, means - means[0], color=colour, marker="o", markersize=2.5)
     left.set(xlabel="step", ylabel="running mean of the loss")
     right.set(xlabel="step", ylabel="rise since step 100")
     figure.legend(loc="outside upper center", ncols=3, handlelength=1, columnspacing=1)
@@ -150,25 +265,30 @@ def one_more_epoch(run, control, reports, logged):
     return figure
 
 
-def running_means(losses, count=5):
-    """The running mean of an epoch's losses (steps,) at `count` equally spaced steps: the steps, and the means."""
-    ends = len(losses) // count * np.arange(1, count + 1)
-    return ends, np.cumsum(losses)[ends - 1] / ends
+def _plot_reports(left, right, reports, steps):
+    """Draw what reports say of the first and the last of `steps`: left the range, right lines."""
+    ends = (steps[0], steps[-1])
+    lowest = (reports.loss_100.min(), reports.loss_500.min())
+    highest = (reports.loss_100.max(), reports.loss_500.max())
+    left.fill_between(ends, lowest, highest, color="0.8", linewidth=0)
+    for report in reports.itertuples():
+        right.plot(ends, (0, report.loss_500 - report.loss_100), color="0.75", linewidth=0.8)
 
 
-def windows_by_run(runs):
-    """Losses of several epochs minus their control's, in windows: one line for each run.
+def plot_windows_by_run(runs):
+    """Draw losses minus their control's over several epochs, in windows: a line for each run.
 
-    `runs` is a dict label -> (differences (epochs, steps)); the band is half a 95 % interval.
+    `runs` is a dict label -> differences, float (epochs, steps), of at most six runs. A band is
+    half of a 95 % interval to each side.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
-    colours = dict(zip(runs, COLOURS))
-    for label, differences in runs.items():
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
+    for (label, differences), colour in zip(runs.items(), COLOURS):
         for epoch, values in enumerate(differences):
-            ends, means, intervals = window_means(values)
-            axes.plot(epoch + ends / len(values), means, color=colours[label], marker="o", markersize=2.5,
-                      label=None if epoch else label)
-            axes.fill_between(epoch + ends / len(values), means - intervals, means + intervals, color=colours[label],
+            ends, means, intervals = run_statistics.window_means(values)
+            epochs = epoch + ends / len(values)
+            axes.plot(epochs, means, color=colour, marker="o", markersize=2.5,
+                      label=label if epoch == 0 else None)
+            axes.fill_between(epochs, means - intervals, means + intervals, color=colour,
                               alpha=0.2, linewidth=0)
     axes.set(xlabel="epoch after the restart", ylabel="loss minus the control's")
     axes.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True, min_n_ticks=1))
@@ -176,33 +296,30 @@ def windows_by_run(runs):
     return figure
 
 
-def window_means(values, count=5):
-    """The last steps, the means and half the 95 % intervals of `count` windows of an epoch's values (steps,)."""
-    width = len(values) // count
-    parts = values[:count * width].reshape(count, width)
-    intervals = [run_statistics.interval_of_mean(run_statistics.block_means(part, blocks=4)) for part in parts]
-    return width * np.arange(1, count + 1), parts.mean(1), np.array(intervals)
+def plot_since_last_seen(curves):
+    """Draw the loss of an image, minus the control's, by the steps since it was last seen.
 
-
-def since_last_seen(curves):
-    """The loss of an image, minus the control's, against the number of steps since the image was last seen.
-
-    `curves` is a dict label -> DataFrame with the columns steps, mean and interval, of at most six curves.
+    `curves` is a dict label -> DataFrame with the columns steps, mean and interval, of at most six
+    curves, as study.image_losses.loss_since_seen returns them.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.0))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
     for (label, curve), colour in zip(curves.items(), COLOURS):
-        axes.errorbar(curve.steps, curve["mean"], curve.interval, color=colour, marker="o", markersize=2.5,
-                      elinewidth=0.6, label=label)
+        axes.errorbar(curve["steps"], curve["mean"], curve["interval"], color=colour, marker="o",
+                      markersize=2.5, elinewidth=0.6, label=label)
     axes.set(xlabel="steps since the image was last seen", ylabel="relative loss")
     figure.legend(loc="outside upper center", ncols=2, handlelength=1)
     return figure
 
 
-def gradient_norms(norms):
-    """The gradient's norm at each residual block's input, from the first block to the last: dict label -> list."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 1.8))
+def plot_gradient_norms(norms):
+    """Draw the norm of the gradient at the input of each residual block, from first to last.
+
+    `norms` is a dict label -> list of floats, of at most six networks.
+    """
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.8))
     for (label, values), colour in zip(norms.items(), COLOURS):
-        axes.plot(range(1, len(values) + 1), values, color=colour, marker="o", markersize=3, label=label)
+        blocks = range(1, len(values) + 1)
+        axes.plot(blocks, values, color=colour, marker="o", markersize=3, label=label)
     axes.set(xlabel="block", ylabel="norm of the gradient", yscale="log")
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=1, handlelength=1)

@@ -1,4 +1,7 @@
-"""The statistics that notebooks and verification share: intervals, paired differences, what reports published."""
+"""Statistics that notebooks and verification share: intervals, differences between runs, reports.
+
+Every ± in this project is half of a 95 % interval.
+"""
 import re
 import statistics
 from pathlib import Path
@@ -7,40 +10,66 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from training import Recipe
+PUBLISHED = Path(__file__).with_name("published.csv")  # a row for each report
+PUBLISHED_WINDOWS = Path(__file__).with_name("published_windows.csv")  # mean loss of each 100 steps
+NORMAL_QUANTILE = 1.96  # 95 % of a normal distribution lie within so many standard deviations
 
-PUBLISHED = Path(__file__).with_name("published.csv")
-PUBLISHED_WINDOWS = Path(__file__).with_name("published_windows.csv")  # the mean loss of each 100 steps of five logs
 
+# -------------------------------------------------------------------------------- test accuracy
 
 def accuracy_interval(accuracy, images):
-    """Half of the 95 % interval, in points, of an accuracy in per cent that was measured on so many images."""
-    return 1.96 * (accuracy * (100 - accuracy) / images) ** 0.5
+    """Return half of the 95 % interval, in points, of an accuracy in per cent on `images` images.
+
+    It is the normal approximation of the binomial distribution.
+    """
+    return NORMAL_QUANTILE * (accuracy * (100 - accuracy) / images) ** 0.5
 
 
 def confusion_matrix(predicted, labels, classes):
-    """Counts (classes, classes): true classes in rows, predicted ones in columns, of two uint8 or int tensors (N,)."""
+    """Return counts, int (classes, classes): true classes in rows, predicted ones in columns.
+
+    `predicted` and `labels` are integer tensors (N,).
+    """
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels.long().numpy(), predicted.long().numpy()), 1)
     return counts
 
 
+def class_accuracies(confusion):
+    """Return the accuracy of each class in per cent, float (classes,), from a confusion matrix."""
+    return 100 * confusion.diagonal() / confusion.sum(1)
+
+
 def most_confused(confusion):
-    """The pair of classes confused most, either way: their numbers, and the share of all mistakes in per cent."""
+    """Return the two classes confused most, either way, and their share of all mistakes, in %."""
     pairs = np.triu(confusion + confusion.T, 1)
     first, second = np.unravel_index(pairs.argmax(), pairs.shape)
-    return first, second, 100 * pairs[first, second] / max(confusion.sum() - confusion.trace(), 1)
+    mistakes = confusion.sum() - confusion.trace()
+    return first, second, 100 * pairs[first, second] / max(mistakes, 1)
 
 
 def paired_accuracy(run, other):
-    """The difference of two runs' accuracies on the same test images, and half its 95 % interval, both in points."""
-    right, others = ((r.predictions["predicted"] == r.predictions["labels"]).double() for r in (run, other))
-    difference = 100 * (right - others)
-    return difference.mean().item(), 1.96 * difference.std().item() / len(difference) ** 0.5
+    """Return the difference of two runs' accuracies on the same images, and half its interval.
 
+    Both are in points. The interval is that of the mean of the differences image by image.
+    """
+    difference = 100 * (correct_predictions(run) - correct_predictions(other))
+    interval = NORMAL_QUANTILE * difference.std().item() / len(difference) ** 0.5
+    return difference.mean().item(), interval
+
+
+def correct_predictions(run):
+    """Return 1 for each test image that a run classifies correctly, else 0; float64 tensor (N,)."""
+    return (run.predictions["predicted"] == run.predictions["labels"]).double()
+
+
+# ------------------------------------------------------------------------------------ intervals
 
 def interval_of_mean(values):
-    """Half of the 95 % interval of the mean of independent `values`, by Student's t; NaN for a single one."""
+    """Return half of the 95 % interval of the mean of independent values, by Student's t.
+
+    It is NaN for a single value.
+    """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return float("nan")
@@ -48,10 +77,13 @@ def interval_of_mean(values):
 
 
 def interval_supports(values, name, comparison, bound):
-    """Whether the 95 % interval of the claim `name`, in a dict of values by name, lies above (">") or below ("<") a
-    number. Raises KeyError where the claim has no interval.
+    """Return whether the 95 % interval of a claim lies above (">") or below ("<") a number.
+
+    `values` is a dict of claims, `name` the claim's. Raises KeyError if the claim has no interval
+    or `comparison` is another one.
     """
-    value, interval = values[name], values[f"{name}_interval"]
+    value = values[name]
+    interval = values[f"{name}_interval"]
     if comparison == ">":
         return bool(value - interval > bound)
     if comparison == "<":
@@ -59,28 +91,42 @@ def interval_supports(values, name, comparison, bound):
     raise KeyError(comparison)
 
 
+# ------------------------------------------------------------------------- runs and their seeds
+
 def summarize_seeds(runs):
-    """Of runs with several seeds: the mean of their accuracies in per cent with half its 95 % interval, their standard
-    deviation, and the least minutes that one took.
+    """Return statistics over runs that differ by their seeds, a dict.
+
+    - accuracy: the mean of their test accuracies in per cent, with accuracy_interval
+    - deviation: the standard deviation of these accuracies, in points
+    - least_minutes: the shortest training time
     """
-    reached = [run.accuracy for run in runs]
+    accuracies = [run.accuracy for run in runs]
     return {
-        "accuracy": statistics.mean(reached),
-        "accuracy_interval": interval_of_mean(reached),
-        "deviation": statistics.stdev(reached),
+        "accuracy": statistics.mean(accuracies),
+        "accuracy_interval": interval_of_mean(accuracies),
+        "deviation": statistics.stdev(accuracies),
         "least_minutes": min(run.info["seconds"] for run in runs) / 60,
     }
 
 
 def group_name(name):
-    """The name of the group of a run: its own without the number of its seed, so "fast" for "fast-0"."""
+    """Return a run's name without the number of its seed: "fast" for "fast-0"."""
     return re.sub(r"-\d(?=$|-control$)", "", name)
 
 
-def reference_groups(group):
-    """The groups of runs that a group is compared with, a tuple; `gain` takes those of the same machine from them.
+def group_runs(runs):
+    """Return runs by the name of their group: a dict name -> list of runs."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(group_name(run.name), []).append(run)
+    return groups
 
-    Without shortcuts, branches that start at zero would pass nothing on; the reference starts them at one as well.
+
+def reference_groups(group):
+    """Return the names of the groups that a group is compared with, a tuple.
+
+    `gain` takes the runs of the same machine from them. The network without shortcuts starts with
+    γ = 1, as its branches would pass nothing on otherwise; so does its reference.
     """
     if group == "ablation-no-shortcuts":
         return ("ablation-no-zero-init",)
@@ -92,162 +138,249 @@ def reference_groups(group):
 
 
 def same_machine(run, other):
-    """Whether two runs were made on one kind of device and in one number format."""
-    made, others = run.info["choices"], other.info["choices"]
-    return (made["device"], made["precision"]) == (others["device"], others["precision"])
+    """Return whether two runs were made on one kind of device and in one number format."""
+    machine = run.info["choices"]
+    other_machine = other.info["choices"]
+    return (machine["device"] == other_machine["device"]
+            and machine["precision"] == other_machine["precision"])
 
 
 def gain(runs, others):
-    """The mean difference of the accuracies of `runs` from those of `others`, seed by seed, and half its 95 % interval.
+    """Return the mean difference of the accuracies of `runs` from `others`, seed by seed: a dict.
 
-    Only runs of the same kind of machine and number format are compared; KeyError where one has no partner. With one
-    seed, the interval is that over test images of the two networks; it says nothing about other seeds.
+    "gain" and "gain_interval" are in points. Only runs of the same kind of machine and number
+    format are compared; raises KeyError if a run has no partner. With one seed, the interval is
+    that over test images of the two networks; it says nothing about other seeds.
     """
-    seeds = {setting(run, "seed"): run for run in others if same_machine(run, runs[0])}
-    pairs = [(run, seeds[setting(run, "seed")]) for run in runs]
+    partners = {run.recipe.seed: run for run in others if same_machine(run, runs[0])}
+    pairs = [(run, partners[run.recipe.seed]) for run in runs]
     if len(pairs) == 1:
         difference, interval = paired_accuracy(*pairs[0])
     else:
         differences = [run.accuracy - other.accuracy for run, other in pairs]
-        difference, interval = statistics.mean(differences), interval_of_mean(differences)
+        difference = statistics.mean(differences)
+        interval = interval_of_mean(differences)
     return {"gain": difference, "gain_interval": interval}
 
 
-# ---------------------------------------------------------------------------------------------------- one more epoch
+# ------------------------------------------------------------------------------- one more epoch
 
-BLOCKS = 20  # of an epoch's steps, whose means are taken as independent; see `block_autocorrelation`
-FIRST = 5  # the first running mean that reports print, at step 100 of 500, is that of the first fifth
-# What a run's batches and their loss rest on, beside the data.
-BATCHES = ("batch_size", "augmentation", "pad_with", "normalisation", "order", "seed", "label_smoothing")
-
-
-def setting(run, name):
-    """A field of a run's recipe; its default where the record is older than the field."""
-    return run.info["config"].get(name, getattr(Recipe, name))
+BLOCKS = 20  # of an epoch's steps; their means count as independent, see `block_autocorrelation`
+WINDOWS = 5  # of an epoch: reports print the running mean at steps 100, 200, …, 500 of 500
+# What a run's batches and their loss depend on, beside the data.
+BATCHES = (
+    "batch_size",
+    "augmentation",
+    "pad_with",
+    "normalisation",
+    "order",
+    "seed",
+    "label_smoothing",
+)
 
 
 def control_of(run, runs):
-    """The zero-learning-rate control of `run` among `runs`, or None: a run from its start, on its batches, made on the
-    same kind of machine; one of as many epochs, if there is one, else a longer one.
+    """Return the zero-learning-rate control of `run` among `runs`, or None.
+
+    A control has the start and the batches of the run, is from the same kind of machine, and
+    has as many epochs or more; the shortest one is returned.
     """
-    controls = [
-        other for other in runs
-        if setting(other, "learning_rate") == 0
-        and other.info["config"]["start"] == run.info["config"]["start"]
-        and setting(other, "epochs") >= setting(run, "epochs")
-        and same_machine(run, other)
-        and all(setting(other, name) == setting(run, name) for name in BATCHES)
-    ]
-    return min(controls, key=lambda other: setting(other, "epochs"), default=None)
+    controls = [other for other in runs if is_control(other, run)]
+    return min(controls, key=lambda control: control.recipe.epochs, default=None)
 
 
-def first_fifth(values):
-    """How many of an epoch's steps or blocks come before the first running mean that counts; one at least."""
-    return max(1, len(values) // FIRST)
+def is_control(control, run):
+    """Return whether `control` is a zero-learning-rate control of `run`, of as many epochs."""
+    same_start = control.info["config"]["start"] == run.info["config"]["start"]
+    if not same_start or not same_machine(control, run):
+        return False
+    recipe = run.recipe
+    control_recipe = control.recipe
+    same_batches = all(getattr(control_recipe, name) == getattr(recipe, name) for name in BATCHES)
+    long_enough = control_recipe.epochs >= recipe.epochs
+    return same_batches and long_enough and control_recipe.learning_rate == 0
 
 
 def losses_by_epoch(run):
-    """The loss of each step as an array (epochs, steps)."""
+    """Return the loss of each step, float (epochs, steps)."""
     return run.losses.reshape(len(run.history), -1)
 
 
+def running_means(losses, count=WINDOWS):
+    """Return the running mean of one epoch's losses (steps,) at `count` equally spaced steps.
+
+    Two arrays: the numbers of the steps, from 1, and the means of the losses up to them. The last
+    one is the mean of the epoch. An epoch of fewer steps than `count` has one value for each step.
+    """
+    ends = len(losses) * np.arange(1, count + 1) // count
+    ends = np.unique(np.maximum(ends, 1))
+    return ends, np.array([losses[:end].mean() for end in ends])
+
+
+def rise(losses):
+    """Return how much the running mean of one epoch's losses (steps,) rises.
+
+    It is counted from the first value that reports print, after a fifth of the epoch, to its end.
+    """
+    _, means = running_means(losses)
+    return float(means[-1] - means[0])
+
+
+def rise_interval(losses):
+    """Return half of the 95 % interval of `rise`, by Student's t.
+
+    `rise` is the mean of the steps after the first fifth minus that of the first fifth, times the
+    share of these later steps. This is the two-sample t interval of that difference, with pooled
+    variance, of the means of blocks of steps.
+    """
+    blocks = block_means(losses)
+    first, rest = np.split(blocks, [first_window(blocks)])
+    degrees_of_freedom = len(blocks) - 2
+    squares = ((first - first.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()
+    variance = squares / degrees_of_freedom
+    error = len(rest) / len(blocks) * (variance * (1 / len(first) + 1 / len(rest))) ** 0.5
+    return float(stats.t.ppf(0.975, degrees_of_freedom) * error)
+
+
+def first_window(values):
+    """Return how many of an epoch's steps or blocks are its first fifth; at least one."""
+    return max(1, len(values) // WINDOWS)
+
+
 def block_means(values, blocks=BLOCKS):
-    """The means of equal blocks of an array (steps,); of each step, where there are fewer steps."""
+    """Return the means of equal blocks of an array (steps,); the values, if there are fewer."""
     length = max(1, len(values) // blocks)
     blocks = len(values) // length
     return values[:blocks * length].reshape(blocks, length).mean(1)
 
 
-def block_autocorrelation(differences):
-    """The correlation of neighbouring blocks' means of an epoch's differences from the control, after its first fifth.
+def window_means(values, count=WINDOWS):
+    """Return the means of `count` windows of one epoch's values (steps,).
 
-    Near zero, the blocks are long enough to be independent.
+    Three arrays (count,): the last step of each window, its mean, and half of the mean's 95 %
+    interval, from blocks of steps.
+    """
+    width = len(values) // count
+    windows = values[:count * width].reshape(count, width)
+    intervals = [interval_of_mean(block_means(window, blocks=4)) for window in windows]
+    return width * np.arange(1, count + 1), windows.mean(1), np.array(intervals)
+
+
+def block_autocorrelation(differences):
+    """Return the correlation of neighbouring blocks' means of one epoch, after its first fifth.
+
+    `differences` (steps,) are those of the losses from the control's. Near zero, the blocks are
+    long enough to be independent.
     """
     blocks = block_means(differences)
-    blocks = blocks[first_fifth(blocks):]
+    blocks = blocks[first_window(blocks):]
     return float(np.corrcoef(blocks[:-1], blocks[1:])[0, 1])
 
 
-def rise(losses):
-    """How much the running mean of one epoch's losses (steps,) rises from a fifth of the epoch to its end."""
-    return float(losses.mean() - losses[:first_fifth(losses)].mean())
-
-
-def rise_interval(losses):
-    """Half of the 95 % interval of `rise`, from the blocks of the first fifth and of the rest, by Student's t."""
-    blocks = block_means(losses)
-    first, rest = np.split(blocks, [first_fifth(blocks)])
-    freedom = len(blocks) - 2
-    variance = (((first - first.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()) / freedom
-    error = len(rest) / len(blocks) * (variance * (1 / len(first) + 1 / len(rest))) ** 0.5
-    return float(stats.t.ppf(0.975, freedom) * error)
-
-
 def epoch_measures(run, before, control):
-    """What one more epoch or several did to the network of the run `before`: a dict name -> float.
+    """Return what one or more epochs did to the network of the run `before`: a dict of floats.
 
-    Accuracies are in per cent, losses in nats. `<name>_interval` is half a 95 % interval. What compares with the
-    zero-learning-rate `control` is left out for a control itself, and where there is none (None).
+    Accuracies are in per cent, losses in nats. `<name>_interval` is half of a 95 % interval. What
+    is compared with the zero-learning-rate `control` is left out if there is none (None), and for
+    a control itself.
 
     - accuracy, change: test accuracy afterwards, and minus that before
-    - running_mean_first, running_mean_last: of the last epoch's loss, after a fifth of its steps and after all
+    - running_mean_first, running_mean_last: of the last epoch's loss, after a fifth of its steps
+      and after all
     - jump: the loss of ten steps after the first update minus the control's
     - excess: that of all steps of the last epoch
-    - rise: of the running mean of the difference from the control, in the last epoch; rise_epoch_<n> in each of several
+    - rise: of the running mean of the difference from the control, in the last epoch;
+      rise_epoch_<n> in each of several
     - change_from_control: of the test accuracy, beyond that of a control of as many epochs
-    - train_loss_change: of the first training images without augmentation, beyond that of such a control
+    - train_loss_change: of the first training images without augmentation, beyond that of such a
+      control
     """
     change, change_interval = paired_accuracy(run, before)
-    losses = losses_by_epoch(run)
-    found = {
+    _, means = running_means(losses_by_epoch(run)[-1])
+    measures = {
         "accuracy": run.accuracy,
         "change": change,
         "change_interval": change_interval,
-        "running_mean_first": losses[-1, :first_fifth(losses[-1])].mean(),
-        "running_mean_last": losses[-1].mean(),
+        "running_mean_first": means[0],
+        "running_mean_last": means[-1],
     }
     if control and control.name != run.name:
-        differences = losses - losses_by_epoch(control)[:len(losses)]
-        first = min(setting(run, "zero_rate_epochs"), len(losses) - 1)
-        found |= {
-            "jump": differences[first, 1:11].mean(),  # the first loss is that of the weights before any update
-            "excess": differences[-1].mean(),
-            "excess_interval": interval_of_mean(block_means(differences[-1])),
-            "rise": rise(differences[-1]),
-            "rise_interval": rise_interval(differences[-1]),
-        }
+        measures.update(loss_differences(run, control))
         if len(control.history) == len(run.history):
-            after, earlier = (r.predictions["train_losses"].double().numpy() for r in (run, control))
-            found["change_from_control"], found["change_from_control_interval"] = paired_accuracy(run, control)
-            found["train_loss_change"] = (after - earlier).mean()
-            found["train_loss_change_interval"] = 1.96 * stats.sem(after - earlier)
-        if len(losses) > 1:
-            for number, epoch in enumerate(differences, 1):
-                found[f"rise_epoch_{number}"] = rise(epoch)
-                found[f"rise_epoch_{number}_interval"] = rise_interval(epoch)
-    return {name: float(value) for name, value in found.items()}
+            measures.update(final_differences(run, control))
+        measures.update(rise_by_epoch(run, control))
+    return {name: float(value) for name, value in measures.items()}
+
+
+def loss_differences(run, control):
+    """Return jump, excess and rise of `epoch_measures`, with intervals: a dict."""
+    differences = difference_by_epoch(run, control)
+    last = differences[-1]
+    first_epoch = min(run.recipe.zero_rate_epochs, len(differences) - 1)  # with updates
+    return {
+        "jump": differences[first_epoch, 1:11].mean(),  # the first step's weights are the start's
+        "excess": last.mean(),
+        "excess_interval": interval_of_mean(block_means(last)),
+        "rise": rise(last),
+        "rise_interval": rise_interval(last),
+    }
+
+
+def final_differences(run, control):
+    """Return change_from_control and train_loss_change of `epoch_measures`: a dict."""
+    change, change_interval = paired_accuracy(run, control)
+    train_losses = run.predictions["train_losses"].double().numpy()
+    loss_change = train_losses - control.predictions["train_losses"].double().numpy()
+    return {
+        "change_from_control": change,
+        "change_from_control_interval": change_interval,
+        "train_loss_change": loss_change.mean(),
+        "train_loss_change_interval": NORMAL_QUANTILE * stats.sem(loss_change),
+    }
+
+
+def rise_by_epoch(run, control):
+    """Return the rise in each epoch of a run of several, with intervals: a dict; {} for one."""
+    differences = difference_by_epoch(run, control)
+    rises = {}
+    if len(differences) > 1:
+        for number, losses in enumerate(differences, 1):
+            rises[f"rise_epoch_{number}"] = rise(losses)
+            rises[f"rise_epoch_{number}_interval"] = rise_interval(losses)
+    return rises
+
+
+def difference_by_epoch(run, control):
+    """Return the loss of each step minus that of the control's step, float (epochs, steps)."""
+    losses = losses_by_epoch(run)
+    return losses - losses_by_epoch(control)[:len(losses)]
 
 
 def mean_over_runs(measured):
-    """Means over runs that differ by their seeds alone, from a list of dicts name -> float.
+    """Return the means over runs that differ by their seeds, from a list of dicts name -> float.
 
-    `<name>_interval` is half the 95 % interval of each mean over runs; of one run it stays as it is.
+    `<name>_interval` is half of the 95 % interval of the mean over runs; of one run it stays as it
+    is.
     """
     if len(measured) == 1:
         return measured[0]
-    names = [name for name in measured[0] if all(name in one for one in measured)]
-    values = {name: [one[name] for one in measured] for name in names if not name.endswith("_interval")}
-    means = {name: statistics.mean(value) for name, value in values.items()}
-    return means | {f"{name}_interval": interval_of_mean(value) for name, value in values.items()}
+    values = {}
+    for name in measured[0]:
+        if not name.endswith("_interval") and all(name in measures for measures in measured):
+            values[name] = [measures[name] for measures in measured]
+    means = {name: statistics.mean(numbers) for name, numbers in values.items()}
+    intervals = {f"{name}_interval": interval_of_mean(numbers) for name, numbers in values.items()}
+    return means | intervals
 
 
-# ---------------------------------------------------------------------------------------------------------- published
+# ------------------------------------------------------------------------------------ published
 
 def published():
-    """What reports of this assignment published: a DataFrame with a row for each, and a dict of what follows from it.
+    """Return what reports of this assignment published: a DataFrame, and a dict of statistics.
 
-    The rise is that of the running mean from step 100 to step 500. No test is made of it: all reports start from one
-    checkpoint, and one of them suggested the question.
+    The DataFrame has a row for each report, the original first. A rise is that of the running mean
+    from step 100 to step 500. No test is made of it: all reports start from one checkpoint, and
+    one of them suggested the question.
     """
     reports = pd.read_csv(PUBLISHED)
     rises = reports.loss_500 - reports.loss_100
@@ -264,6 +397,6 @@ def published():
 
 
 def published_running_mean():
-    """The running mean of the loss at steps 100 to 500 over the five public logs, as two arrays (5,)."""
+    """Return steps and running mean of the loss, the mean of five public logs: two arrays (5,)."""
     logged = pd.read_csv(PUBLISHED_WINDOWS)
     return logged.step.to_numpy(), logged.loss.expanding().mean().to_numpy()

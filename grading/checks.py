@@ -340,7 +340,8 @@ def from_records(main, runs, claims):
         yield "epochs", len(main.history), where
         yield "training_time", main.info["seconds"] / 60, where
     claimed = [run for name, run in runs.items() if f"{name}/accuracy" in claims]
-    unknown = LookupError, TypeError, ValueError, RuntimeError  # what runs of another make meet: nothing checks them
+    # what runs of another make meet: nothing checks them
+    unknown = LookupError, TypeError, ValueError, RuntimeError, utils.SubmissionError
     for run in claimed:
         images = len(run.predictions["labels"])
         found = {"accuracy": run.accuracy, "accuracy_flips_averaged": run.flip_tta_accuracy,

@@ -1,14 +1,17 @@
-"""The network of the course's starter code, rebuilt from what public copies of the course's material say.
+"""The network of the course's starter code, rebuilt from public copies of the course's material.
 
-It follows the assignment's table of layers, as ours does, but its blocks are not those of He et al. (2016):
-each has a projection, and the ReLU stands on branch and shortcut before the addition, none behind it.
+It follows the assignment's table of layers, as ours does, but its blocks are not those of He et al.
+(2016): each has a projection, and a ReLU on branch and shortcut before the addition, none after it.
 """
 import torch
 from torch import nn
 
 
 def conv_bn_relu(in_channels, out_channels, kernel_size, stride=1, padding=0):
-    """Convolution with bias, batch normalisation, ReLU: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+    """Return convolution with bias, batch normalisation and ReLU as one module.
+
+    (N, in_channels, H, W) -> (N, out_channels, H', W').
+    """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding),
         nn.BatchNorm2d(out_channels),
@@ -17,7 +20,10 @@ def conv_bn_relu(in_channels, out_channels, kernel_size, stride=1, padding=0):
 
 
 class CourseBlock(nn.Module):
-    """Bottleneck with a projection: (N, in_channels, H, W) -> (N, out_channels, H, W), or H/2 and W/2."""
+    """Bottleneck with a projection: (N, in_channels, H, W) -> (N, out_channels, H, W).
+
+    With down-sampling, width and height are halved.
+    """
 
     def __init__(self, in_channels, middle_channels, out_channels, downsample=False):
         super().__init__()
@@ -30,6 +36,7 @@ class CourseBlock(nn.Module):
         self.shortcut = conv_bn_relu(in_channels, out_channels, 1, stride)
 
     def forward(self, x):
+        """Return the sum of branch and shortcut."""
         return self.branch(x) + self.shortcut(x)
 
 
@@ -41,7 +48,10 @@ class CourseNetwork(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layer1 = nn.Sequential(conv_bn_relu(3, 64, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=1))
+        self.layer1 = nn.Sequential(
+            conv_bn_relu(3, 64, 7, stride=2, padding=3),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
         self.layer2 = nn.Sequential(
             CourseBlock(64, 64, 256),
             CourseBlock(256, 64, 256),
@@ -64,5 +74,6 @@ class CourseNetwork(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
 
     def forward(self, x):
+        """Return logits (N, 10) of normalised images (N, 3, 32, 32)."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(torch.flatten(self.pool(x), 1))

@@ -1,7 +1,8 @@
-"""Every run of the study: name, network, recipe and start. The notebook and `python -m study.train` share this list.
+"""The list of all runs of the study, for the notebook and `python -m study.train`.
 
-Groups are in the order in which a machine should train them. A run whose name ends in "-control" has a learning rate
-of zero: the weights stand still, only the running statistics of the batch normalisation follow the same batches.
+Groups are in the order in which a machine should train them. A run whose name ends in "-control"
+has a learning rate of zero: its weights do not change, only the running statistics of its batch
+normalisation follow the same batches.
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,9 +26,11 @@ FAST = Recipe(
     first_filters="whitening",
 )
 LONG = replace(FAST, epochs=80, learning_rate=0.005, augmentation="crop flip trivialaugment cutmix")
-BASELINE = Recipe(normalisation="course")  # the course's training script, and the defaults: one epoch of Adam at 0.001
-# Orders of the batches after a restart have seeds that no parent has: with the parent's own seed an epoch would repeat,
-# image by image and crop by crop, batches that the parent was trained on, whose loss is lower.
+# The course's recipe; with the defaults of Recipe it is one epoch of Adam at 0.001.
+BASELINE = Recipe(normalisation="course")
+# Orders of the batches after a restart have seeds that no parent has. With the parent's own seed an
+# epoch would repeat, image by image and crop by crop, batches that the parent was trained on, whose
+# loss is lower.
 FIRST_ORDER = 100
 RESTART = replace(BASELINE, seed=FIRST_ORDER)  # one more epoch
 HELD_OUT = 5_000  # training images on which trials are compared
@@ -37,9 +40,12 @@ HELD_OUT = 5_000  # training images on which trials are compared
 class Experiment:
     """One run of the study.
 
-    `start` is the name of the run whose weights it starts from, "" for none. `snapshots` are the epochs after which the
-    network is kept as a run of so many epochs, whose name ends in that number as this one's does in its own.
+    `network` is a function that makes the network; `start` the name of the run whose weights it
+    starts from, "" for none. With `held_out`, training leaves out the images held out. `snapshots`
+    are the epochs after which the network is kept as a run of so many epochs: its name ends in that
+    number where this one's ends in its own.
     """
+
     name: str
     network: Callable
     recipe: Recipe
@@ -53,9 +59,10 @@ class Experiment:
 class Plan:
     """How long the parents of one more epoch are trained, and how many there are.
 
-    The learning rate is divided by three after every `step_epochs` epochs; `ages` are the epochs at which the network
-    is kept as a parent, the last one is the end of the run.
+    The learning rate is divided by three after every `step_epochs` epochs. `ages` are the epochs at
+    which the network is kept as a parent; the last one is the end of the run.
     """
+
     step_epochs: int
     ages: tuple
     parents: int
@@ -93,61 +100,85 @@ PLANS = {
 
 
 def parent_name(seed, epochs):
-    """The name of the parent with this seed after so many epochs of the baseline schedule."""
+    """Return the name of the parent with this seed after so many epochs of the baseline."""
     return f"parent-{seed}-{epochs}"
 
 
 def parents(plan, seed):
-    """The course's network by the baseline schedule, with snapshots at the plan's ages."""
-    recipe = replace(BASELINE, epochs=plan.ages[-1], schedule="step", step_epochs=plan.step_epochs, seed=seed)
-    return [Experiment(parent_name(seed, plan.ages[-1]), CourseNetwork, recipe,
-                       snapshots=plan.ages[:-1])]
+    """List the course's network by the baseline, with step decay and snapshots at all ages."""
+    *snapshots, epochs = plan.ages
+    recipe = replace(
+        BASELINE, epochs=epochs, schedule="step", step_epochs=plan.step_epochs, seed=seed
+    )
+    name = parent_name(seed, epochs)
+    return [Experiment(name, CourseNetwork, recipe, snapshots=tuple(snapshots))]
 
 
 def with_control(experiment):
-    """An experiment and its control: the same batches from the same start at a learning rate of zero."""
-    control = replace(experiment.recipe, learning_rate=0.0)
-    return [experiment, replace(experiment, name=f"{experiment.name}-control", recipe=control)]
+    """List an experiment and its control: same batches and start, a learning rate of zero."""
+    recipe = replace(experiment.recipe, learning_rate=0.0)
+    control = replace(experiment, name=f"{experiment.name}-control", recipe=recipe)
+    return [experiment, control]
 
 
 def replication(plan, seed):
-    """The original's epoch: fresh Adam at 0.001 from the oldest parent, in several orders of the batches."""
+    """List the original's epoch from the oldest parent, in several orders of the batches."""
     start = parent_name(seed, plan.ages[-1])
-    pairs = []
+    experiments = []
     for order in range(plan.orders):
         recipe = replace(RESTART, seed=FIRST_ORDER + order)
-        pairs.append(with_control(Experiment(f"restart-{seed}-{order}", CourseNetwork, recipe, start)))
-    return [experiment for pair in pairs for experiment in pair]
+        experiment = Experiment(f"restart-{seed}-{order}", CourseNetwork, recipe, start)
+        experiments += with_control(experiment)
+    return experiments
 
 
 def ages(plan):
-    """The same epoch from younger parents, in one order of the batches."""
-    pairs = [with_control(Experiment(f"age-{epochs}", CourseNetwork, RESTART, parent_name(0, epochs)))
-             for epochs in plan.ages[:-1]]
-    return [experiment for pair in pairs for experiment in pair]
+    """List the same epoch from younger parents, in one order of the batches."""
+    experiments = []
+    for epochs in plan.ages[:-1]:
+        start = parent_name(0, epochs)
+        experiments += with_control(Experiment(f"age-{epochs}", CourseNetwork, RESTART, start))
+    return experiments
 
 
 def later_epochs(plan):
-    """Five epochs after the restart."""
-    return with_control(Experiment("five-epochs", CourseNetwork, replace(RESTART, epochs=5),
-                                   parent_name(0, plan.ages[-1]), keep_image_losses=True))
+    """List five epochs after the restart."""
+    recipe = replace(RESTART, epochs=5)
+    start = parent_name(0, plan.ages[-1])
+    experiment = Experiment("five-epochs", CourseNetwork, recipe, start, keep_image_losses=True)
+    return with_control(experiment)
 
 
 def order_name(kind):
-    """The name of the run with this kind of order of the images."""
+    """Return the name of the run with this kind of order of the images."""
     return f"order-{kind.replace(' ', '-')}"
 
 
-def orders(plan, start=None, network=CourseNetwork, recipe=RESTART, prefix=""):
-    """Two epochs from one start for each kind of order of the images."""
-    start = start or parent_name(0, plan.ages[-1])
-    pairs = [with_control(Experiment(prefix + order_name(kind), network, replace(recipe, epochs=2, order=kind), start,
-                                     keep_image_losses=True)) for kind in Recipe.CHOICES["order"]]
-    return [experiment for pair in pairs for experiment in pair]
+def orders(plan):
+    """List two epochs from the oldest parent for each kind of order of the images."""
+    return all_orders(parent_name(0, plan.ages[-1]), CourseNetwork, RESTART)
+
+
+def all_orders(start, network, recipe, prefix=""):
+    """List two epochs from the run `start` for each kind of order of the images.
+
+    `prefix` starts the names of the runs.
+    """
+    experiments = []
+    for kind in Recipe.CHOICES["order"]:
+        name = prefix + order_name(kind)
+        two_epochs = replace(recipe, epochs=2, order=kind)
+        experiment = Experiment(name, network, two_epochs, start, keep_image_losses=True)
+        experiments += with_control(experiment)
+    return experiments
 
 
 def optimizers(plan):
-    """The restart with one thing changed: β2, SGD, the rate, or Adam's moments filled before the first update."""
+    """List the restart with one thing changed.
+
+    That is β2, SGD instead of Adam, the learning rate, or one epoch at a rate of zero before the
+    first update, which fills Adam's moments.
+    """
     changes = {
         "beta2-0.9": {"beta2": 0.9},
         "beta2-0.99": {"beta2": 0.99},
@@ -161,47 +192,60 @@ def optimizers(plan):
 
 
 def from_long_recipe():
-    """The same first epoch, three orders of the batches, from our own network's long recipe.
+    """List the original's epoch from our network of the long recipe, in three orders.
 
-    The first order has the seed of its parent, whose batches were larger, mixed and changed more, 80 epochs before.
+    The first order has the seed of its parent, whose batches were larger, mixed and changed more,
+    80 epochs before.
     """
-    return [experiment for order in range(3)
-            for experiment in with_control(Experiment(f"long-restart-{order}", networks.submission_network,
-                                                      Recipe(seed=order), "long-0"))]
+    experiments = []
+    for order in range(3):
+        name = f"long-restart-{order}"
+        recipe = Recipe(seed=order)
+        experiments += with_control(
+            Experiment(name, networks.submission_network, recipe, "long-0")
+        )
+    return experiments
 
 
-def orders_from_long_recipe(plan):
-    """Two epochs for each kind of order from our own network's long recipe."""
-    return orders(plan, "long-0", networks.submission_network, Recipe(seed=FIRST_ORDER), "long-")
+def orders_from_long_recipe():
+    """List two epochs from our network of the long recipe for each kind of order of the images."""
+    recipe = Recipe(seed=FIRST_ORDER)
+    return all_orders("long-0", networks.submission_network, recipe, prefix="long-")
 
 
 def ablations(plan):
-    """The fast recipe with one thing changed in network or recipe, some seeds each."""
+    """List the fast recipe with one thing changed in network or recipe, some seeds each."""
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
     variants = {
         "no-shortcuts": (networks.without_shortcuts, {}),
         "no-zero-init": (networks.unscaled_branches, {}),
         "all-projections": (networks.projections_everywhere, {}),
         "adamw": (networks.submission_network, {"optimizer": "adamw", "learning_rate": 0.002}),
-        "sgd": (networks.submission_network, {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4,
-                                              "momentum": 0.9}),
+        "sgd": (networks.submission_network, sgd),
         "random-stem": (networks.submission_network, {"first_filters": "random"}),
         "no-smoothing": (networks.submission_network, {"label_smoothing": 0.0}),
         "zero-padding": (networks.submission_network, {"pad_with": "zeros"}),
     }
     if plan.with_small_stem:
         variants["small-stem"] = (networks.small_stem, {})
-    return [Experiment(f"ablation-{name}-{seed}", network, replace(FAST, seed=seed, **change))
-            for seed in range(plan.ablation_seeds) for name, (network, change) in variants.items()]
+    experiments = []
+    for seed in range(plan.ablation_seeds):
+        for name, (network, change) in variants.items():
+            recipe = replace(FAST, seed=seed, **change)
+            experiments.append(Experiment(f"ablation-{name}-{seed}", network, recipe))
+    return experiments
 
 
 def seeds(prefix, recipe, count):
-    """One recipe with the seeds 0 to `count` - 1."""
-    return [Experiment(f"{prefix}-{seed}", networks.submission_network, replace(recipe, seed=seed))
-            for seed in range(count)]
+    """List one recipe with the seeds 0 to `count` - 1."""
+    return [
+        Experiment(f"{prefix}-{seed}", networks.submission_network, replace(recipe, seed=seed))
+        for seed in range(count)
+    ]
 
 
 def trials():
-    """What the long recipe was chosen by: 60 epochs on 45,000 training images each."""
+    """List what the long recipe was chosen by: 60 epochs on 45,000 training images each."""
     base = replace(LONG, epochs=60, learning_rate=0.01)
     changes = {
         "base": {},
@@ -211,28 +255,31 @@ def trials():
         "no-smoothing": {"label_smoothing": 0.0},
         "rate-0.02-decay-0.1": {"learning_rate": 0.02, "weight_decay": 0.1},
     }
-    return [Experiment(f"trial-{name}", networks.submission_network, replace(base, **change), held_out=True)
-            for name, change in changes.items()]
+    experiments = []
+    for name, change in changes.items():
+        recipe = replace(base, **change)
+        experiments.append(
+            Experiment(f"trial-{name}", networks.submission_network, recipe, held_out=True)
+        )
+    return experiments
 
 
 def groups(plan):
-    """All runs of the study in the order in which they should be trained: group -> list of Experiment."""
-    found = {}
+    """Return all runs of the study in the order of training: a dict group -> list of Experiment."""
+    runs = {}
     for seed in range(plan.parents):
-        found[f"parent-{seed}"] = parents(plan, seed)
-        found[f"replication-{seed}"] = replication(plan, seed)
+        runs[f"parent-{seed}"] = parents(plan, seed)
+        runs[f"replication-{seed}"] = replication(plan, seed)
         if seed == 0:
-            found["ages"] = ages(plan)
-            found["orders"] = orders(plan)
-    found["optimizers"] = optimizers(plan)
-    found["later-epochs"] = later_epochs(plan)
-    found["ablations"] = ablations(plan)
-    found["fast"] = seeds("fast", FAST, 5)
-    found["fast-gpu"] = seeds("fast-gpu", FAST, 5)  # the same on another machine
-    found["long"] = seeds("long", LONG, 3)
-    found["from-long"] = from_long_recipe()
-    found["orders-from-long"] = orders_from_long_recipe(plan)
-    found["trials"] = trials()
-    return found
-
-
+            runs["ages"] = ages(plan)
+            runs["orders"] = orders(plan)
+    runs["optimizers"] = optimizers(plan)
+    runs["later-epochs"] = later_epochs(plan)
+    runs["ablations"] = ablations(plan)
+    runs["fast"] = seeds("fast", FAST, 5)
+    runs["fast-gpu"] = seeds("fast-gpu", FAST, 5)  # the same on another machine
+    runs["long"] = seeds("long", LONG, 3)
+    runs["from-long"] = from_long_recipe()
+    runs["orders-from-long"] = orders_from_long_recipe()
+    runs["trials"] = trials()
+    return runs

@@ -12,18 +12,22 @@ from utils import SubmissionError
 
 WEIGHTS = "weights.safetensors"
 IMAGE_LOSSES = "image_losses.safetensors"
-RECORD = ("history.csv", "losses.csv", "predictions.safetensors", IMAGE_LOSSES, "run.json")  # in this order
+# The files of a record in the order of copying; with run.json a run counts as finished.
+RECORD = ("history.csv", "losses.csv", "predictions.safetensors", IMAGE_LOSSES, "run.json")
 
 
 @functools.cache
 def initial_probe(network, seed):
-    """The probe of what the function `network` makes, by which its runs are identified."""
+    """Return the probe of what the function `network` makes, which identifies its runs."""
     torch.manual_seed(seed)
     return training.network_probe(network(), seed)
 
 
 class Store:
-    """The runs of a plan on `data`: finished records in the folder `stored`, training and weights in `runs`."""
+    """The runs of a plan on `data`, a utils.Data.
+
+    Records of finished runs are in the folder `stored`; training and weights are in `runs`.
+    """
 
     def __init__(self, plan, data, runs, stored):
         self.data = data
@@ -37,56 +41,70 @@ class Store:
                 self.add(experiment)
 
     def add(self, experiment):
-        """Enter an experiment and the runs of fewer epochs that are kept on its way."""
+        """Enter an experiment and its snapshots, the runs of fewer epochs kept on the way."""
         self.experiments[experiment.name] = experiment
         for epochs, name in self.snapshot_names(experiment).items():
             recipe = dataclasses.replace(experiment.recipe, epochs=epochs)
-            self.experiments[name] = dataclasses.replace(experiment, name=name, recipe=recipe, snapshots=())
+            self.experiments[name] = dataclasses.replace(
+                experiment, name=name, recipe=recipe, snapshots=()
+            )
 
     def snapshot_names(self, experiment):
-        """The names of the runs kept on the way of an experiment: epochs -> name."""
+        """Return the names of an experiment's snapshots: a dict epochs -> name."""
         stem = experiment.name.rpartition("-")[0]
         return {epochs: f"{stem}-{epochs}" for epochs in experiment.snapshots}
 
     def load(self, name, match_recipe_only=False):
-        """The stored run `name`. Raises SubmissionError where it is missing or of another configuration.
+        """Load the stored run `name`, a training.Run.
 
         `match_recipe_only` compares the recipe alone, for a notebook that runs on other data.
+        Raises SubmissionError if the run is missing or of another configuration.
         """
         experiment = self.experiments[name]
         run = training.load_run(self.stored / name)
         if run is None:
-            raise SubmissionError(f"the run {name} is not in {self.stored}: train it with python -m study.train")
-        wanted = dataclasses.asdict(experiment.recipe)
-        if not match_recipe_only:
-            start = self.load(experiment.start) if experiment.start else None
-            probe = initial_probe(experiment.network, experiment.recipe.seed)
-            wanted = training.configuration(probe, experiment.recipe, self.data_of(experiment), start)
+            raise SubmissionError(f"the run {name} is not in {self.stored}: "
+                                  f"train it with python -m study.train {name}")
+        if match_recipe_only:
+            wanted = dataclasses.asdict(experiment.recipe)
+        else:
+            wanted = self.configuration_of(experiment)
         differences = training.differences_between(run.info["config"], wanted)
         if experiment.keep_image_losses and not (run.folder / IMAGE_LOSSES).exists():
             differences.append(f"no {IMAGE_LOSSES}")
         if differences:
-            raise SubmissionError(f"the run {name} in {self.stored} is of another configuration: "
-                                  f"{', '.join(differences)}; remove it and train it with python -m study.train")
+            raise SubmissionError(
+                f"the run {name} in {self.stored} is of another configuration: "
+                f"{', '.join(differences)}; remove its folder, then train it with "
+                f"python -m study.train {name}"
+            )
         return run
 
+    def configuration_of(self, experiment):
+        """Return the configuration that identifies the run of an experiment, a dict."""
+        start = self.load(experiment.start) if experiment.start else None
+        probe = initial_probe(experiment.network, experiment.recipe.seed)
+        return training.configuration(probe, experiment.recipe, self.data_of(experiment), start)
+
     def data_of(self, experiment):
-        """The data that an experiment trains on."""
+        """Return the data that an experiment trains on."""
         return self.held_out if experiment.held_out else self.data
 
     def has_record(self, name):
-        """Whether a record of the run `name` is stored, of whatever configuration."""
+        """Return whether a record of the run `name` is stored, of whatever configuration."""
         return (self.stored / name / "run.json").exists()
 
     def load_all(self, match_recipe_only=False):
-        """The stored runs, name -> Run, in the order of the experiments; and the names of those that are missing.
+        """Load the stored runs; return them, name -> Run, and the names of missing ones, a list.
 
-        A run whose start is not stored counts as missing. Raises SubmissionError where a stored run is of another
-        configuration.
+        Both are in the order of the experiments. A run whose start is not stored counts as missing.
+        Raises SubmissionError if a stored run is of another configuration.
         """
-        present, missing = {}, []
+        present = {}
+        missing = []
         for name, experiment in self.experiments.items():
-            if self.has_record(name) and (not experiment.start or self.has_record(experiment.start)):
+            has_start = not experiment.start or self.has_record(experiment.start)
+            if self.has_record(name) and has_start:
                 present[name] = self.load(name, match_recipe_only)
             else:
                 missing.append(name)
@@ -99,31 +117,33 @@ class Store:
                 self.train(experiment.name)
 
     def train(self, name):
-        """The run `name`, trained unless it is stored; its record, without weights, is stored as soon as it is done.
+        """Load the run `name`; train it unless it is stored.
 
-        Raises SubmissionError where a record of another configuration is stored, where the weights that it starts from
-        are not at hand, and as training.fit does.
+        Its record, without weights, is stored when it is finished. Raises SubmissionError if a
+        record of another configuration is stored, if the weights that the run starts from are
+        missing, and as training.fit does.
         """
         if self.has_record(name):
             return self.load(name)
         experiment = self.experiments[name]
+        start = self.with_weights(experiment.start) if experiment.start else None
         run = training.load_or_train(
             name,
             experiment.network,
             experiment.recipe,
             self.data_of(experiment),
             self.runs,
-            start=self.with_weights(experiment.start) if experiment.start else None,
+            start=start,
             keep_image_losses=experiment.keep_image_losses,
             snapshots=self.snapshot_names(experiment),
         )
-        self.keep(run)
+        self.store_record(run)
         for snapshot in self.snapshot_names(experiment).values():
             self.train(snapshot)  # finished on the way: found in `runs`
         return run
 
     def with_weights(self, name):
-        """The stored run `name`, or its copy in `runs`, where the weights are."""
+        """Return the stored run `name`, or its copy in `runs` if only that one has weights."""
         run = self.train(name)
         if not (run.folder / WEIGHTS).exists():
             for folder in sorted(self.runs.glob(f"{name}-*")):
@@ -132,10 +152,10 @@ class Store:
                     return copy
         return run
 
-    def keep(self, run):
-        """Copy a finished run's record to the folder `stored`, run.json last: with it the run counts as finished."""
-        target = self.stored / run.name
-        target.mkdir(parents=True, exist_ok=True)
+    def store_record(self, run):
+        """Copy the record of a finished run to the folder `stored`."""
+        folder = self.stored / run.name
+        folder.mkdir(parents=True, exist_ok=True)
         for name in RECORD:
             if (run.folder / name).exists():
-                shutil.copy(run.folder / name, target)
+                shutil.copy(run.folder / name, folder)

@@ -1,8 +1,10 @@
-"""Train the runs of the study that are not stored yet; again after an interruption, it goes on where it stopped.
+"""Train the runs of the study that are not stored yet.
 
-    python -m study.train              # all groups of runs, in order
-    python -m study.train ablations    # one group, or the names of single runs
-    python -m study.train --list       # which runs are stored, which are missing
+After an interruption, the same command goes on where it stopped.
+
+python -m study.train              # all groups of runs, in order
+python -m study.train ablations    # one group, or the names of single runs
+python -m study.train --list       # which runs are stored, which are missing
 """
 import argparse
 import os
@@ -12,48 +14,86 @@ from pathlib import Path
 import utils
 from study.experiments import PLANS
 from study.store import Store
+from tools.errors import SubmissionError
 from tools.project_files import ROOT
 
 STORED = ROOT / "checkpoints" / "study"
+RUNS = ROOT / "build" / "checkpoints"
 
 
-def selected(store, names):
-    """The names of the runs in the groups named, and of the runs named; of all runs, where none is."""
-    found = []
+def select_runs(store, names):
+    """Return the names of the runs that `names` stand for, groups or single runs: a list.
+
+    Without names, all runs. Raises SubmissionError for a name of neither.
+    """
+    selected = []
     for name in names or store.groups:
         if name in store.groups:
-            found += [experiment.name for experiment in store.groups[name]]
+            selected += [experiment.name for experiment in store.groups[name]]
         elif name in store.experiments:
-            found.append(name)
+            selected.append(name)
         else:
-            raise utils.SubmissionError(f"no run and no group of runs is named {name}; the groups are "
-                                        f"{', '.join(store.groups)}")
-    return found
+            raise SubmissionError(f"no run and no group of runs is named {name}; the groups are "
+                                  f"{', '.join(store.groups)}")
+    return selected
+
+
+def parse_options():
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.train", description="Train the runs of the study."
+    )
+    parser.add_argument("groups", nargs="*", help="groups or names of runs to train; default: all")
+    parser.add_argument("--plan", choices=PLANS, default="gpu",
+                        help="how much is trained; the notebook reads gpu")
+    parser.add_argument("--stored", type=Path, default=STORED,
+                        help="folder with the records of finished runs")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder in which runs are trained")
+    parser.add_argument("--list", action="store_true", help="list the runs, train nothing")
+    return parser.parse_args()
+
+
+def open_store(options):
+    """Return the Store that the command line's options name.
+
+    Raises SubmissionError if a rehearsal, on few epochs or other data, would mix with the study's
+    own records, and as utils.load_data does.
+    """
+    folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
+    dataset = os.environ.get("DATASET") or "cifar10"
+    is_rehearsal = dataset != "cifar10" or options.plan == "rehearsal"
+    if is_rehearsal and options.stored == STORED:
+        raise SubmissionError("a rehearsal needs a folder of its own: add --stored FOLDER")
+    data = utils.load_data(folder, dataset)
+    return Store(PLANS[options.plan], data, options.runs, options.stored)
+
+
+def list_runs(store, names):
+    """Print which of the runs are stored and which are missing."""
+    for name in names:
+        state = "stored" if store.has_record(name) else "missing"
+        epochs = store.experiments[name].recipe.epochs
+        print(f"{state}  {name}  {epochs} epochs", flush=True)
+
+
+def train_runs(store, names):
+    """Train the runs that are not stored; print accuracy and time of each."""
+    for name in names:
+        run = store.train(name)
+        print(f"{run.name}: {run.accuracy:.2f} %, {run.info['seconds']:.0f} s", flush=True)
 
 
 def main():
     """Parse the command line, then list or train."""
-    parser = argparse.ArgumentParser(prog="python -m study.train", description="Train the runs of the study.")
-    parser.add_argument("groups", nargs="*", help="groups of runs, or runs, to train; without them, all")
-    parser.add_argument("--plan", choices=PLANS, default="gpu", help="how much is trained; the notebook reads gpu")
-    parser.add_argument("--stored", type=Path, default=STORED, help="where records of finished runs are")
-    parser.add_argument("--runs", type=Path, default=ROOT / "build" / "checkpoints", help="where runs are trained")
-    parser.add_argument("--list", action="store_true", help="list the runs, train nothing")
-    options = parser.parse_args()
-    folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
-    dataset = os.environ.get("DATASET") or "cifar10"
+    options = parse_options()
     try:
-        if options.stored == STORED and (dataset != "cifar10" or options.plan == "rehearsal"):
-            raise utils.SubmissionError("a rehearsal needs a folder of its own: add --stored FOLDER")
-        store = Store(PLANS[options.plan], utils.load_data(folder, dataset), options.runs, options.stored)
-        for name in selected(store, options.groups):
-            if options.list:
-                state = "stored" if store.has_record(name) else "missing"
-                print(f"{state}  {name}  {store.experiments[name].recipe.epochs} epochs", flush=True)
-            else:
-                run = store.train(name)
-                print(f"{run.name}: {run.accuracy:.2f} %, {run.info['seconds']:.0f} s", flush=True)
-    except utils.SubmissionError as error:
+        store = open_store(options)
+        names = select_runs(store, options.groups)
+        if options.list:
+            list_runs(store, names)
+        else:
+            train_runs(store, names)
+    except SubmissionError as error:
         sys.exit(str(error))
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-from collections import defaultdict
 
 import nbformat
 import numpy as np
@@ -15,7 +14,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 from paper_helpers import body, code, figure, figure_pdf, markdown, pdf_text, refusal, to_tex
 from PIL import Image
 
-from analysis import ledger
+from analysis import display as cell_display
 from report import exporter, pictures, typeset
 
 KINDS = {  # Markdown: what the paper's LaTeX has of it
@@ -204,10 +203,11 @@ def test_tables_of_pandas():
 
 def test_show_table_keeps_an_index_that_has_a_name(monkeypatch):
     shown = []
-    monkeypatch.setattr(ledger, "cell_options", lambda: {"label": "tbl-a", "caption": defaultdict(str)})
-    monkeypatch.setattr(ledger, "display", lambda data, **settings: shown.append(data["text/latex"]))
+    options = {"label": "tbl-a", "tbl-cap": "A table."}
+    monkeypatch.setattr(cell_display, "cell_options", lambda: options)
+    monkeypatch.setattr(cell_display, "display", lambda data, **_: shown.append(data["text/latex"]))
     for name in ("network", None):
-        ledger.show_table(pd.DataFrame({"acc": [88.1]}, index=pd.Index(["ResNet"], name=name)))
+        cell_display.show_table(pd.DataFrame({"acc": [88.1]}, index=pd.Index(["ResNet"], name=name)))
     assert "network & acc" in shown[0] and "ResNet & 88.10" in shown[0] and "ResNet" not in shown[1]
 
 

@@ -1,0 +1,90 @@
+"""What results depend on: data, code, machines and versions."""
+import platform
+from importlib.metadata import distributions, version
+
+import pandas as pd
+import torch
+
+from analysis.notebook_run import executed_sources
+from analysis.run_statistics import group_name
+from report.freshness import code_hash, text_hash
+from training import ENGINE, environment, short_hash
+
+COLUMNS = ("what", "on", "with", "hash", "minutes")
+
+
+def environment_table(data, runs):
+    """Return a DataFrame of what the results depend on: rows for data, notebook, groups of runs.
+
+    `data` is a utils.Data, `runs` a list of training.Run. Runs of one group, machine and versions
+    share a row. A star marks runs that another version of the training code made.
+    """
+    rows = [data_row(data), notebook_row()]
+    names = {run.key: run.name for run in runs}
+    groups = {}
+    for run in runs:
+        group = (describe_run(run, names), describe_machine(run), describe_versions(run))
+        groups.setdefault(group, []).append(run)
+    for group, members in groups.items():
+        rows.append(group_row(*group, members))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def data_row(data):
+    """Return the table's row for the data."""
+    images = f"{len(data.train_labels):,} + {len(data.test_labels):,} images"
+    return "data", data.source, images, data.fingerprint[:8], ""
+
+
+def notebook_row():
+    """Return the table's row for the running notebook.
+
+    It has no time: the same submission has the same bytes.
+    """
+    code = "".join(code_hash(source) for source in executed_sources())
+    versions = f"Python {platform.python_version()}, torch {version('torch')}"
+    return "this notebook", environment()["device"], versions, text_hash(code)[:8], ""
+
+
+def group_row(what, machine, versions, runs):
+    """Return the table's row for runs of one group."""
+    if len(runs) > 1:
+        what = f"{what}, {len(runs)} runs"
+    dates = sorted({run.info["finished"] for run in runs})
+    period = dates[0]
+    if len(dates) > 1:
+        period = f"{dates[0]} to {dates[-1]}"
+    minutes = sum(run.info["seconds"] for run in runs) / 60
+    run_hash = short_hash([run.key for run in runs])
+    return what, machine, f"{versions}, {period}", run_hash, f"{minutes:.1f}"
+
+
+def describe_run(run, names):
+    """Return the name of a run's group, or the run that it starts from by `names`, key -> name."""
+    start = names.get(run.info["config"]["start"])
+    what = f"epochs from {start}" if start else group_name(run.name)
+    if run.info["choices"].get("engine") != ENGINE:
+        what += " *"
+    return what
+
+
+def describe_machine(run):
+    """Return the machine that made a run, a string."""
+    return f"{run.info['choices']['device']}, {run.info['choices']['threads']} threads"
+
+
+def describe_versions(run):
+    """Return number format and torch version of a run, a string."""
+    return f"{run.info['choices']['precision']}, torch {run.info['choices']['torch']}"
+
+
+def installed_versions():
+    """Return Python, machine and all installed packages as a dict for the record."""
+    packages = {f"{package.metadata['Name']}=={package.version}" for package in distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "device": environment()["device"],
+        "threads": torch.get_num_threads(),
+        "packages": sorted(packages, key=str.lower),
+    }

@@ -1,0 +1,185 @@
+"""What the study claims, tabulates and concludes, from its stored runs."""
+import statistics
+
+import pandas as pd
+
+from analysis import run_statistics
+from analysis.results import OFFICIAL_IMAGES, claim_epoch, plus_minus
+
+# What a group of runs changes in its recipe or network, as the table of ablations says it.
+CHANGES = {
+    "ablation-no-shortcuts": "no shortcuts, γ = 1",
+    "ablation-no-zero-init": "γ = 1",
+    "ablation-all-projections": "a projection in every block",
+    "ablation-adamw": "AdamW instead of Muon",
+    "ablation-sgd": "SGD instead of Muon",
+    "ablation-random-stem": "random stem initialisation",
+    "ablation-no-smoothing": "no label smoothing",
+    "ablation-zero-padding": "zero padding",
+    "ablation-small-stem": "3×3 stem without pooling",
+    "trial-rate-0.005": "learning rate 0.005",
+    "trial-decay-0.05": "weight decay 0.05",
+    "trial-decay-0.5": "weight decay 0.5",
+    "trial-no-smoothing": "no label smoothing",
+    "trial-rate-0.02-decay-0.1": "rate 0.02, weight decay 0.1",
+}
+# What it is compared with, by the first group of `run_statistics.reference_groups`.
+REFERENCES = {"fast": "the recipe", "ablation-no-zero-init": "γ = 1", "trial-base": "rate 0.01"}
+
+
+# ---------------------------------------------------------------------------------- accuracies
+
+def claim_accuracies(ledger, runs, published):
+    """Claim what reports published, the accuracy of each run, and what a network with TTA reaches.
+
+    `runs` is a dict name -> training.Run, `published` the dict of `run_statistics.published`.
+    """
+    ledger.claim_all("published", published)
+    for run in runs.values():
+        ledger.claim(f"{run.name}/accuracy", run.accuracy, "%", run)
+    best = runs["long-0"]
+    interval = run_statistics.accuracy_interval(best.accuracy, OFFICIAL_IMAGES)
+    ledger.claim(f"{best.name}/accuracy_flips_averaged", best.flip_tta_accuracy, "%", best)
+    ledger.claim(f"{best.name}/accuracy_interval", interval, "%", best)
+
+
+def claim_seeds(ledger, group, runs):
+    """Claim the statistics of runs that differ by their seeds; return them, a dict.
+
+    `group` is the name of the group of `runs`, a list; see `run_statistics.summarize_seeds`.
+    """
+    return ledger.claim_all(group, run_statistics.summarize_seeds(runs), "%")
+
+
+def accuracy_table(fast, fast_gpu, best, published):
+    """Return the table of test accuracies, a DataFrame.
+
+    `fast` and `fast_gpu` are statistics of seeds, `best` is the run of the long recipe, `published`
+    the dict of `run_statistics.published`.
+    """
+    rows = [
+        ("fast, CPU", 5, fast["accuracy"], fast["accuracy_interval"]),
+        ("fast, GPU", 5, fast_gpu["accuracy"], fast_gpu["accuracy_interval"]),
+        single_run_row("long", best.accuracy),
+        single_run_row("long, with TTA", best.flip_tta_accuracy),
+        single_run_row("original report", published["original"]),
+        ("public reports", 5, published["others_mean"], published["others_interval"]),
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "runs", "%", "±"])
+
+
+def single_run_row(label, accuracy):
+    """Return the row of a single accuracy in per cent, its interval that over test images."""
+    return label, 1, accuracy, run_statistics.accuracy_interval(accuracy, OFFICIAL_IMAGES)
+
+
+# ----------------------------------------------------------------------------------- ablations
+
+def claim_ablations(ledger, groups):
+    """Claim the gain of each ablation and trial over its reference; return the gains.
+
+    `groups` is a dict name -> list of runs. A gain is a dict of `run_statistics.gain`; ablations
+    without runs or without runs to compare with have none.
+    """
+    gains = {}
+    for name in CHANGES:
+        references = []
+        for reference in run_statistics.reference_groups(name):
+            references += groups.get(reference, [])
+        if name in groups and references:
+            gain = run_statistics.gain(groups[name], references)
+            gains[name] = ledger.claim_all(name, gain, "points")
+            if len(groups[name]) > 1:
+                claim_seeds(ledger, name, groups[name])
+    return gains
+
+
+def ablation_table(groups, gains):
+    """Return the table of ablations and trials, a DataFrame.
+
+    `groups` is a dict name -> list of runs, `gains` what `claim_ablations` returns.
+    """
+    rows = []
+    for name, gain in gains.items():
+        recipe = "fast" if name.startswith("ablation") else "long"
+        runs = groups[name]
+        accuracy = sum(run.accuracy for run in runs) / len(runs)
+        difference = plus_minus(gain, "gain", "+.2f").replace("-", "−")
+        first_reference = run_statistics.reference_groups(name)[0]
+        reference = REFERENCES[first_reference]
+        rows.append((recipe, CHANGES[name], len(runs), accuracy, difference, reference))
+    return pd.DataFrame(rows, columns=["recipe", "change", "runs", "%", "difference", "from"])
+
+
+# ------------------------------------------------------------------------------ one more epoch
+
+def mechanism_table():
+    """Return in which epochs the running loss rises by each mechanism, a DataFrame."""
+    rows = [
+        ("restart", "no", "no", "no", "no", "no", "no"),
+        ("forgetting", "no", "yes", "no", "no", "no", "no"),
+        ("sawtooth", "yes", "yes", "yes", "no", "twice", "no"),
+    ]
+    columns = [
+        "mechanism",
+        "1st epoch, no gap",
+        "1st epoch, gap",
+        "later epochs",
+        "same",
+        "reversed",
+        "replacement",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def claim_epochs(ledger, epochs, before):
+    """Claim what one more epoch did to the network of the run `before`; return means by group.
+
+    `epochs` is a dict name -> run, of all that start from `before`. The means over runs that differ
+    by their seeds are claimed as well: a dict group -> dict of `run_statistics.mean_over_runs`.
+    """
+    measures = {}
+    for run in epochs.values():
+        control = run_statistics.control_of(run, epochs.values())
+        group = run_statistics.group_name(run.name)
+        measures.setdefault(group, []).append(claim_epoch(ledger, run, before, control))
+    means = {}
+    for group in ("long-restart", "long-restart-control"):
+        mean = run_statistics.mean_over_runs(measures[group])
+        means[group] = ledger.claim_all(group, mean)
+    return means
+
+
+def mean_block_autocorrelation(epochs):
+    """Return the mean of `run_statistics.block_autocorrelation` over the restarts in `epochs`.
+
+    `epochs` is a dict name -> run of one epoch, with the control of each restart.
+    """
+    correlations = []
+    for order in range(3):
+        losses = epochs[f"long-restart-{order}"].losses
+        differences = losses - epochs[f"long-restart-{order}-control"].losses
+        correlations.append(run_statistics.block_autocorrelation(differences))
+    return statistics.mean(correlations)
+
+
+# --------------------------------------------------------------------------------- conclusions
+
+def conclude(ledger, published):
+    """Enter what the text concludes; return whether each conclusion holds, a Series.
+
+    The text is the notebook's cell `conclusions`. Raises SubmissionError as `Ledger.conclude` does.
+    """
+    best_report = published["best"]
+    mean_rise = published["mean_rise"]
+    conclusions = {
+        "the long recipe goes beyond all reports": ("long-0/accuracy", ">", best_report),
+        "the network is worse without shortcuts": ("ablation-no-shortcuts/gain", "<", 0),
+        "the restart raises the loss": ("long-restart/excess", ">", 0),
+        "a rise of the published size is excluded": ("long-restart/rise", "<", mean_rise),
+        "the test accuracy falls": ("long-restart/change", "<", 0),
+    }
+    holds = {}
+    for name, (claim, comparison, bound) in conclusions.items():
+        holds[name] = ledger.conclude(name, claim, comparison, bound)
+    return pd.Series(holds)
