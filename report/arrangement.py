@@ -10,10 +10,10 @@ from report.paper import Float
 WEB_ADDRESS = re.compile(r"(?:https?:)?//")
 STANDS_BETWEEN_BLOCKS = ("body", "div", "figure", "details")
 BLOCKS = [
-    *"body p div center figure figcaption details table ul ol pre".split(),
+    *("body", "p", "div", "center", "figure", "figcaption", "details", "table", "ul", "ol", "pre"),
     *HEADINGS,
 ]
-CELL_BLOCKS = "p pre div li ul ol center blockquote section".split()
+CELL_BLOCKS = ["p", "pre", "div", "li", "ul", "ol", "center", "blockquote", "section"]
 CELL_LINES = ("p", "pre", "li", "div")  # of these, what follows starts a new line
 
 
@@ -112,7 +112,8 @@ def set_table(table, cell):
     content = tables.from_html(table, cell)
     element = table.parent  # of a float
     if element.name != "paper-table":
-        element = table.wrap(new_element("paper-table", new_element("float-caption"), float=Float()))
+        element = new_element("paper-table", new_element("float-caption"), float=Float())
+        table.wrap(element)
     if table.caption:
         element.insert_before(new_element("p", *list(table.caption.children)))
     if not any(content.rows):

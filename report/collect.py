@@ -40,7 +40,7 @@ def classify(data, wants_table=False):
 
     Args:
         data: the output's data, MIME type -> content.
-        wants_table: whether the cell is labelled as a table, which other forms of it do not replace.
+        wants_table: whether the cell is labelled as a table, so that no picture is wanted.
     """
     if "text/markdown" in data:
         return Kind.MARKDOWN
@@ -201,9 +201,9 @@ class Collector:
             shown.tables.append((parse_html(data["text/html"]), ""))
         elif kind == Kind.UNPRINTABLE:
             self.paper.note(
-                "widgets, scripts and HTML without a table, shown by code, are left out (a picture, "
-                "a table or Markdown would be set; the tag notebook-only keeps a cell out of the "
-                "paper)",
+                "widgets, scripts and HTML without a table, shown by code, are left out (a "
+                "picture, a table or Markdown would be set; the tag notebook-only keeps a cell "
+                "out of the paper)",
                 name,
             )
         if shown.tables and not options.kind:
@@ -267,7 +267,7 @@ class Collector:
         return new_element("float-caption", *body.contents)
 
     def add_float(self, body, options, name):
-        """Add a float. LaTeX sets a wide one on a later page and others wait: it comes early."""
+        """Add a float; a wide one early, for LaTeX sets it a page later and others wait."""
         position = len(self.paper.fragments)
         if options.is_wide:
             position = self.next_wide

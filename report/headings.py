@@ -36,7 +36,8 @@ def take_title(paper, fragment, heading):
         paper.fragments.append(Fragment(fragment.cell, body, "title", fragment.attachments))
     else:
         paper.note(
-            f"the paper's title is {paper.front['title']!r}; the heading of another one is left out",
+            f"the paper's title is {paper.front['title']!r}; the heading of another one is left "
+            "out",
             fragment.cell,
         )
     heading.decompose()

@@ -4,7 +4,7 @@ import re
 
 from bs4 import NavigableString
 
-# Commands that end where a letter follows a blank, and elsewhere {}.
+# Commands of letters: what follows must not become a part of their names.
 NAMED = {
     "\\": r"\textbackslash",
     "~": r"\textasciitilde",
@@ -25,9 +25,11 @@ ESCAPED = {letter: f"\\{letter}" for letter in "{}$%&_#"} | {
 }
 QUOTES = {"\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''"}
 DASHES = {"\u2013": "--", "\u2014": "---"}
+ADJACENT_QUOTES = re.compile("(?<=[\u2018\u2019\u201c\u201d])(?=[\u2018\u2019\u201c\u201d])")
 # Codes 128 to 159 are no characters in Unicode; browsers read them as Windows' characters.
-WINDOWS = {code: bytes([code]).decode("cp1252", "replace") for code in range(128, 160)}
-ADJACENT_QUOTES = re.compile(r"(?<=[\u2018\u2019\u201c\u201d])(?=[\u2018\u2019\u201c\u201d])")
+WINDOWS = {}
+for code in range(128, 160):
+    WINDOWS[code] = bytes([code]).decode("cp1252", "replace").replace("\ufffd", "?")
 
 
 class Latex(NavigableString):
@@ -43,8 +45,8 @@ def escape_text(text):
     """Text as LaTeX, its typographic quotation marks and dashes as LaTeX types them."""
     text = text.translate(WINDOWS).replace("...", "\u2026")
     text = ADJACENT_QUOTES.sub("\u202f", text)  # else '' and ' would be read as another pair
-    text = re.sub(r"([?!])(?=`)", r"\1{}", _escape(text, NAMED, QUOTES | DASHES))  # ?` is a ligature
-    return text
+    latex = _escape(text, NAMED, QUOTES | DASHES)
+    return re.sub("([?!])(?=`)", r"\1{}", latex)  # ?` would become one character
 
 
 def escape_code(text):
@@ -66,9 +68,16 @@ def _escape(text, named, further):
     """`text` with each special character replaced by its LaTeX."""
     plain = ESCAPED | further
     parts = []
-    for letter, following in zip(text, text[1:] + "\0"):
+    for letter, following in zip(text, [*text[1:], ""]):
         if letter in named:
-            parts.append(named[letter] + (" " if following.isalpha() else "{}"))
+            parts.append(named[letter] + _end_of_command(following))
         else:
             parts.append(plain.get(letter, letter))
     return "".join(parts)
+
+
+def _end_of_command(following):
+    """What has to stand between a command and the letter that follows it, "" at the end."""
+    if following.isalpha():
+        return " "
+    return "{}" if not following or following.isspace() else ""

@@ -77,7 +77,8 @@ def number_equation(paper, tag, label, cell):
     number = str(paper.counts["equation"]) if is_numbered else tag
     if tag and tag != number:
         raise PaperError(
-            f"{cell}: {label or 'an equation'} is tagged {tag}, but is number {number} in the paper."
+            f"{cell}: {label or 'an equation'} is tagged {tag}, but is number {number} in the "
+            "paper."
         )
     latex = "" if is_numbered else f"\\tag{{{tag}}}"
     if label:

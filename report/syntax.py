@@ -13,9 +13,10 @@ from report.latex import Latex
 from report.markdown import find_texts, new_element
 
 HIDDEN = ("script", "style", "template", "button", "head", "title", "meta", "link")
-UNPRINTABLE = (
-    "iframe video audio embed object canvas svg select textarea form input".split()
-)
+UNPRINTABLE = [
+    *("iframe", "video", "audio", "embed", "object", "canvas", "svg", "select", "textarea"),
+    *("form", "input"),
+]
 CROSS_REFERENCE = re.compile(r"(fig|tbl|eq|sec)-")
 KEY = re.compile(r"@([\w:.+-]*\w)")
 

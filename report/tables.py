@@ -148,7 +148,7 @@ class Table:
         return "\n\n".join(floats)
 
     def cut(self, layout):
-        """The rows that fit a column one below the other: lists of their numbers, without the head."""
+        """The numbers of the rows but the head, in lists of those that fit into one column."""
         line = LINE * layout.size
         room = COLUMN_HEIGHT - self.head * line
         pieces = [[]]
@@ -303,7 +303,7 @@ def from_latex(text, name):
 
 
 def _tabular_body(body):
-    """The rows of a tabular or longtable as LaTeX, without captions, comments and repeated heads."""
+    """The rows of a tabular or longtable as LaTeX: no captions, comments and repeated heads."""
     body = NO_ROWS.sub("", body).replace("\\tabularnewline", "\\\\")
     parts = LONGTABLE_PART.split(body)
     return body if len(parts) == 1 else parts[0] + parts[-1]
@@ -385,7 +385,7 @@ def _span(element, name):
 
 
 def side(cells):
-    """How a column is aligned: as its first cell says, else numbers to the right, text to the left.
+    """How a column is aligned: as its first cell says, else numbers right and text left.
 
     Args:
         cells: the elements of its cells.

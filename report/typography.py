@@ -1,4 +1,4 @@
-"""Quotation marks and spaces of a paragraph, which do not depend on where elements start and end."""
+"""Quotation marks and spaces of a paragraph, read over the limits of its elements."""
 
 import re
 
@@ -53,7 +53,7 @@ def curl(text):
 
 
 def collapse_spaces(element):
-    """Make each run of spaces one space, or one line break of the source if it has one, in place."""
+    """Make each run of spaces one space, or one line break if it has one, in place."""
     previous = None  # the string before, if nothing else stands between
     ends_in_space = False
     for node in _nodes(element):

@@ -40,10 +40,11 @@ HEADINGS = {
 NUMERALS = {"1": "arabic", "a": "alph", "A": "Alph", "i": "roman", "I": "Roman"}
 LEVELS = ("i", "ii", "iii", "iv")  # of LaTeX's counters for numbered lists
 PARAGRAPHS = ("p", "pre", "blockquote", "dl", "hr", "paper-table", "paper-figure", *HEADINGS)
-CONTAINERS = [
-    *"address article aside body caption center dd details div dt fieldset figcaption".split(),
-    *"figure footer form header legend li main nav p section summary".split(),
-]
+CONTAINERS = (
+    *("address", "article", "aside", "body", "caption", "center", "dd", "details", "div", "dt"),
+    *("fieldset", "figcaption", "figure", "footer", "form", "header", "legend", "li", "main"),
+    *("nav", "p", "section", "summary"),
+)
 
 
 def write(body):
@@ -170,9 +171,13 @@ def write_quotation(element):
     return f"``{_write_content(element)}''"
 
 
-def write_break(_):
-    """The end of a line."""
-    return "\\\\\n"
+def write_break(element):
+    """The end of a line; where there is no line to end, LaTeX needs an empty one."""
+    before = element.previous_sibling
+    while before is not None and not str(before).strip():
+        before = before.previous_sibling
+    is_empty = before is None or before.name == "br"
+    return "\\hfill\\break\n" if is_empty else "\\\\\n"
 
 
 INLINE = {
