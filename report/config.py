@@ -1,4 +1,7 @@
-"""`jupyter nbconvert --config report/config.py NOTEBOOK` writes report/report.tex and report/report.pdf."""
+"""Settings of nbconvert: `jupyter nbconvert --config report/config.py NOTEBOOK` builds a paper.
+
+It writes report/report.tex and report/report.pdf.
+"""
 
 import sys
 import warnings
@@ -8,7 +11,7 @@ from nbformat.warnings import DuplicateCellId
 
 HERE = Path(__file__).resolve().parent
 warnings.simplefilter("ignore", DuplicateCellId)  # an editor's fault, which nbformat mends
-sys.path.insert(0, str(HERE.parent))  # so that nbconvert finds the exporter from any working directory
+sys.path.insert(0, str(HERE.parent))  # nbconvert finds the exporter from any working directory
 
 c = get_config()  # noqa: F821 (nbconvert provides it)
 c.NbConvertApp.export_format = "report.exporter.PaperExporter"
@@ -16,15 +19,33 @@ c.NbConvertApp.writer_class = "report.exporter.PaperWriter"
 c.NbConvertApp.output_base = "report"
 c.NbConvertApp.log_level = "WARN"  # the writer says where the paper is; faults stay visible
 c.FilesWriter.build_directory = str(HERE)  # --output-dir overrides it
-# With --to html: no scripts of cells and outputs. What stays is what Markdown makes, and figures, which come as PNG.
+
+# With --to html: no scripts of cells and outputs. What stays is what Markdown makes, and figures,
+# which come as PNG.
 c.HTMLExporter.sanitize_html = True
 c.SanitizeHTML.strip = True
-c.SanitizeHTML.tags = ("a abbr b blockquote br caption center code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i "
-                       "img li ol p pre s span strong sub summary sup table tbody td th thead tr u ul").split()
-c.SanitizeHTML.attributes = {"a": ["href", "id"], "img": ["src", "alt", "width"], "p": ["id"], "h1": ["id"],
-                             "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"]}
-c.NbConvertBase.display_data_priority = ["image/png", "image/jpeg", "text/html", "text/markdown", "text/latex",
-                                         "text/plain"]
+c.SanitizeHTML.tags = [
+    *("a", "abbr", "b", "blockquote", "br", "caption", "center", "code", "dd", "del", "details"),
+    *("div", "dl", "dt", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "li", "ol"),
+    *("p", "pre", "s", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "th"),
+    *("thead", "tr", "u", "ul"),
+]
+c.SanitizeHTML.attributes = {
+    "a": ["href", "id"],
+    "img": ["src", "alt", "width"],
+    "p": ["id"],
+    "h1": ["id"],
+    "td": ["colspan", "rowspan"],
+    "th": ["colspan", "rowspan"],
+}
+c.NbConvertBase.display_data_priority = [
+    "image/png",
+    "image/jpeg",
+    "text/html",
+    "text/markdown",
+    "text/latex",
+    "text/plain",
+]
 
 
 def one_sentence(kind, error, trace):
@@ -32,7 +53,10 @@ def one_sentence(kind, error, trace):
     if issubclass(kind, KeyboardInterrupt):
         print("Interrupted; the paper that was there before is kept.", file=sys.stderr)
     elif issubclass(kind, OSError):
-        print(f"The paper could not be written ({error}); one that was there before is kept.", file=sys.stderr)
+        print(
+            f"The paper could not be written ({error}); one that was there before is kept.",
+            file=sys.stderr,
+        )
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -1,187 +1,400 @@
 """Tables for a page of two columns: rows from HTML or LaTeX, and LaTeX that fits from rows.
 
-What fits a column stands in it; what fits the page spans both columns; what fits neither has its text wrapped. The
-print is never smaller than 7 pt. What is higher than a column becomes several floats.
+What fits a column stands in it; what fits the page spans both columns; what fits neither has its
+text wrapped. The print is never smaller than 7 pt. A table higher than a column becomes several.
 """
 
 import math
 import re
 from dataclasses import dataclass
 
-from report.typeset import fail
+from report.geometry import COLUMN_HEIGHT, COLUMN_POINTS, PAGE_POINTS, PRINT_SIZES
+from tools.errors import PaperError
 
-COLUMN, PAGE, HEIGHT = 232, 490, 600  # points that the template's geometry leaves
-PLACES = ((COLUMN, 9), (COLUMN, 8), (COLUMN, 7), (PAGE, 9), (PAGE, 8), (PAGE, 7))  # room, size of the print
-LETTER, GAP = 0.46, 8  # widths: of a letter as a part of the size, and between columns in points
-SIZES = {9: "small", 8: "footnotesize", 7: "scriptsize"}
+LETTER = 0.46  # width of a letter, as a part of the size of the print
+GAP = 8  # points between columns
+LINE = 1.25  # height of a line, as a part of the size of the print
 MOST_ROWS = 500
+SIDES = {"l": "raggedright", "c": "centering", "r": "raggedleft"}
+COLUMN_TYPES = {"c": "c", "r": "r", "S": "r"}  # others are text, on the left
+
 BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*\}"
-RULE = re.compile(rf"\s*\\(toprule|midrule|bottomrule|hline|cline|cmidrule|addlinespace)(?:[\[(]\w*[\])])*({BRACED})?")
-NUMERIC = re.compile(r"[-+−–]?[\d.,\s]*\d[\d.,]*(?:e[-+]?\d+)?\s*%?|nan|none|[-–]?", re.I)
+RULE = re.compile(
+    r"\s*\\(?:toprule|midrule|bottomrule|hline|cline|cmidrule|addlinespace)"
+    rf"(?:[\[(]\w*[\])])*(?:{BRACED})?"
+)
+NUMERIC = re.compile(r"[-+−–]?[\d.,\s]*\d[\d.,]*(?:e[-+]?\d+)?\s*%?|nan|none|[-–]?", re.IGNORECASE)
+MULTIROW = re.compile(rf"\\multirow(?:\[\w\])?\{{\d+\}}\{{\*\}}({BRACED})")
+MULTICOLUMN = re.compile(r"\\multicolumn\{(\d+)\}")
+LAST_NEWLINES = re.compile(r"(\\newline\s*)+\Z")
+TABULAR = re.compile(
+    r"\\begin\{(?P<environment>tabular[xy*]?|longtable)\}\s*(?:\[\w*\])?"
+    rf"(?P<arguments>(?:\s*{BRACED})+)(?P<body>.*)\\end\{{(?P=environment)\}}",
+    re.DOTALL,
+)
+CAPTION = re.compile(rf"\\caption(?:\[[^]]*\])?({BRACED})")
+# in the body of a tabular: captions and labels, and comments
+NO_ROWS = re.compile(
+    rf"\\(?:caption(?:\[[^]]*\])?|label){BRACED}(?:\s*\\\\)?|(?<!\\)%.*"
+)
+LONGTABLE_PART = re.compile(r"\\end(?:firsthead|head|foot|lastfoot)\b")
+
+
+@dataclass
+class Cell:
+    """A cell of a table."""
+
+    latex: str = ""
+    row_span: int = 1
+    column_span: int = 1
+    element: object = None  # the HTML element whose content becomes its LaTeX
+
+    def fill(self, latex):
+        """Set the LaTeX of the cell from that of its content."""
+        latex = LAST_NEWLINES.sub("", latex).strip()
+        if self.row_span > 1:
+            latex = f"\\multirow{{{self.row_span}}}{{*}}{{{latex}}}"
+        if self.column_span > 1:
+            latex = f"\\multicolumn{{{self.column_span}}}{{c}}{{{latex}}}"
+        self.latex = latex
+
+    def lines(self):
+        """Roughly the letters that a reader sees, a string for each line."""
+        return visible(self.latex)
+
+
+@dataclass
+class Layout:
+    """How a table fits the page."""
+
+    size: int  # of the print, in points
+    spans_page: bool
+    widths: list  # of the columns, in points
 
 
 @dataclass
 class Table:
-    """Rows of cells, each its LaTeX and the number of columns that it spans, with the lines ruled above each row."""
+    """Rows of cells, with the lines ruled above each row."""
 
-    place: str  # what messages call the notebook's cell
+    name: str  # what messages call the notebook's cell
     aligns: list  # l, c or r, for each column
-    rows: list
-    rules: list
+    rows: list  # lists of Cells
+    rules: list  # LaTeX of the lines above each row
     head: int  # how many rows are the head
+    note: object = None  # called with a sentence that the author has to be told
 
-    def widest(self):
-        """The most letters of a line and of a word in each column."""
-        lines, words = [1] * len(self.aligns), [1] * len(self.aligns)
+    def letters(self):
+        """The most letters of a line in each column, and the most letters of a word, two lists."""
+        lines = [1] * len(self.aligns)
+        words = [1] * len(self.aligns)
         for row in self.rows:
             column = 0
-            for latex, span in row:
-                for line in visible(latex) if span == 1 else ():
+            for cell in row:
+                for line in cell.lines() if cell.column_span == 1 else ():
                     lines[column] = max(lines[column], len(line))
                     words[column] = max(words[column], *map(len, line.split()), 0)
-                column += span
+                column += cell.column_span
         return lines, words
 
     def layout(self, wide):
-        """Size of the print, whether the table spans both columns, and widths in points for the columns."""
+        """The Layout that fits best: without wrapped text if possible, else in large print.
+
+        Args:
+            wide: whether the table has to span both columns.
+
+        Raises PaperError if it does not fit the page.
+        """
+        lines, words = self.letters()
         wrapped = []
-        for room, size in PLACES[3 * wide:]:
-            lines, words = ([letters * size * LETTER for letters in counts] for counts in self.widest())
-            left = room - len(lines) * GAP
-            if sum(lines) <= left:
-                return size, room == PAGE, lines
-            if sum(words) <= left:
-                share = (left - sum(words)) / (sum(lines) - sum(words))
-                widths = [word + share * (line - word) for line, word in zip(lines, words)]
-                wrapped.append((size, room == PAGE, widths))
+        for room in (PAGE_POINTS,) if wide else (COLUMN_POINTS, PAGE_POINTS):
+            for size in PRINT_SIZES:
+                line_widths = [count * size * LETTER for count in lines]
+                word_widths = [count * size * LETTER for count in words]
+                left = room - len(lines) * GAP
+                if sum(line_widths) <= left:
+                    return Layout(size, room == PAGE_POINTS, line_widths)
+                if sum(word_widths) <= left:
+                    widths = share_room(left, line_widths, word_widths)
+                    wrapped.append(Layout(size, room == PAGE_POINTS, widths))
         if not wrapped:
-            fail(f"{self.place}: a table of {len(self.aligns)} columns is too wide to be legible on the page: show "
-                 "fewer columns, or transpose it, or tag the cell notebook-only.")
-        return next((found for found in wrapped if found[1]), wrapped[0])
+            raise PaperError(
+                f"{self.name}: a table of {len(self.aligns)} columns is too wide to be legible on "
+                "the page: show fewer columns, or transpose it, or tag the cell notebook-only."
+            )
+        return next((layout for layout in wrapped if layout.spans_page), wrapped[0])
 
     def latex(self, caption="", label="", wide=False):
-        """A float if there is a caption or the table is large; otherwise the table in its place."""
+        """The table as LaTeX: a float if it has a label or is large, otherwise in its place."""
         if len(self.rows) > MOST_ROWS:
-            fail(f"{self.place}: a table of {len(self.rows)} rows is too long for a paper: show a part of it, or tag "
-                 "the cell notebook-only.")
-        size, spanned, widths = self.layout(wide)
-        columns, line = "", 1.25 * size
-        for column, (width, letters) in enumerate(zip(widths, self.widest()[0])):
-            broken = any("\\newline" in row[column][0] for row in self.rows if column < len(row))
-            side = {"l": "raggedright", "c": "centering", "r": "raggedleft"}[self.aligns[column]]
-            wraps = broken or width < letters * size * LETTER
-            columns += f">{{\\{side}\\arraybackslash}}p{{{width + 1:.0f}pt}}" if wraps else self.aligns[column]
-        pieces, height = [[]], 0
+            raise PaperError(
+                f"{self.name}: a table of {len(self.rows)} rows is too long for a paper: show a "
+                "part of it, or tag the cell notebook-only."
+            )
+        layout = self.layout(wide)
+        pieces = self.cut(layout)
+        is_cut = len(pieces) > 1
+        tabulars = [self.tabular(piece, layout, is_cut) for piece in pieces]
+        if not label and not layout.spans_page and not is_cut:
+            return f"\\begin{{center}}\n{tabulars[0]}\\end{{center}}"
+        if not label and self.note:
+            self.note(
+                "a table without a label is too large for its place and stands at the top of a "
+                "page or column (`#| label: tbl-…` and `#| tbl-cap: …` give it number and caption)"
+            )
+        floats = []
+        for index, tabular in enumerate(tabulars):
+            above = caption_line(caption, label, is_continued=index > 0)
+            floats.append(float_around(above + tabular, layout.spans_page))
+        return "\n\n".join(floats)
+
+    def cut(self, layout):
+        """The numbers of the rows but the head, in lists of those that fit into one column."""
+        line = LINE * layout.size
+        room = COLUMN_HEIGHT - self.head * line
+        pieces = [[]]
+        height = 0
         for index in range(self.head, len(self.rows)):
-            needed = line * max([1, *(
-                sum(max(1, math.ceil(len(text) * size * LETTER / width - 0.01)) for text in visible(latex))
-                for (latex, _), width in zip(self.rows[index], widths))])
-            if height + needed > HEIGHT - self.head * line:
+            needed = line * row_lines(self.rows[index], layout)
+            if height + needed > room:
                 pieces.append([])
                 height = 0
             pieces[-1].append(index)
             height += needed
-        head = self.row_lines(range(self.head)) + "\\midrule\n" * bool(self.head)
-        tables = [f"\\{SIZES[size]}\\fitcolumn{{%\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}"
-                  f"{self.row_lines(piece, len(pieces) > 1)}\\bottomrule\n\\end{{tabular}}}}\n" for piece in pieces]
-        if not label and not spanned and len(pieces) == 1:
-            return f"\\begin{{center}}\n{tables[0]}\\end{{center}}"
-        kind = "table" + "*" * spanned
-        captions = [f"\\caption{{{caption}}}\\label{{{label}}}\n"]
-        captions += ["\\ContinuedFloat\\caption[]{(continued)}\n"] * len(tables)
-        return "\n\n".join(f"\\begin{{{kind}}}\n\\centering\n{above if label else ''}{table}\\end{{{kind}}}"
-                           for above, table in zip(captions, tables))
+        return pieces
 
-    def row_lines(self, indices, cut=False):
-        """Rows as LaTeX; where the table is cut into pieces, no cell extends over several rows."""
-        lines = "".join(f"{self.rules[index]}{' & '.join(latex for latex, _ in self.rows[index])} \\\\\n"
-                        for index in indices)
-        return re.sub(rf"\\multirow(?:\[\w\])?\{{\d+\}}\{{\*\}}({BRACED})", r"\1", lines) if cut else lines
+    def tabular(self, indices, layout, is_cut):
+        """A tabular of the head and of the rows with these numbers."""
+        head = self.row_latex(range(self.head))
+        if head:
+            head += "\\midrule\n"
+        body = self.row_latex(indices)
+        if is_cut:  # no cell extends over rows of two pieces
+            body = MULTIROW.sub(r"\1", body)
+        return (
+            f"\\{PRINT_SIZES[layout.size]}\\fitcolumn{{%\n"
+            f"\\begin{{tabular}}{{{self.columns(layout)}}}\n"
+            f"\\toprule\n{head}{body}\\bottomrule\n\\end{{tabular}}}}\n"
+        )
+
+    def columns(self, layout):
+        """The types of the columns as tabular takes them; those with several lines are wrapped."""
+        columns = ""
+        lines, _ = self.letters()
+        for column, align in enumerate(self.aligns):
+            width = layout.widths[column]
+            is_broken = any(
+                "\\newline" in row[column].latex for row in self.rows if column < len(row)
+            )
+            if is_broken or width < lines[column] * layout.size * LETTER:
+                side = SIDES[align]
+                columns += f">{{\\{side}\\arraybackslash}}p{{{width + 1:.0f}pt}}"
+            else:
+                columns += align
+        return columns
+
+    def row_latex(self, indices):
+        """The rows with these numbers as LaTeX."""
+        lines = []
+        for index in indices:
+            cells = " & ".join(cell.latex for cell in self.rows[index])
+            lines.append(f"{self.rules[index]}{cells} \\\\\n")
+        return "".join(lines)
+
+
+def share_room(room, lines, words):
+    """Widths for columns: each has room for its longest word, and a share of what is left.
+
+    Args:
+        room: for all columns together.
+        lines: the widths of their longest lines.
+        words: the widths of their longest words.
+    """
+    share = (room - sum(words)) / (sum(lines) - sum(words))
+    return [word + share * (line - word) for line, word in zip(lines, words)]
+
+
+def row_lines(row, layout):
+    """How many lines of print a row needs."""
+    needed = 1
+    for cell, width in zip(row, layout.widths):
+        lines = 0
+        for text in cell.lines():
+            lines += max(1, math.ceil(len(text) * layout.size * LETTER / width - 0.01))
+        needed = max(needed, lines)
+    return needed
+
+
+def caption_line(caption, label, is_continued):
+    """The LaTeX of a caption, "" for a table without a label."""
+    if not label:
+        return ""
+    if is_continued:
+        return "\\ContinuedFloat\\caption[]{(continued)}\n"
+    return f"\\caption{{{caption}}}\\label{{{label}}}\n"
+
+
+def float_around(content, spans_page):
+    """A float of LaTeX."""
+    environment = "table*" if spans_page else "table"
+    return f"\\begin{{{environment}}}\n\\centering\n{content}\\end{{{environment}}}"
 
 
 def visible(latex):
     """Roughly the letters that a reader sees, for each line of a cell."""
-    latex = re.sub(rf"\\(?:cellcolor|color|textcolor|multirow|multicolumn)(?:\[\w*\])?{BRACED}(?:\{{\*\}})?", "", latex)
-    latex = re.sub(r"\\text[a-z]{5,}(?:\{\})?", "x", latex)  # \textbackslash and the like are a letter each
-    return [re.sub(r"\\[a-zA-Z]+|[{}$]|\\(?=\W)", "", line).strip() for line in latex.split("\\newline")]
+    commands = r"\\(?:cellcolor|color|textcolor|multirow|multicolumn)"
+    latex = re.sub(rf"{commands}(?:\[\w*\])?{BRACED}(?:\{{\*\}})?", "", latex)
+    latex = re.sub(r"\\text[a-z]{5,}(?:\{\})?", "x", latex)  # \textbackslash is one letter
+    lines = latex.split("\\newline")
+    return [re.sub(r"\\[a-zA-Z]+|[{}$]|\\(?=\W)", "", line).strip() for line in lines]
 
 
 def split(text, separator):
-    """The parts of LaTeX between separators, & or two backslashes, that no brace or environment encloses."""
-    parts, depth, start = [], 0, 0
+    """The parts of LaTeX between separators that no brace or environment encloses.
+
+    Args:
+        text: LaTeX.
+        separator: & or two backslashes.
+    """
+    parts = []
+    depth = 0
+    start = 0
     for found in re.finditer(r"\\begin\b|\\end\b|\\\\|\\.|[{}&]", text):
-        depth += (found[0] in ("{", "\\begin")) - (found[0] in ("}", "\\end"))
-        if found[0] == separator and not depth:
-            parts.append(text[start:found.start()])
+        if found[0] in ("{", "\\begin"):
+            depth += 1
+        elif found[0] in ("}", "\\end"):
+            depth -= 1
+        elif found[0] == separator and depth == 0:
+            parts.append(text[start : found.start()])
             start = found.end()
     return [*parts, text[start:]]
 
 
-def from_latex(text, place):
-    """A cell's table, and the caption that its LaTeX has."""
-    found = re.search(rf"\\begin\{{(tabular[xy*]?|longtable)\}}\s*(?:\[\w*\])?((?:\s*{BRACED})+)(.*)\\end\{{\1\}}",
-                      text, re.S)
+def from_latex(text, name):
+    """The Table in the LaTeX of a tabular or longtable, and the caption that it has.
+
+    Args:
+        text: LaTeX.
+        name: what messages call the notebook's cell.
+    """
+    found = TABULAR.search(text)
     if not found:
-        fail(f"{place}: its LaTeX is no whole tabular.")
-    caption = re.search(rf"\\caption(?:\[[^]]*\])?({BRACED})", text)
-    columns = re.findall(BRACED, found[2])[found[1] in ("tabular*", "tabularx", "tabulary")][1:-1]
-    columns = re.sub(rf"\*\{{?(\d+)\}}?({BRACED})", lambda many: many[2][1:-1] * int(many[1]), columns)
-    aligns = re.findall(r"\w", re.sub(BRACED, "", columns))
-    body = re.sub(rf"\\(?:caption(?:\[[^]]*\])?|label){BRACED}(?:\s*\\\\)?|(?<!\\)%.*", "", found[3])
-    body = body.replace("\\tabularnewline", "\\\\")
-    heads = re.split(r"\\end(?:firsthead|head|foot|lastfoot)\b", body)  # of a long table
-    rows, rules, head, above = [], [], 0, ""
-    for line in split(heads[0] + heads[-1] if len(heads) > 1 else body, "\\\\"):
-        line = re.sub(r"\A\s*\[[\d.]+\w+\]", "", line)
+        raise PaperError(f"{name}: its LaTeX is no whole tabular.")
+    caption = CAPTION.search(text)
+    table = Table(name, [], [], [], 0)
+    above = ""  # the rules above the next row
+    for line in split(_tabular_body(found["body"]), "\\\\"):
+        line = re.sub(r"\A\s*\[[\d.]+\w+\]", "", line)  # extra space behind the row above
         while rule := RULE.match(line):
-            above, line = above + rule[0].strip() + "\n", line[rule.end():]
-        if line.strip():
-            if not head and re.search("midrule|hline", above):
-                head = len(rows)
-            cells = [cell.strip() for cell in split(line, "&")]
-            spans = [re.match(r"\\multicolumn\{(\d+)\}", cell) for cell in cells]
-            rows.append([(cell, int(span[1]) if span else 1) for cell, span in zip(cells, spans)])
-            rules.append("" if len(rows) - 1 in (0, head) else above)
+            above += rule[0].strip() + "\n"
+            line = line[rule.end() :]
+        if not line.strip():
+            continue
+        if not table.head and re.search("midrule|hline", above):
+            table.head = len(table.rows)
+        if len(table.rows) in (0, table.head):  # which have rules of their own
             above = ""
-    count = max([sum(span for _, span in row) for row in rows], default=1)
-    aligns = [{"c": "c", "r": "r", "S": "r"}.get(align, "l") for align in aligns] + ["l"] * count
-    return Table(place, aligns[:count], rows, rules, head), caption[1][1:-1] if caption else ""
+        table.rows.append([_latex_cell(cell.strip()) for cell in split(line, "&")])
+        table.rules.append(above)
+        above = ""
+    count = _count_columns(table.rows)
+    aligns = _read_column_types(found) + ["l"] * count
+    table.aligns = aligns[:count]
+    return table, caption[1][1:-1] if caption else ""
 
 
-def from_html(table, place):
-    """The table in an element, its cells still empty, and the elements to fill them with, each with row and column."""
-    rows, cells, head, columns = [], [], 0, {}  # columns: number -> the cells in it that span no other
-    over = {}  # column -> how many more rows a cell above extends over
-    for line in table.find_all("tr"):
-        row, waiting = [], line.find_all(["td", "th"])
-        if len(rows) == head and (line.find_parent("thead") or not rows and waiting and not line.find("td")):
-            head += 1
-        width = 0
-        while waiting or over.get(width):
-            if over.get(width):
-                over[width] -= 1
-                row.append(("", 1))
-                width += 1
-                continue
-            cell = waiting.pop(0)
-            across, down = (int(re.sub(r"\D", "", cell.get(name, "1"))[:3] or 1) for name in ("colspan", "rowspan"))
-            before = f"\\multicolumn{{{across}}}{{c}}{{" * (across > 1) + f"\\multirow{{{down}}}{{*}}{{" * (down > 1)
-            cells.append((cell, len(rows), len(row)))
-            row.append((before, max(1, across)))
-            if across == 1 and len(rows) >= head:
-                columns.setdefault(width, []).append(cell)
-            for column in range(width, width + across):
-                over[column] = max(0, down - 1)
-            width += max(1, across)
-        rows.append(row)
-    count = max([sum(span for _, span in row) for row in rows], default=1)
-    head = head if head < len(rows) else 0
-    return Table(place, [side(columns.get(column, [])) for column in range(count)], rows, [""] * len(rows), head), cells
+def _tabular_body(body):
+    """The rows of a tabular or longtable as LaTeX: no captions, comments and repeated heads."""
+    body = NO_ROWS.sub("", body).replace("\\tabularnewline", "\\\\")
+    parts = LONGTABLE_PART.split(body)
+    return body if len(parts) == 1 else parts[0] + parts[-1]
+
+
+def _latex_cell(latex):
+    span = MULTICOLUMN.match(latex)
+    return Cell(latex, column_span=int(span[1]) if span else 1)
+
+
+def _read_column_types(found):
+    """The columns' sides in the arguments of a tabular, a list of l, c and r."""
+    arguments = re.findall(BRACED, found["arguments"])
+    has_width = found["environment"] in ("tabular*", "tabularx", "tabulary")
+    columns = arguments[1 if has_width else 0][1:-1]
+    columns = re.sub(
+        rf"\*\{{?(\d+)\}}?({BRACED})", lambda many: many[2][1:-1] * int(many[1]), columns
+    )
+    types = re.findall(r"\w", re.sub(BRACED, "", columns))
+    return [COLUMN_TYPES.get(letter, "l") for letter in types]
+
+
+def _count_columns(rows):
+    return max([sum(cell.column_span for cell in row) for row in rows], default=1)
+
+
+def from_html(element, name):
+    """The Table in an HTML table, its cells with the elements to fill them from.
+
+    Args:
+        element: the table.
+        name: what messages call the notebook's cell.
+    """
+    table = Table(name, [], [], [], 0)
+    columns = {}  # number -> the elements in it that span no other column
+    covered = {}  # number -> how many more rows a cell above extends over
+    for line in element.find_all("tr"):
+        elements = line.find_all(["td", "th"])
+        if len(table.rows) == table.head and _is_head(line, table):
+            table.head += 1
+        row = []
+        column = 0
+        while elements or covered.get(column):
+            if covered.get(column):
+                covered[column] -= 1
+                cell = Cell()
+            else:
+                cell = _html_cell(elements.pop(0))
+                if cell.column_span == 1 and len(table.rows) >= table.head:
+                    columns.setdefault(column, []).append(cell.element)
+                for each in range(column, column + cell.column_span):
+                    covered[each] = max(0, cell.row_span - 1)
+            row.append(cell)
+            column += cell.column_span
+        table.rows.append(row)
+    if table.head == len(table.rows):
+        table.head = 0
+    table.rules = [""] * len(table.rows)
+    table.aligns = [side(columns.get(each, [])) for each in range(_count_columns(table.rows))]
+    return table
+
+
+def _is_head(line, table):
+    """Whether a row of HTML belongs to the head, given that all rows above do."""
+    if line.find_parent("thead"):
+        return True
+    return not table.rows and line.find("th") is not None and line.find("td") is None
+
+
+def _html_cell(element):
+    return Cell(
+        row_span=_span(element, "rowspan"), column_span=_span(element, "colspan"), element=element
+    )
+
+
+def _span(element, name):
+    digits = re.sub(r"\D", "", element.get(name, "1"))[:3]
+    return max(1, int(digits or 1))
 
 
 def side(cells):
-    """How a column is aligned: as its first cell says; otherwise numbers to the right, text to the left."""
-    styles = [f"{cell.get('align', '')} {cell.get('style', '')}" for cell in cells[:1]]
-    found = re.search(r"\b(left|center|right)\b", "".join(styles))
-    texts = [cell.get_text().strip() for cell in cells]
-    return found[0][0] if found else "r" if any(texts) and all(map(NUMERIC.fullmatch, texts)) else "l"
+    """How a column is aligned: as its first cell says, else numbers right and text left.
+
+    Args:
+        cells: the elements of its cells.
+    """
+    for cell in cells[:1]:
+        style = f"{cell.get('align', '')} {cell.get('style', '')}"
+        found = re.search(r"\b(left|center|right)\b", style)
+        if found:
+            return found[0][0]
+    texts = ["".join(cell.find_all(string=True)).strip() for cell in cells]
+    is_numeric = any(texts) and all(map(NUMERIC.fullmatch, texts))
+    return "r" if is_numeric else "l"

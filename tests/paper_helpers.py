@@ -64,11 +64,18 @@ def table(label="tbl-layers", more="", columns=2):
     return code(source, {"text/latex": latex, "text/html": "<table>", "text/plain": "frame as text"})
 
 
-def to_tex(*cells, folder=None, notes=None, metadata=None):
-    """The body of the paper; no TeX is run."""
+def latex_of(notebook, resources=None, **settings):
+    """The LaTeX of a notebook and the exporter's resources; no TeX is run."""
+    converter = exporter.PaperExporter(**settings)
+    with exporter.exit_with_sentence():
+        return LatexExporter.from_notebook_node(converter, notebook, resources)
+
+
+def to_tex(*cells, folder=None, notes=None, metadata=None, **settings):
+    """The LaTeX of the paper; `settings` are the exporter's, `notes` a list that is filled."""
     about = {"metadata": {"name": "notebook", "path": str(folder or ".")}}
     nb = new_notebook(cells=list(cells), metadata=metadata or {})
-    latex, resources = LatexExporter.from_notebook_node(exporter.PaperExporter(), nb, about)
+    latex, resources = latex_of(nb, about, **settings)
     if notes is not None:
         notes += [f"{', '.join(cells)}: {what}" for what, cells in resources["paper"].notes.items()]
     return latex

@@ -1,0 +1,294 @@
+"""First step: collects from a notebook's cells what enters the paper, as fragments.
+
+Markdown, pictures and tables enter; code, streams and plain text do not. A cell with a label
+shows a float, that is a numbered figure or table with a caption. What other cells show stands
+where they show it, without a number.
+"""
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+
+from report import formulas, pictures, tables
+from report.cell_options import read_cell_options
+from report.freshness import MIME_TYPE, record, visible_outputs
+from report.latex import Latex
+from report.markdown import HEADINGS, new_element, parse_html, render_markdown
+from report.paper import Float, Fragment
+from tools.errors import PaperError
+
+FLOATS = {"fig": "figure", "tbl": "table"}  # by the first letters of a label
+TABULAR = re.compile(r"\\begin\{(tabular|longtable)")
+ONE_FORMULA = re.compile(r"\A\s*\$(?:\\displaystyle)?([^$]+)\$\s*\Z")
+CAPTION_BLOCKS = ["p", "ul", "ol", "li", "blockquote", "pre", *HEADINGS]
+
+
+class Kind(Enum):
+    """What an output is to the paper."""
+
+    MARKDOWN = "Markdown"
+    LATEX_TABLE = "a table as LaTeX"
+    FORMULA = "other LaTeX"
+    PICTURE = "a picture"
+    HTML_TABLE = "a table as HTML"
+    UNPRINTABLE = "a widget, a script or HTML without a table"
+    PLAIN_TEXT = "plain text or data for programs"
+
+
+def classify(data, wants_table=False):
+    """The Kind of an output.
+
+    Args:
+        data: the output's data, MIME type -> content.
+        wants_table: whether the cell is labelled as a table, so that no picture is wanted.
+    """
+    if "text/markdown" in data:
+        return Kind.MARKDOWN
+    if TABULAR.search(data.get("text/latex", "")):
+        return Kind.LATEX_TABLE
+    if data.get("text/latex", ""):
+        return Kind.FORMULA
+    if pictures.best(data) and not wants_table:
+        return Kind.PICTURE
+    if "<table" in data.get("text/html", ""):
+        return Kind.HTML_TABLE
+    if data.keys() - {"text/plain", MIME_TYPE}:
+        return Kind.UNPRINTABLE
+    return Kind.PLAIN_TEXT
+
+
+@dataclass
+class FloatOptions:
+    """What a cell's options say about the float that the cell shows."""
+
+    kind: str  # "figure", "table", or "" for a cell without such a label
+    label: str
+    caption: str
+    is_wide: bool
+
+    @property
+    def prefix(self):
+        """The first letters of the label and of the caption's option."""
+        return self.label[:3]
+
+
+@dataclass
+class Shown:
+    """The pictures and tables that one cell shows."""
+
+    files: list = field(default_factory=list)
+    tables: list = field(default_factory=list)  # pairs: table or tree of HTML, caption that it has
+
+
+def check_front_matter(front, cell):
+    """Title, authors and keywords of the front matter, a dict.
+
+    Raises PaperError if they are not a title, a list of authors and a list of keywords.
+    """
+    if not _is_front_matter(front):
+        raise PaperError(
+            f"{cell}: the front matter is a title, a list of authors (name, student_number, "
+            "university, email) and a list of keywords, all of them text."
+        )
+    return {name: front[name] for name in ("title", "authors", "keywords") if front.get(name)}
+
+
+def _is_front_matter(front):
+    if not isinstance(front, dict) or not isinstance(front.get("title", ""), str):
+        return False
+    authors = front.get("authors", [])
+    keywords = front.get("keywords", [])
+    if not isinstance(authors, list) or not isinstance(keywords, list):
+        return False
+    for author in authors:
+        if not isinstance(author, dict) or not _are_strings(author.values()):
+            return False
+    return _are_strings(keywords)
+
+
+def _are_strings(values):
+    return all(isinstance(value, str) for value in values)
+
+
+def read_float_options(options):
+    """The FloatOptions in the options of a cell, a dict."""
+    label = str(options.get("label") or "")
+    kind = FLOATS[label[:3]] if label[:4] in ("fig-", "tbl-") else ""
+    caption = str(options.get(f"{label[:3]}-cap") or "")
+    return FloatOptions(kind, label, caption, options.get("fig-env") == "figure*")
+
+
+class Collector:
+    """Reads the cells of a notebook into a paper.
+
+    Args:
+        paper: the Paper to fill.
+    """
+
+    def __init__(self, paper):
+        self.paper = paper
+        self.next_wide = 0  # where the next wide float goes: behind the wide float before it
+        self.is_fallback = False  # whether the notebook ran on other data than CIFAR-10
+
+    def collect(self, notebook):
+        """Fill the paper's fragments and front matter from the notebook's cells."""
+        front = {}
+        for key in ("title", "authors"):
+            if key in notebook.metadata:
+                front[key] = notebook.metadata[key]
+        self.paper.front = check_front_matter(front, "the notebook's metadata")
+        self.is_fallback = bool(record(notebook).get("standin"))
+        for cell, name in zip(notebook.cells, self.paper.names):
+            check_errors(cell, name)
+            self.read_cell(cell, name)
+
+    def read_cell(self, cell, name):
+        """Read a cell into the paper, by its tags and its type."""
+        tags = cell.metadata.get("tags", [])
+        outputs = visible_outputs(cell)
+        if "front-matter" in tags:
+            found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
+            self.paper.front.update(check_front_matter(found, name))
+        elif "notebook-only" in tags or not (cell.source.strip() or outputs):
+            return
+        elif "conclusion" in tags and self.is_fallback:
+            self.paper.note("conclusions are left out, since the data are no CIFAR-10", name)
+        elif cell.cell_type == "markdown":
+            self.add_markdown(cell.source, name, attachments=cell.get("attachments", {}))
+        elif cell.cell_type == "raw":
+            self.paper.note("raw cells are left out: make them Markdown", name)
+        elif "abstract" in tags or "banner" in tags:
+            part = next(tag for tag in tags if tag in ("abstract", "banner"))
+            for data in outputs:
+                if "text/markdown" in data:
+                    self.add_markdown(data["text/markdown"], name, part)
+        elif outputs:
+            self.read_outputs(outputs, read_cell_options(cell.source, name), name)
+
+    def read_outputs(self, outputs, options, name):
+        """Read what a code cell shows into the paper."""
+        options = read_float_options(options)
+        shown = Shown()
+        for data in outputs:
+            kind = classify(data, wants_table=options.kind == "table")
+            self.read_output(data, kind, options, shown, name)
+        if not options.kind:
+            return
+        check_float(options, shown, name)
+        if options.kind == "figure":
+            self.add_figure(shown.files, options, name)
+        else:
+            for table, caption in shown.tables:
+                self.add_labelled_table(table, caption, options, name)
+
+    def read_output(self, data, kind, options, shown, name):
+        """Add an output to the paper, or to what the cell's float shows."""
+        if kind == Kind.MARKDOWN:
+            self.add_markdown(data["text/markdown"], name)
+        elif kind == Kind.FORMULA:
+            # What is but a formula stands by itself.
+            self.add_markdown(ONE_FORMULA.sub(r"$$\1$$", data["text/latex"]), name)
+        elif kind == Kind.PICTURE:
+            best = pictures.best(data)
+            content = pictures.content(best, data[best], name)
+            shown.files.append(self.paper.add_picture(content, name, options.label))
+            if not options.kind:
+                self.add_unlabelled_picture(shown.files[-1], name)
+        elif kind == Kind.LATEX_TABLE:
+            formulas.check(data["text/latex"], name)
+            shown.tables.append(tables.from_latex(data["text/latex"], name))
+        elif kind == Kind.HTML_TABLE:
+            shown.tables.append((parse_html(data["text/html"]), ""))
+        elif kind == Kind.UNPRINTABLE:
+            self.paper.note(
+                "widgets, scripts and HTML without a table, shown by code, are left out (a "
+                "picture, a table or Markdown would be set; the tag notebook-only keeps a cell "
+                "out of the paper)",
+                name,
+            )
+        if shown.tables and not options.kind:
+            self.add_unlabelled_table(*shown.tables.pop(), name)
+
+    def add_markdown(self, markdown, name, part="body", attachments=None):
+        """Add a fragment of Markdown."""
+        body = render_markdown(markdown)
+        self.paper.fragments.append(Fragment(name, body, part, attachments or {}))
+
+    def add_body(self, body, name):
+        """Add a fragment whose elements are there."""
+        self.paper.fragments.append(Fragment(name, body))
+
+    def add_unlabelled_picture(self, file, name):
+        """Add a picture in its place."""
+        latex = f"\\begin{{center}}\\includegraphics{{{file}}}\\end{{center}}"
+        self.add_body(new_element("body", Latex(latex)), name)
+        self.paper.note(
+            "pictures without a label are set without number and caption (`#| label: fig-…` and "
+            "`#| fig-cap: …` at the top of the cell give them both)",
+            name,
+        )
+
+    def add_unlabelled_table(self, table, caption, name):
+        """Add a table in its place; a tree of HTML may have text around it."""
+        if isinstance(table, tables.Table):
+            element = new_element("paper-table", new_element("float-caption", caption))
+            element["float"] = Float(table=table)
+            table = new_element("body", element)
+        self.add_body(table, name)
+
+    def add_figure(self, files, options, name):
+        """Add one picture, or several side by side, with their caption."""
+        caption = self.read_caption(options, name)
+        figure = new_element("paper-figure", caption)
+        figure["float"] = Float(options.label, options.is_wide, files=files)
+        self.add_float(new_element("body", figure), options, name)
+
+    def add_labelled_table(self, table, given, options, name):
+        """Add a table with its caption; `given` is the caption that its LaTeX has."""
+        caption = self.read_caption(options, name, given)
+        element = new_element("paper-table", caption)
+        element["float"] = Float(options.label, options.is_wide)
+        if isinstance(table, tables.Table):
+            element["float"].table = table
+        else:  # a later step reads it
+            element.append(table.find("table").extract())
+        self.add_float(new_element("body", element), options, name)
+
+    def read_caption(self, options, name, given=""):
+        """The element of a caption, which is Markdown; the float gets its number."""
+        text = " ".join((options.caption or given).split())
+        if not text:
+            raise PaperError(f"{name} has no {options.prefix}-cap.")
+        self.paper.counts[options.kind] += 1
+        self.paper.add_label(options.label, str(self.paper.counts[options.kind]), name)
+        body = render_markdown(text)
+        for block in body.find_all(CAPTION_BLOCKS):
+            block.unwrap()
+        return new_element("float-caption", *body.contents)
+
+    def add_float(self, body, options, name):
+        """Add a float; a wide one early, for LaTeX sets it a page later and others wait."""
+        position = len(self.paper.fragments)
+        if options.is_wide:
+            position = self.next_wide
+        self.paper.fragments.insert(position, Fragment(name, body))
+        self.next_wide = position + 1
+
+
+def check_errors(cell, name):
+    """Raise PaperError if a cell ended in an error."""
+    for output in cell.get("outputs", []):
+        if output.output_type == "error":
+            raise PaperError(f"{name} ended in an error: {output.ename}: {output.evalue[:200]}")
+
+
+def check_float(options, shown, name):
+    """Raise PaperError if a cell does not show what its label announces, or shows more."""
+    found, other = shown.files, shown.tables
+    if options.kind == "table":
+        found, other = other, found
+    if not found or other:
+        raise PaperError(
+            f"{name}: a cell labelled fig-… shows one picture or several (PDF, SVG, PNG or JPEG), "
+            "one labelled tbl-… a table (as LaTeX or HTML), and neither shows both."
+        )

@@ -1,0 +1,83 @@
+"""LaTeX in trees of HTML: a node that is written as it stands, and text escaped for LaTeX."""
+
+import re
+
+from bs4 import NavigableString
+
+# Commands of letters: what follows must not become a part of their names.
+NAMED = {
+    "\\": r"\textbackslash",
+    "~": r"\textasciitilde",
+    "|": r"\textbar",
+    "<": r"\textless",
+    ">": r"\textgreater",
+    "\u2026": r"\ldots",
+}
+NAMED_IN_CODE = NAMED | {"'": r"\textquotesingle", "`": r"\textasciigrave"}
+del NAMED_IN_CODE["\u2026"]
+ESCAPED = {letter: f"\\{letter}" for letter in "{}$%&_#"} | {
+    "^": r"\^{}",
+    "[": "{[}",  # not the start of an optional argument
+    "]": "{]}",
+    "\u00a0": "~",
+    "\u200b": r"\hspace{0pt}",
+    "\u202f": r"\,",
+}
+QUOTES = {"\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''"}
+DASHES = {"\u2013": "--", "\u2014": "---"}
+ADJACENT_QUOTES = re.compile("(?<=[\u2018\u2019\u201c\u201d])(?=[\u2018\u2019\u201c\u201d])")
+# Codes 128 to 159 are no characters in Unicode; browsers read them as Windows' characters.
+WINDOWS = {}
+for code in range(128, 160):
+    WINDOWS[code] = bytes([code]).decode("cp1252", "replace").replace("\ufffd", "?")
+
+
+class Latex(NavigableString):
+    """LaTeX in a tree of HTML: the writer writes it as it is, and get_text() leaves it out."""
+
+
+def safe_label(label):
+    r"""A label as LaTeX's \label takes it."""
+    return re.sub(r"[^A-Za-z0-9_.:-]", lambda letter: f"-{ord(letter[0]):x}-", label)
+
+
+def escape_text(text):
+    """Text as LaTeX, its typographic quotation marks and dashes as LaTeX types them."""
+    text = text.translate(WINDOWS).replace("...", "\u2026")
+    text = ADJACENT_QUOTES.sub("\u202f", text)  # else '' and ' would be read as another pair
+    latex = _escape(text, NAMED, QUOTES | DASHES)
+    return re.sub("([?!])(?=`)", r"\1{}", latex)  # ?` would become one character
+
+
+def escape_code(text):
+    """Code as LaTeX for a typewriter font: spaces are kept, hyphens form no dashes."""
+    named = {letter: f"{command}{{}}" for letter, command in NAMED_IN_CODE.items()}
+    latex = _escape(text.translate(WINDOWS), {}, {" ": "\\ ", **named})
+    return re.sub("-(?=-)", r"-\\/", latex)
+
+
+def escape_address(address):
+    r"""A web address as \href and \url take it."""
+    address = address.replace("\\", "/")  # as browsers read it
+    percent = {letter: f"%{ord(letter):02X}" for letter in "{}<>|^`\" \n"}
+    address = "".join(percent.get(letter, letter) for letter in address)
+    return re.sub("[#%&]", r"\\\g<0>", address)
+
+
+def _escape(text, named, further):
+    """`text` with each special character replaced by its LaTeX."""
+    plain = ESCAPED | further
+    parts = []
+    for letter, following in zip(text, [*text[1:], ""]):
+        if letter in named:
+            parts.append(named[letter] + _end_of_command(following))
+        else:
+            parts.append(plain.get(letter, letter))
+    return "".join(parts)
+
+
+def _end_of_command(following):
+    """What has to stand between a command and the letter that follows it, "" at the end."""
+    if following.isalpha():
+        return " "
+    return "{}" if not following or following.isspace() else ""

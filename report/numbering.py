@@ -1,0 +1,87 @@
+"""Numbers headings and equations as LaTeX will, and labels what links lead to."""
+
+import re
+
+from report import formulas
+from report.headings import link_targets, number_heading
+from report.latex import Latex, safe_label
+from report.markdown import HEADINGS
+from tools.errors import PaperError
+
+
+def find_names(paper):
+    """Find, before anything is numbered, what links lead to and which commands formulas define."""
+    for fragment in paper.fragments:
+        for formula in fragment.body.find_all("tex-math"):
+            paper.commands |= formulas.defined(formula.get_text())
+        for link in fragment.body.select("a[href^='#']"):
+            paper.linked.add(link["href"][1:])
+
+
+def number(paper, fragment):
+    """Number a fragment's headings and equations, in the order in which they stand."""
+    for element in fragment.body.find_all(True):
+        if element.name in HEADINGS:
+            number_heading(paper, element, fragment.cell)
+        elif not element.find_parent(HEADINGS):
+            for label in link_targets(paper, element):
+                place_anchor(paper, element, label, fragment.cell)
+        if element.name == "tex-math":
+            set_formula(paper, element, fragment)
+
+
+def place_anchor(paper, element, label, cell):
+    """Make an element the target of links: the heading behind it, or its place in the text."""
+    following = element.find_next(string=lambda text: text.strip())
+    heading = following and following.find_parent(HEADINGS)
+    if heading and not element.get_text(strip=True):
+        heading["labels"] = [*heading.get("labels", []), label]
+    elif label not in paper.labels:
+        paper.add_label(label, paper.section_number(), cell, label.startswith("sec-"))
+        element.insert_before(Latex(f"\\phantomsection\\label{{{safe_label(label)}}}"))
+
+
+def set_formula(paper, element, fragment):
+    """Replace the element of a formula by its LaTeX; a display may have a number."""
+    formula = formulas.rename(element.get_text(), paper.commands)
+    own_commands = {formulas.OWN + name for name in paper.commands}
+    formulas.check(formula, fragment.cell, own_commands)
+    formula, definitions = formulas.take_definitions(formula)
+    fragment.definitions += definitions.values()
+    for name, definition in definitions.items():
+        paper.definitions.setdefault(name, definition)
+    if not formula.strip():
+        element.decompose()
+        return
+    formula = formulas.clean(formula)
+    if element.has_attr("display") and not element.find_parent(["table", *HEADINGS]):
+        latex = formulas.display(
+            formula, lambda tag, label: number_equation(paper, tag, label, fragment.cell)
+        )
+    else:
+        latex = f"\\({formulas.inner(formula)}\\)"
+        if element.find_parent(HEADINGS):
+            plain = re.sub(r"[^A-Za-z0-9 =+-]", "", formula)  # for the PDF's outline
+            latex = f"\\texorpdfstring{{{latex}}}{{{plain}}}"
+    element.replace_with(Latex(latex))
+
+
+def number_equation(paper, tag, label, cell):
+    """The LaTeX that gives an equation its label, and the tag that is no number.
+
+    Raises PaperError if the tag is a number that LaTeX will not give this equation.
+    """
+    is_numbered = not tag or tag.isdecimal()
+    if is_numbered:
+        paper.counts["equation"] += 1
+    number = str(paper.counts["equation"]) if is_numbered else tag
+    if tag and tag != number:
+        raise PaperError(
+            f"{cell}: {label or 'an equation'} is tagged {tag}, but is number {number} in the "
+            "paper."
+        )
+    latex = "" if is_numbered else f"\\tag{{{tag}}}"
+    if label:
+        paper.add_label(label, number, cell)
+        latex += f"\\label{{{safe_label(label)}}}"
+    return latex

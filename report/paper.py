@@ -1,0 +1,108 @@
+"""The paper while it is built: its fragments, and what the steps have to know of each other."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from report import pictures
+from tools.errors import PaperError
+
+LABEL = re.compile(r"[^\s\\{}%#~^]+( [^\s\\{}%#~^]+)*")
+
+
+@dataclass
+class Fragment:
+    """A part of the paper that one cell shows, on its way from HTML to LaTeX."""
+
+    cell: str  # what messages call the cell
+    body: object  # the tree of elements
+    part: str = "body"  # or "title", "abstract" or "banner"
+    attachments: dict = field(default_factory=dict)
+    definitions: list = field(default_factory=list)  # of commands that its formulas make
+    latex: str = ""
+
+
+@dataclass
+class Float:
+    """A figure or a table: what stands at its element as the attribute `float`."""
+
+    label: str = ""  # a table without one is no float if it is small
+    is_wide: bool = False  # spans both columns
+    files: list = field(default_factory=list)  # of a figure: names of its pictures
+    table: object = None  # of a table: a Table, once it has been read
+
+
+@dataclass
+class Label:
+    """What a link may lead to."""
+
+    number: str  # that the paper gives it; "" before the first section
+    cell: str
+    is_numbered: bool  # links to it that show a number have to show this one
+
+
+@dataclass
+class Paper:
+    """What the template needs of a notebook (front matter, LaTeX, pictures), and the steps' notes.
+
+    Args:
+        name: the notebook's file name without extension, the title if there is no other.
+        folder: where the notebook is.
+        project: the folder in which pictures may also be.
+        authored: the bibliography, citation key -> whether an author can be named.
+        names: what messages call the notebook's cells.
+        draft: whether each page says so.
+    """
+
+    name: str
+    folder: Path
+    project: Path
+    authored: dict
+    names: list
+    draft: bool = False
+    front: dict = field(default_factory=dict)
+    fragments: list = field(default_factory=list)
+    files: dict = field(default_factory=dict)  # name -> bytes of a picture
+    notes: dict = field(default_factory=dict)  # sentence -> the cells that it is about
+    counts: Counter = field(default_factory=Counter)  # of figures, tables and equations
+    sections: list = field(default_factory=list)  # the present section's number
+    labels: dict = field(default_factory=dict)  # name -> Label
+    linked: set = field(default_factory=set)  # names that links lead to
+    commands: set = field(default_factory=set)  # names of commands that the notebook defines
+    definitions: dict = field(default_factory=dict)  # of these commands, name -> LaTeX
+    cited: bool = False
+
+    def latex(self, part):
+        """The LaTeX of "body", "title", "abstract" or "banner"."""
+        return "\n\n".join(each.latex for each in self.fragments if each.part == part)
+
+    def note(self, sentence, cell):
+        """Remember what the author has to be told of a cell."""
+        cells = self.notes.setdefault(sentence, [])
+        if cell not in cells:
+            cells.append(cell)
+
+    def section_number(self):
+        """The number of the present section, such as 2.1; "" before the first."""
+        return ".".join(map(str, self.sections))
+
+    def add_label(self, name, number, cell, is_numbered=True):
+        """Enter a label. Raises PaperError if it exists or LaTeX cannot take it."""
+        if name in self.labels:
+            other = self.labels[name].cell
+            raise PaperError(f"The label {name} exists twice: in {other} and in {cell}.")
+        if not LABEL.fullmatch(name):
+            raise PaperError(
+                f"{cell}: the label {name!r} may have letters, digits and - _ . : alone."
+            )
+        self.labels[name] = Label(number, cell, is_numbered)
+
+    def add_picture(self, data, cell, label=""):
+        """Keep the bytes of a picture and return the name of the file in which LaTeX finds them."""
+        kind, data = pictures.prepare(data, cell)
+        name = f"{label}.{kind}"
+        if not re.fullmatch(r"[\w-]+", label, re.ASCII) or name in self.files:
+            name = f"picture-{len(self.files) + 1}.{kind}"
+        self.files[name] = data
+        return name
