@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -28,6 +29,7 @@ from traitlets.config import Config
 from report import formulas, pictures, tables
 from report.freshness import MIME_TYPE, cell_names, record, stale, visible_outputs
 from report.typeset import BIBLIOGRAPHY, attach, fail, run, typeset
+from tools.errors import PaperError
 from tools.project_files import ROOT
 
 HERE = Path(__file__).resolve().parent
@@ -45,6 +47,15 @@ TYPED = re.compile(r"\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$]+)\$|(?P<environm
                    r"(?<![\w.@/])(?P<bare>-?)@(?P<key>[A-Za-z][\w:.+-]*\w)|\^\[(?P<note>[^][]+)\]", re.S)
 NOT_SHOWN = ["script", "style", "template", "button", "head", "title", "meta", "link"]
 NOT_HELD = ["iframe", "video", "audio", "embed", "object", "canvas", "svg", "select", "textarea", "form", "input"]
+
+
+@contextmanager
+def one_sentence():
+    """End the program with a sentence where a notebook cannot become a paper."""
+    try:
+        yield
+    except PaperError as error:
+        raise SystemExit(str(error)) from None
 
 
 class Renderer(IPythonRenderer):
@@ -600,7 +611,7 @@ class Paper:
                 if "-" in element.name or element.name in ("span", "mark", "kbd", "font"):  # ours, or mere looks
                     element.unwrap()
             html += f"<p>{MARK}fz</p>\n{fragment.body.decode_contents()}\n"
-        done = run("pandoc -f html+smart -t latex --wrap=preserve", html.encode(errors="replace"))
+        done = run("pandoc -f html+smart -t latex --wrap=preserve".split(), html.encode(errors="replace"))
         latex = done.stdout.decode()
         for fragment, text in zip(self.fragments, latex.split(f"{MARK}fz")[1:]):
             text = re.sub(rf"{MARK}t(\d+)z(.*?){MARK}ez", self.table_latex, text, flags=re.S)
@@ -627,6 +638,7 @@ class Paper:
         return latex
 
 
+@one_sentence()
 def sources_of(nb, name):
     """What a paper is made from, file name -> bytes: the executed notebook `name`, ledger, versions, references."""
     sources = {f"{name}.ipynb": nbformat.writes(nb).encode(errors="replace"),
@@ -658,6 +670,7 @@ class PaperExporter(LatexExporter):
         super().__init__(template_name="twocolumn", extra_template_basedirs=[str(HERE)], **kw)
         self.register_preprocessor(self.compose)  # last, so that --execute comes before it
 
+    @one_sentence()
     def compose(self, nb, resources):
         """Replace the cells by one that holds the body of the paper in LaTeX."""
         metadata = resources["metadata"]
@@ -672,6 +685,7 @@ class PaperExporter(LatexExporter):
         nb.cells = [new_raw_cell(paper.latex("body"))]
         return nb, resources
 
+    @one_sentence()
     def from_notebook_node(self, nb, resources=None, **kw):
         for cell in nb.cells:  # some editors write ids that nbformat does not allow
             if "id" in cell:
@@ -689,6 +703,7 @@ class PaperExporter(LatexExporter):
 class PaperWriter(FilesWriter):
     """Writes .pdf and .tex and says where they are. It is called only once there is a PDF."""
 
+    @one_sentence()
     def write(self, output, resources, notebook_name=None, **kw):
         if "tex" not in resources:  # another exporter's, asked for with --to
             return super().write(output, resources, notebook_name=notebook_name, **kw)

@@ -6,3 +6,7 @@ class SubmissionError(Exception):
 
     def _render_traceback_(self):  # IPython asks for this method before it formats a traceback
         return [f"{type(self).__name__}: {self}"]
+
+
+class PaperError(SubmissionError):
+    """The notebook cannot become a paper: one sentence names cell and remedy."""
