@@ -29,7 +29,8 @@ from tools.errors import SubmissionError
 SPARE = 0.05  # the share of this machine's memory that must stay available while a command runs
 MOST_ERRORS = 1  # MB of standard error that are read
 OWN_PROCESSES = 3  # bubblewrap's, which the policy's limit does not count
-INTERVAL = 0.05  # seconds between two looks at a running command
+INTERVAL = 0.05  # seconds between two looks at a running command, at least
+SHARE = 0.1  # of the time that these looks may take: psutil reads about all processes
 NEEDED = (
     "bubblewrap 0.7 or later is not installed, or may not make namespaces here "
     "(Debian: apt-get install bubblewrap)"
@@ -256,9 +257,12 @@ class _Supervisor:
     def _watch(self):
         deadline = time.monotonic() + self.limits.seconds
         while self.process.poll() is None:
+            started = time.thread_time()
             if reason := self._exceeded(deadline):
                 self._kill(reason)
-            time.sleep(INTERVAL)
+            took = time.thread_time() - started
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(max(INTERVAL, took / SHARE))
 
     def _exceeded(self, deadline):
         """The limit that the process exceeds, as a sentence, or None."""

@@ -10,6 +10,7 @@ import time
 import forgeries
 import psutil
 import pytest
+import torch
 from helpers import POLICY, ROOT
 
 from grading import sandbox, verify
@@ -200,7 +201,16 @@ def test_the_sandbox_stops_before_the_machine_has_no_memory_left(monkeypatch):
 # ---------------------------------------------------------------------------------- what it returns
 
 
-def test_without_bubblewrap_no_code_of_a_student_runs(tmp_path, monkeypatch):
+@pytest.fixture
+def one_thread():
+    """Networks for tests are small: two threads would wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_without_bubblewrap_no_code_of_a_student_runs(tmp_path, monkeypatch, one_thread):
     world = forgeries.small_world(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(subprocess, "Popen", None)
