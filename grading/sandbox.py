@@ -1,13 +1,13 @@
-"""A student's code runs here or not at all: bubblewrap, without network or home, with limits, in memory that is gone.
+"""Runs a student's code in isolation: no network, no home, limited in memory, time and processes.
 
-What goes in is copied into a folder that the command sees read-only as /in; what comes out is what it writes to its
-standard output, up to a limit. It may write to /tmp alone, which is memory of limited size.
+What goes in is copied into a folder that the command sees as /in and may only read. What comes out
+is what it writes to its standard output. It may write to /tmp alone, which is memory.
 """
+
 import contextlib
 import functools
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -15,64 +15,128 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from grading import archive
+from tools import bubblewrap
+from tools.bubblewrap import MB
+from tools.errors import SubmissionError
 
-MB = 1_000_000
-SPARE = 0.05  # of this machine's memory: where less is left, whatever runs in the sandbox is stopped
-SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/texmf",
-          "/var/lib/texmf", "/var/cache/fontconfig")
-NEEDED = ("bubblewrap 0.7 or later is not installed, or may not make namespaces here (Debian: apt-get install "
-          "bubblewrap)")
+SPARE = 0.05  # the share of this machine's memory that must stay available while a command runs
+MOST_ERRORS = 1  # MB of standard error that are read
+OWN_PROCESSES = 3  # bubblewrap's, which the policy's limit does not count
+INTERVAL = 0.05  # seconds between two looks at a running command, at least
+SHARE = 0.1  # of the time that these looks may take: psutil reads about all processes
+NEEDED = (
+    "bubblewrap 0.7 or later is not installed, or may not make namespaces here "
+    "(Debian: apt-get install bubblewrap)"
+)
+
+ENDINGS = {
+    128 + signal.SIGXCPU: "it used more processor time than allowed",
+    128 + signal.SIGKILL: "it was killed, by a limit of processor time or memory",
+}
 
 
-class Stopped(Exception):
-    """The command failed or broke a limit: one sentence."""
+class SandboxError(SubmissionError):
+    """A command failed or exceeded a limit, or there is no sandbox: one sentence."""
+
+
+Stopped = SandboxError  # its name in modules that are still to be changed
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a command may use."""
+
+    processor_seconds: int  # of each process
+    seconds: int  # of all
+    memory: int  # MB: of each process, and of all together
+    processes: int
+    disk: int  # MB of files, which lie in memory
+    output: int  # MB on standard output
+    gpu: bool = False
+
+    @classmethod
+    def of(cls, table):
+        """The limits in a table of the policy, a dict or an object with these attributes."""
+        if not isinstance(table, Mapping):
+            table = vars(table)
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in table.items() if name in names})
 
 
 def usable():
-    """Whether a command can be run in the sandbox on this machine."""
-    return _tried(shutil.which("bwrap"))
+    """Whether a command can run in the sandbox on this machine."""
+    return _works(shutil.which("bwrap"))
 
 
 @functools.cache
-def _tried(bwrap):
+def _works(bwrap):
     if not bwrap:
         return False
+    limits = Limits(processor_seconds=10, seconds=10, memory=1_000, processes=9, disk=1, output=1)
     with tempfile.TemporaryDirectory() as folder:
-        limits = {"memory": 1_000, "processor_seconds": 10, "processes": 9, "disk": 1}
-        command = [*_prefix(folder, limits), "/bin/sh", "-c", "echo >/tmp/a && echo ok"]
-        done = subprocess.run(command, capture_output=True, env={}, stdin=subprocess.DEVNULL)
-    return done.stdout == b"ok\n"
+        command = bubblewrap.isolate_student(folder, limits, user=_other_user())
+        return bubblewrap.succeeds([*command, "touch", "/tmp/a"], environment={})
 
 
 def run(inputs, command, limits, data=None):
-    """What `command`, a list, writes to its standard output, in bytes.
+    """What a command writes to its standard output, in bytes.
 
-    `inputs` (name -> bytes or Path) lie below /in; the folder `data` of this machine is /data; `limits` are the
-    policy's. Raises Stopped where it fails, or exceeds a limit, or where there is no sandbox.
+    Args:
+        inputs: name -> bytes or Path: the files below /in.
+        command: the program and its arguments, a list.
+        limits: Limits, or the policy's table [sandbox].
+        data: a folder of this machine that the command sees as /data.
+
+    Raises SandboxError if it fails or exceeds a limit, or if there is no sandbox.
     """
     if not usable():
-        raise Stopped(NEEDED)
+        raise SandboxError(NEEDED)
+    limits = Limits.of(limits)
+    user = _other_user()
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in inputs.items():
-            file = Path(folder, name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, Path):
-                shutil.copyfile(content, file)
-            else:
-                file.write_bytes(content)
-        if not os.geteuid():  # another user runs the command
-            for path in (folder, *Path(folder).rglob("*")):
-                os.chown(path, _user(), -1)
-            for path in (data, *data.rglob("*")) if data else ():
-                needed = 0o005 if path.is_dir() else 0o004
-                if path.stat().st_mode & needed != needed:
-                    raise Stopped(f"others than root may not read {path}: chmod -R a+rX {data} allows it")
-        process = subprocess.Popen([*_prefix(folder, limits, data), *command], stdin=subprocess.DEVNULL, env={},
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        return _watch(process, limits)
+        _write_inputs(inputs, Path(folder))
+        if user is not None:
+            _give_to(user, Path(folder))
+            if data:
+                _check_readable(data)
+        process = subprocess.Popen(
+            [*bubblewrap.isolate_student(folder, limits, data, user), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},
+            start_new_session=True,
+        )
+        return _Supervisor(process, limits).wait()
+
+
+def results(inputs, task, policy, before=(), data=None):
+    """The files that a task of sandbox_tasks.py gives, name -> bytes.
+
+    Args:
+        inputs: name -> bytes or Path: the files below /in, this copy's code with them.
+        task: its name.
+        policy: the policy, for limits of the sandbox and of archives.
+        before: a command that starts the task, such as `env` with variables.
+        data: a folder of this machine that the task sees as /data.
+
+    Raises SandboxError if it fails or gives no archive.
+    """
+    limits, archive_limits = _limits_of(policy)
+    command = [*before, *python("grading/sandbox_tasks.py", task)]
+    output = run(inputs, command, limits, data)
+    try:
+        members = archive.open_zip(output, archive_limits)
+        return archive.contents(members, {name: name for name in members}, archive_limits)
+    except archive.Refused as error:
+        raise SandboxError(f"what it gave cannot be read: {error}") from None
 
 
 def packed(content):
@@ -80,116 +144,160 @@ def packed(content):
     return json.dumps(content).encode()
 
 
-def results(inputs, task, policy, before=(), data=None):
-    """The files, name -> bytes, that a task of sandbox_tasks.py gives; Stopped where it fails or gives no archive."""
-    given = run(inputs, [*before, *python("grading/sandbox_tasks.py", task)], policy["sandbox"], data)
-    limits = policy["archive"] | {"one_file": policy["sandbox"]["output"], "unpacked": policy["sandbox"]["output"],
-                                  "ratio": float("inf")}
-    try:
-        members = archive.open_zip(given, limits)
-        return archive.contents(members, {name: name for name in members}, limits)
-    except archive.Refused as error:
-        raise Stopped(f"what it gave cannot be read: {error}") from None
-
-
 def python(script, *arguments):
-    """The command that runs a Python script below /in with this environment's packages and nothing else."""
+    """The command that runs a Python script below /in with this environment's packages alone."""
     return [sys.executable, "-I", f"/in/{script}", *arguments]
 
 
-def _user():
-    """Who runs commands where root grades: a user whose processes are counted by themselves."""
-    return 100_000 + os.getpid()
+def end_below(pid):
+    """Kill all processes below one, given by its number."""
+    for process in _tree(pid)[1:]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
-def _prefix(folder, limits, data=None):
-    """The start of the command: what it sees, what it may write, what each of its processes may use."""
-    places = dict.fromkeys([sys.prefix, sys.base_prefix])
-    if Path(sys.executable).is_symlink():  # a virtual environment's interpreter is another one's
-        places[str(Path(sys.executable).resolve().parents[1])] = None
-    places = [place for place in places if place != "/" and not place.startswith("/usr")]
-    parents = dict.fromkeys(str(parent) for place in (*SYSTEM, *places) for parent in reversed(Path(place).parents))
-    command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
-               "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-    for name, value in {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8",
-                        "TMPDIR": "/tmp", "CUDA_VISIBLE_DEVICES": "", "MPLCONFIGDIR": "/tmp",
-                        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}.items():
-        command += ["--setenv", name, value] if value or name.startswith("CUDA") and not limits.get("gpu") else []
-    command += ["--proc", "/proc", "--dev", "/dev"]
-    for place in ("/tmp", "/dev/shm"):
-        command += ["--perms", "1777", "--size", str(limits["disk"] * MB), "--tmpfs", place]
-    for parent in parents:
-        command += ["--perms", "0755", "--dir", parent] if parent not in ("/", "/tmp") else []
-    for place in SYSTEM:
-        command += ["--ro-bind-try", place, place]
-    for place in places:
-        command += ["--ro-bind", place, place]
-    command += ["--ro-bind", str(folder), "/in", *(["--ro-bind", str(data), "/data"] if data else [])]
-    if limits.get("gpu"):
-        command += ["--ro-bind-try", "/sys", "/sys"]
-        for place in map(str, Path("/dev").glob("nvidia*")):
-            command += ["--dev-bind", place, place]
-    command += ["--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/tmp", "--hostname", "sandbox"]
-    memory = "unlimited" if limits.get("gpu") else limits["memory"] * MB  # CUDA reserves addresses by the hundred GB
-    limited = ["prlimit", "--core=0", f"--as={memory}", f"--cpu={limits['processor_seconds']}",
-               f"--fsize={limits['disk'] * MB}", f"--nproc={limits['processes']}"]
-    if os.geteuid():
-        return [*command, "--unshare-user", "--", *limited]
-    return [*command, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--", *limited, "setpriv",
-            f"--reuid={_user()}", f"--regid={_user()}", "--clear-groups", "--inh-caps=-all", "--"]
+# ----------------------------------------------------------------------------------------- before
 
 
-def _watch(process, limits):
-    """The output of a running command; killed, and told, where it breaks a limit."""
-    kept, reasons = {"stdout": bytearray(), "stderr": bytearray()}, []
-
-    def kill(reason):
-        reasons.append(reason)
-        end(process)
-
-    def collect(name, most):
-        for block in iter(lambda: getattr(process, name).read1(1 << 16), b""):
-            kept[name] += block
-            if len(kept[name]) > most:
-                return kill(f"it wrote more than {most / MB:,.0f} MB")
-    readers = [threading.Thread(target=collect, args=args, daemon=True)
-               for args in (("stdout", limits["output"] * MB), ("stderr", MB))]
-    for reader in readers:
-        reader.start()
-    last = time.monotonic() + limits["seconds"]
-    try:
-        while process.poll() is None:
-            number, memory = _used(process.pid)
-            if memory > limits["memory"] * MB:
-                kill(f"it used more than {limits['memory']:,} MB of memory")
-            elif _left() < SPARE:  # files in memory belong to no process
-                kill("this machine was about to run out of memory")
-            elif number > limits["processes"] + 3:  # bubblewrap itself
-                kill(f"it had more than {limits['processes']} processes")
-            elif time.monotonic() > last:
-                kill(f"it did not end within {limits['seconds']:,} seconds")
-            time.sleep(0.05)
-    finally:  # Ctrl-C as well
-        end(process)
-    for reader in readers:
-        reader.join(5)
-    if reasons or process.returncode:
-        said = kept["stderr"].decode(errors="replace").strip().splitlines()
-        ended = {128 + signal.SIGXCPU: "it used more processor time than allowed",
-                 128 + signal.SIGKILL: "it was killed, by a limit of processor time or memory"}
-        raise Stopped(reasons[0] if reasons else ended.get(process.returncode) or
-                      f"it ended with status {process.returncode}: {said[-1][:300] if said else 'nothing was said'}")
-    return bytes(kept["stdout"])
+def _limits_of(policy):
+    """The sandbox's Limits, and limits for the archive that a task gives."""
+    if isinstance(policy, Mapping):
+        limits = Limits.of(policy["sandbox"])
+        archive_limits = policy["archive"]
+    else:
+        limits = Limits.of(policy.sandbox)
+        archive_limits = policy.archive
+    changes = {"one_file": limits.output, "unpacked": limits.output, "ratio": float("inf")}
+    if is_dataclass(archive_limits):
+        return limits, replace(archive_limits, **changes)
+    return limits, {**archive_limits, **changes}
 
 
-def _left():
-    """The share of this machine's memory that is available."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) / int(lines["MemTotal"].split()[0])
+def _other_user():
+    """The number of the user who runs commands where root grades, else None.
+
+    It belongs to this process alone, so that the limit of processes counts only the command's.
+    """
+    if os.geteuid() == 0:
+        return 100_000 + os.getpid()
+    return None
 
 
-def end(process):
-    """Kill a process, if it still runs, and all below it."""
+def _write_inputs(inputs, folder):
+    """Write files, name -> bytes or Path, into a folder."""
+    for name, content in inputs.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copyfile(content, file)
+        else:
+            file.write_bytes(content)
+
+
+def _give_to(user, folder):
+    """Make a user the owner of a folder and all that is in it."""
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user, -1)
+
+
+def _check_readable(folder):
+    """Raise SandboxError if others than root may not read a folder and all that is in it."""
+    for path in (folder, *folder.rglob("*")):
+        needed = 0o004
+        if path.is_dir():
+            needed = 0o005
+        if path.stat().st_mode & needed != needed:
+            raise SandboxError(
+                f"others than root may not read {path}: chmod -R a+rX {folder} allows it"
+            )
+
+
+# ----------------------------------------------------------------------------------------- during
+
+
+class _Supervisor:
+    """Reads what a process writes, and kills it if it exceeds a limit."""
+
+    def __init__(self, process, limits):
+        self.process = process
+        self.limits = limits
+        self.output = bytearray()
+        self.errors = bytearray()
+        self.reasons = []  # why it was killed, the first reason first
+
+    def wait(self):
+        """The output, in bytes, once the process has ended. Raises SandboxError if it failed."""
+        readers = [
+            self._reader(self.process.stdout, self.output, self.limits.output),
+            self._reader(self.process.stderr, self.errors, MOST_ERRORS),
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            self._watch()
+        finally:  # after Ctrl-C as well
+            _end(self.process)
+        for reader in readers:
+            reader.join(5)
+        if self.reasons or self.process.returncode:
+            raise SandboxError(self._failure())
+        return bytes(self.output)
+
+    def _reader(self, stream, content, most):
+        return threading.Thread(target=self._read, args=(stream, content, most), daemon=True)
+
+    def _read(self, stream, content, most):
+        """Append a stream to `content`, at most `most` MB."""
+        while block := stream.read1(1 << 16):
+            content += block
+            if len(content) > most * MB:
+                self._kill(f"it wrote more than {most:,} MB")
+                return
+
+    def _watch(self):
+        deadline = time.monotonic() + self.limits.seconds
+        while self.process.poll() is None:
+            started = time.thread_time()
+            if reason := self._exceeded(deadline):
+                self._kill(reason)
+            took = time.thread_time() - started
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(max(INTERVAL, took / SHARE))
+
+    def _exceeded(self, deadline):
+        """The limit that the process exceeds, as a sentence, or None."""
+        processes = _tree(self.process.pid)
+        memory = psutil.virtual_memory()
+        if _resident_bytes(processes) > self.limits.memory * MB:
+            return f"it used more than {self.limits.memory:,} MB of memory"
+        if memory.available < SPARE * memory.total:  # files in memory belong to no process
+            return "this machine was about to run out of memory"
+        if len(processes) > self.limits.processes + OWN_PROCESSES:
+            return f"it had more than {self.limits.processes} processes"
+        if time.monotonic() > deadline:
+            return f"it did not end within {self.limits.seconds:,} seconds"
+        return None
+
+    def _kill(self, reason):
+        self.reasons.append(reason)
+        _end(self.process)
+
+    def _failure(self):
+        """Why the process failed: a sentence."""
+        if self.reasons:
+            return self.reasons[0]
+        status = self.process.returncode
+        if status in ENDINGS:
+            return ENDINGS[status]
+        lines = self.errors.decode(errors="replace").strip().splitlines()
+        last = "it wrote no message"
+        if lines:
+            last = lines[-1][:300]
+        return f"it ended with status {status}: {last}"
+
+
+def _end(process):
+    """Kill a subprocess.Popen, if it still runs, and all processes below it."""
     if process.poll() is None:
         process.send_signal(signal.SIGSTOP)  # it starts nothing more
         end_below(process.pid)
@@ -197,28 +305,18 @@ def end(process):
         process.wait()
 
 
-def end_below(pid):
-    """Kill all processes below one."""
-    for below in _tree(pid)[1:]:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(below, signal.SIGKILL)
-
-
 def _tree(pid):
-    """A process and all below it, as numbers."""
-    found, left = [], [pid]
-    while left:
-        found.append(left.pop())
-        with contextlib.suppress(OSError):  # it has ended
-            for task in os.listdir(f"/proc/{found[-1]}/task"):
-                left += map(int, Path(f"/proc/{found[-1]}/task/{task}/children").read_text().split())
-    return found
+    """A process, given by its number, and all below it: psutil.Process each, itself first."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:  # it has ended
+        return []
 
 
-def _used(pid):
-    """Number and resident memory, in bytes, of a process and all below it."""
-    pages, processes = 0, _tree(pid)
+def _resident_bytes(processes):
+    total = 0
     for process in processes:
-        with contextlib.suppress(OSError):
-            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return len(processes), pages * resource.getpagesize()
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total

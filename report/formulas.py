@@ -1,109 +1,270 @@
-"""Formulas as MathJax takes them, made into LaTeX; and the commands that neither a formula nor a table may use."""
+"""Makes LaTeX of formulas that MathJax shows, and refuses commands that no formula needs."""
 
 import re
 
 from report.tables import BRACED, split
 from report.typeset import fail
 
-# Commands that open files, embed them, act on the reader's machine, change what a letter means, or end the paper.
-FORBIDDEN = re.compile(
-    r"[a-z]*(?:special|input|include|openin|openout|write|file|pdf|xetex|lua|catcode|csname|scantokens|expl|hyper|href|"
-    r"font|package|graphics|verbatim|listing|annot)[a-z]*|(?:nolink)?url|(?:new)?read(?:line)?|dump|stop|bye|document|"
-    r"endinput|(?:batch|nonstop|scroll|errorstop)mode|output|shipout|[a-z]*@[a-z@]*|loop", re.I)
-ROWS = "align|alignat|flalign|gather|eqnarray"
-DISPLAY = re.compile(rf"\s*\\begin\{{(equation|multline|{ROWS})(\*?)\}}(.*)\\end\{{\1\2\}}\s*", re.S)
-DEFINITION = re.compile(
-    rf"\\(?:(?:re)?newcommand|providecommand)\*?\s*\{{?\s*\\(?P<new>[A-Za-z]+)\s*\}}?\s*(?P<options>(?:\[[^]]*\]\s*)*)"
-    rf"(?P<body>{BRACED})|\\def\s*\\(?P<defined>[A-Za-z]+)\s*(?P<parameters>(?:\#\d)*)\s*(?P<meaning>{BRACED})"
-    rf"|\\DeclareMathOperator(?P<star>\*?)\s*\{{?\s*\\(?P<operator>[A-Za-z]+)\s*\}}?\s*(?P<text>{BRACED})")
-OWN = "nb"  # before the names of a notebook's own commands: TeX has many short ones
+OWN = "nb"  # begins the names of a notebook's own commands: TeX has many short ones
+
+# Commands that open files, embed them, act on the reader's machine, change what a letter means or
+# end the paper: by a part of their name, ...
+FORBIDDEN_PARTS = (
+    "special",
+    "input",
+    "include",
+    "openin",
+    "openout",
+    "write",
+    "file",
+    "pdf",
+    "xetex",
+    "lua",
+    "catcode",
+    "csname",
+    "scantokens",
+    "expl",
+    "hyper",
+    "href",
+    "font",
+    "package",
+    "graphics",
+    "verbatim",
+    "listing",
+    "annot",
+    "@",  # LaTeX's internal commands
+)
+# ... or by their whole name.
+FORBIDDEN_NAMES = {
+    "url",
+    "nolinkurl",
+    "read",
+    "newread",
+    "readline",
+    "newreadline",
+    "dump",
+    "stop",
+    "bye",
+    "document",
+    "endinput",
+    "batchmode",
+    "nonstopmode",
+    "scrollmode",
+    "errorstopmode",
+    "output",
+    "shipout",
+    "loop",
+}
+
+LINES = ("align", "alignat", "flalign", "gather", "eqnarray")  # a number for each line
+DISPLAYS = "|".join(("equation", "multline", *LINES))
+DISPLAY = re.compile(
+    rf"\s*\\begin\{{(?P<name>{DISPLAYS})(?P<star>\*?)\}}"
+    r"(?P<body>.*)"
+    r"\\end\{(?P=name)(?P=star)\}\s*",
+    re.S,
+)
+
+# \newcommand{\E}[1]{\mathbb{E}[#1]}, also \renewcommand and \providecommand
+NEW_COMMAND = (
+    r"\\(?:newcommand|renewcommand|providecommand)\*?"
+    r"\s*\{?\s*\\(?P<new>[A-Za-z]+)\s*\}?"
+    r"\s*(?P<options>(?:\[[^]]*\]\s*)*)"
+    rf"(?P<body>{BRACED})"
+)
+# \def\Var{\mathrm{Var}}
+DEF = (
+    r"\\def\s*\\(?P<defined>[A-Za-z]+)"
+    r"\s*(?P<parameters>(?:#\d)*)"
+    rf"\s*(?P<meaning>{BRACED})"
+)
+# \DeclareMathOperator{\argmax}{arg\,max}
+OPERATOR = (
+    r"\\DeclareMathOperator(?P<star>\*?)"
+    r"\s*\{?\s*\\(?P<operator>[A-Za-z]+)\s*\}?"
+    rf"\s*(?P<text>{BRACED})"
+)
+DEFINITION = re.compile(f"{NEW_COMMAND}|{DEF}|{OPERATOR}")
 
 
-def defined(formula):
-    """The names of the commands that a formula defines."""
-    return {found["new"] or found["defined"] or found["operator"] for found in DEFINITION.finditer(formula)}
-
-
-def rename(formula, commands):
-    """A formula in which the notebook's own commands, a set of names, bear names that neither TeX nor LaTeX has."""
-    return re.sub(r"\\([A-Za-z]+)", lambda name: f"\\{OWN}{name[1]}" if name[1] in commands else name[0], formula)
+# --------------------------------------------------------------------------------------- commands
 
 
 def check(latex, place, own=()):
-    """Refuse LaTeX that could do more than show a formula or a table; `own` are the notebook's own commands."""
-    environments = re.findall(r"\\(?:begin|end)(?![a-zA-Z])\s*(\{[a-zA-Z]+\*?\})?", latex)
-    names = re.findall(r"\\([a-zA-Z@]+)", latex) + [name.strip("{}*") for name in environments]
-    wrong = next((name for name in names if not name or FORBIDDEN.fullmatch(name) and name not in own), None)
-    if "^^" in latex or wrong is not None:
-        what = "^^" if "^^" in latex else f"\\{wrong}" if wrong else "\\begin or \\end without a plain name"
-        fail(f"{place}: {what} may not be used in a formula or a table of the paper: leave it out, or tag the cell "
-             "notebook-only.")
-    depth = 0
-    for brace in re.findall(r"\\.|([{}])", latex, re.S):
-        depth += {"{": 1, "}": -1}.get(brace, 0)
-        if depth < 0:
-            break
-    if depth:
+    """Raise PaperError at LaTeX that could do more than show a formula or a table.
+
+    Args:
+        latex: the formula or table.
+        place: what messages call its cell.
+        own: names of the notebook's own commands.
+    """
+    if wrong := _forbidden(latex, own):
+        fail(
+            f"{place}: {wrong} may not be used in a formula or a table of the paper: leave it out, "
+            "or tag the cell notebook-only."
+        )
+    if not _braces_pair(latex):
         fail(f"{place}: the braces of {latex.strip()[:60]!r} do not pair.")
+
+
+def _forbidden(latex, own):
+    """What of a piece of LaTeX is forbidden, as messages call it, or None."""
+    if "^^" in latex:  # TeX reads ^^73 as an s
+        return "^^"
+    for name in re.findall(r"\\([a-zA-Z@]+)", latex):
+        if _is_forbidden(name) and name not in own:
+            return f"\\{name}"
+    for environment in re.findall(r"\\(?:begin|end)(?![a-zA-Z])\s*(\{[a-zA-Z]+\*?\})?", latex):
+        name = environment.strip("{}*")
+        if not name:
+            return "\\begin or \\end without a plain name"
+        if _is_forbidden(name) and name not in own:
+            return f"\\{name}"
+    return None
+
+
+def _is_forbidden(name):
+    name = name.lower()
+    return name in FORBIDDEN_NAMES or any(part in name for part in FORBIDDEN_PARTS)
+
+
+def _braces_pair(latex):
+    depth = 0
+    for brace in re.findall(r"\\.|([{}])", latex, re.S):  # \{ is a letter
+        if brace == "{":
+            depth += 1
+        elif brace == "}":
+            depth -= 1
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def defined(formula):
+    """The names of the commands that a formula defines, a set."""
+    return {
+        found["new"] or found["defined"] or found["operator"]
+        for found in DEFINITION.finditer(formula)
+    }
+
+
+def rename(formula, commands):
+    """A formula in which some commands, a set of names, have names that TeX does not use."""
+
+    def new_name(found):
+        if found[1] in commands:
+            return f"\\{OWN}{found[1]}"
+        return found[0]
+
+    return re.sub(r"\\([A-Za-z]+)", new_name, formula)
+
+
+def take_definitions(formula):
+    """A formula without its definitions of commands, and these definitions.
+
+    They are a dict, name -> LaTeX, which may be read more than once.
+    """
+    definitions = {}
+
+    def take(found):
+        if name := found["new"]:
+            latex = (
+                f"\\providecommand\\{name}{{}}"
+                f"\\renewcommand\\{name}{found['options']}{found['body']}"
+            )
+        elif name := found["defined"]:
+            latex = f"\\def\\{name}{found['parameters']}{found['meaning']}"
+        else:
+            name = found["operator"]
+            latex = f"\\def\\{name}{{\\operatorname{found['star']}{found['text']}}}"
+        definitions[name] = latex
+        return ""
+
+    return DEFINITION.sub(take, formula), definitions
+
+
+# --------------------------------------------------------------------------------------- formulas
 
 
 def clean(formula):
     """A formula as LaTeX takes it: no empty lines, and text in which _ and & are letters."""
+
+    def escape_letters(found):
+        text = re.sub(r"(?<!\\)([_&#%])", r"\\\1", found[2])
+        return f"\\{found[1]}{{{text}}}"
+
     formula = re.sub(r"\n\s*\n", "\n", formula.strip())
     formula = re.sub(r"\\require\s*\{\w*\}", "", formula)
-    formula = re.sub(r"\\((?:text[a-z]*|mbox))\{([^{}$]*)\}",
-                     lambda text: f"\\{text[1]}{{" + re.sub(r"(?<!\\)([_&#%])", r"\\\1", text[2]) + "}", formula)
-    return formula + "\n" * bool(re.search(r"(?<!\\)%[^\n]*\Z", formula))
-
-
-def take_definitions(formula):
-    """A formula without its definitions of commands, and these, name to LaTeX that may be read more than once."""
-    found = {}
-
-    def take(match):
-        if name := match["new"]:
-            found[name] = f"\\providecommand\\{name}{{}}\\renewcommand\\{name}{match['options']}{match['body']}"
-        elif name := match["defined"]:
-            found[name] = f"\\def\\{name}{match['parameters']}{match['meaning']}"
-        else:
-            name = match["operator"]
-            found[name] = f"\\def\\{name}{{\\operatorname{match['star']}{match['text']}}}"
-        return ""
-
-    return DEFINITION.sub(take, formula), found
+    formula = re.sub(r"\\((?:text[a-z]*|mbox))\{([^{}$]*)\}", escape_letters, formula)
+    if re.search(r"(?<!\\)%[^\n]*\Z", formula):  # a comment would hide what follows the formula
+        formula += "\n"
+    return formula
 
 
 def inner(formula):
     """A formula in which displays stand as parts: align as aligned, and so on."""
-    formula = re.sub(r"\\(begin|end)\{(?:align|flalign|eqnarray|split)\*?\}", r"\\\1{aligned}", formula)
-    formula = re.sub(r"\\(begin|end)\{alignat\*?\}", r"\\\1{alignedat}", formula)
-    return re.sub(r"\\(begin|end)\{(?:gather|multline)\*?\}", r"\\\1{gathered}",
-                  re.sub(r"\\(?:begin|end)\{equation\*?\}", "", formula))
+    for names, part in (
+        ("align|flalign|eqnarray|split", "aligned"),
+        ("alignat", "alignedat"),
+        ("gather|multline", "gathered"),
+    ):
+        formula = re.sub(rf"\\(begin|end)\{{(?:{names})\*?\}}", rf"\\\1{{{part}}}", formula)
+    return re.sub(r"\\(?:begin|end)\{equation\*?\}", "", formula)
 
 
 def display(formula, number):
-    """A display; `number` is called with tag and label of each line that has a number, and gives the tag to keep."""
+    """The LaTeX of a display.
+
+    Args:
+        formula: one of MathJax's environments, or what stands between two dollars.
+        number: a function, called with tag and label (or None) of each line that has a number. It
+            returns the LaTeX that goes there.
+    """
     environment = DISPLAY.fullmatch(formula)
-    name, star, body = environment.groups() if environment else ("", "*", inner(formula))
-    lines, numbered = [], False
-    for line in split(body, "\\\\") if name and re.fullmatch(ROWS, name) else [body]:
-        tag, label = re.search(r"\s*\\tag\s*\{(.*?)\}", line), re.search(r"\s*\\label\s*\{(.*?)\}", line)
-        hidden = re.search(r"\\(?:nonumber|notag)\b", line) or not line.strip()
-        if tag or label or not star and not hidden:
-            numbered = True
-            for part in filter(None, (tag, label)):
-                line = line.replace(part[0], "")
-            line = line.rstrip() + number(tag and tag[1], label and label[1])
-        elif line.strip() and not hidden:
-            line = line.rstrip() + " \\nonumber"
-        lines.append(line)
-    body = "\\\\".join(lines).strip()
-    if numbered:
-        return f"\\begin{{{name or 'equation'}}}\n{body}\n\\end{{{name or 'equation'}}}"
-    body = body.replace(" \\nonumber", "").strip()
-    if name in ("multline", "eqnarray", "flalign", "alignat"):
-        return f"\\begin{{{name}*}}\n{body}\n\\end{{{name}*}}"
-    if name in ("align", "gather") or len([line for line in split(body, "\\\\") if line.strip()]) > 1:
-        kind = "aligned" if len(split(body, "&")) > 1 else "gathered"
-        body = f"\\begin{{{kind}}}\n{body}\n\\end{{{kind}}}"
-    return f"\\[\\fitformula{{{body}}}\\]" if len(body) > 40 else f"\\[{body}\\]"
+    if environment:
+        name, body = environment["name"], environment["body"]
+        is_numbered = not environment["star"]
+    else:
+        name, body = "", inner(formula)
+        is_numbered = False
+    lines = [body]
+    if name in LINES:
+        lines = split(body, "\\\\")
+    set_lines = [_set_line(line, is_numbered, number) for line in lines]
+    body = "\\\\".join(line for line, _ in set_lines).strip()
+    if any(has_number for _, has_number in set_lines):
+        return _enclose(name or "equation", body)
+    return _without_numbers(name, body.replace(" \\nonumber", "").strip())
+
+
+def _set_line(line, is_numbered, number):
+    """A line of a display without tag and label, and whether it has a number in the paper."""
+    tag = re.search(r"\s*\\tag\s*\{(.*?)\}", line)
+    label = re.search(r"\s*\\label\s*\{(.*?)\}", line)
+    is_hidden = bool(re.search(r"\\(?:nonumber|notag)\b", line)) or not line.strip()
+    if tag or label or (is_numbered and not is_hidden):
+        for part in filter(None, (tag, label)):
+            line = line.replace(part[0], "")
+        return line.rstrip() + number(tag and tag[1], label and label[1]), True
+    if not is_hidden:
+        line = line.rstrip() + " \\nonumber"
+    return line, False
+
+
+def _without_numbers(name, body):
+    """A display without numbers; a long one is fitted to the column."""
+    if name in ("multline", "eqnarray", "flalign", "alignat"):  # these fill the column
+        return _enclose(f"{name}*", body)
+    lines = [line for line in split(body, "\\\\") if line.strip()]
+    if name in ("align", "gather") or len(lines) > 1:
+        part = "gathered"
+        if len(split(body, "&")) > 1:
+            part = "aligned"
+        body = _enclose(part, body)
+    if len(body) > 40:
+        body = f"\\fitformula{{{body}}}"
+    return f"\\[{body}\\]"
+
+
+def _enclose(environment, body):
+    return f"\\begin{{{environment}}}\n{body}\n\\end{{{environment}}}"

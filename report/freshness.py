@@ -1,124 +1,228 @@
-"""Whether a notebook's outputs are those of the code beside them, by the record that its ledger cell left."""
+"""Tells whether a notebook's outputs belong to its present code, by the record of its last run.
+
+The record is an output of the ledger cell: hashes of the cells' code, of the texts shown and of the
+files that the run read and wrote.
+"""
+
 import base64
 import hashlib
 import json
 import re
 
-MIME_TYPE = "application/vnd.submission+json"  # of what programs read; JupyterLab shows plain JSON as a tree
+# Of outputs for programs; JupyterLab would show plain JSON as a tree.
+MIME_TYPE = "application/vnd.submission+json"
+
+
+# ----------------------------------------------------------------------------------------- hashes
+
+
+def text_hash(text):
+    """SHA-256 of a string, in hexadecimal digits."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def file_hash(path):
+    """SHA-256 of a file, "missing" if there is none."""
+    if not path.exists():
+        return "missing"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def code_hash(source):
-    """SHA-256 of a code cell's source without its cell options: captions may change without a rerun."""
+    """SHA-256 of a code cell's source without its cell options: captions need no new run."""
     lines = [line.rstrip() for line in source.strip().splitlines() if not line.startswith("#|")]
     return text_hash("\n".join(lines))
 
 
 def definition_cells(notebook):
-    """The cells of a notebook that are tagged `definition`."""
-    return [cell for cell in notebook["cells"] if "definition" in cell["metadata"].get("tags", [])]
+    """The cells of a notebook that are tagged `definition`, a list."""
+    return [cell for cell in notebook["cells"] if "definition" in _tags(cell)]
 
 
 def definitions_hash(notebook):
     """SHA-256 of the code of a notebook's definition cells."""
-    return text_hash(" ".join(code_hash("".join(cell["source"])) for cell in definition_cells(notebook)))
-
-
-def text_hash(text):
-    """SHA-256 of a string."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def file_hash(path):
-    """SHA-256 of a file, "missing" where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
+    hashes = [code_hash("".join(cell["source"])) for cell in definition_cells(notebook)]
+    return text_hash(" ".join(hashes))
 
 
 def results_hash(results):
-    """SHA-256 of what results.json says, its record of the code left out."""
-    said = {name: value for name, value in results.items() if name != "code"}
-    return text_hash(json.dumps(said, sort_keys=True))
+    """SHA-256 of the content of results.json without its record of the code."""
+    content = {name: value for name, value in results.items() if name != "code"}
+    return text_hash(json.dumps(content, sort_keys=True))
+
+
+# ---------------------------------------------------------------------------------------- outputs
 
 
 def record(notebook):
-    """What the ledger cell recorded: hashes of cells, shown texts, files and results; {} where none has run."""
-    found = [output.get("data", {}).get(MIME_TYPE) for cell in notebook["cells"]
-             for output in cell.get("outputs", [])]
-    return next((data for data in reversed(found) if isinstance(data, dict) and isinstance(data.get("files"), dict)
-                 and isinstance(data.get("cells"), list) and isinstance(data.get("texts"), list)), {})
+    """The record of a notebook's last run, {} if its ledger cell has not run.
+
+    Its entries are lists of hashes, "cells" and "texts"; "files", name -> hash; and others.
+    """
+    found = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {}).get(MIME_TYPE)
+            if _is_record(data):
+                found = data
+    return found
+
+
+def _is_record(data):
+    types = {"files": dict, "cells": list, "texts": list}
+    return isinstance(data, dict) and all(
+        isinstance(data.get(name), kind) for name, kind in types.items()
+    )
 
 
 def visible_outputs(cell):
-    """What a code cell puts into the paper: the data of its outputs but captions, unless it is tagged notebook-only."""
-    outputs = [] if "notebook-only" in cell["metadata"].get("tags", []) else cell.get("outputs", [])
-    return [out["data"] for out in outputs if "data" in out and not out.get("metadata", {}).get("caption")]
+    """What a code cell puts into the paper: the data of its outputs, MIME type -> content each.
+
+    Captions do not count, and a cell tagged notebook-only has none.
+    """
+    if "notebook-only" in _tags(cell):
+        return []
+    visible = []
+    for output in cell.get("outputs", []):
+        is_caption = output.get("metadata", {}).get("caption")
+        if "data" in output and not is_caption:
+            visible.append(output["data"])
+    return visible
+
+
+def _tags(cell):
+    return cell["metadata"].get("tags", [])
+
+
+# ------------------------------------------------------------------------------------------ names
 
 
 def cell_names(notebook):
-    """What messages call the cells: the number, the heading above, and the label or first words that a reader sees."""
-    heading, names = "", []
+    """What messages call the cells: "cell 7 (Results: fig-loss)", one for each.
+
+    A name has the cell's number, the heading above it, and its label or first words.
+    """
+    names = []
+    heading = ""
     for number, cell in enumerate(notebook["cells"], 1):
-        text, titles = cell["source"], []
+        text = cell["source"]
+        titles = []
         if cell["cell_type"] == "markdown":
-            for _ in range(2):  # a picture in a link is one in the other
-                text = re.sub(r"!?\[([^][]*)\]\([^()]*\)", r"\1", text)
-            text = re.sub(r"(?s)<!--.*?-->|</?[a-zA-Z][^<>]*>|[*`]", "", text)
+            text = _without_markup(text)
             titles = re.findall(r"(?m)^#{1,6}[ \t]+(.*\S)", text)
-        label = re.search(r"(?m)^#\| *label: *(\S+)", text)
-        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#|")]
-        words = label[1] if label else lines[0][:60].strip() if lines else "empty"
-        if titles and words.startswith("#"):
+        name = _label_or_first_words(text)
+        if titles and name.startswith("#"):
             name = titles[0][:60]
-        else:
-            name = f"{heading}: {words}" if heading else words
+        elif heading:
+            name = f"{heading}: {name}"
         names.append(f"cell {number} ({name})")
-        heading = titles[-1][:40] if titles else heading
+        if titles:
+            heading = titles[-1][:40]
     return names
 
 
-def stale(notebook, root):
-    """Yield what is not of the notebook's present code, one sentence each; nothing where no ledger cell has run.
+def _without_markup(markdown):
+    """Markdown with its headings, without links, elements of HTML and emphasis."""
+    for _ in range(2):  # a picture in a link is one in the other
+        markdown = re.sub(r"!?\[([^][]*)\]\([^()]*\)", r"\1", markdown)
+    return re.sub(r"(?s)<!--.*?-->|</?[a-zA-Z][^<>]*>|[*`]", "", markdown)
 
-    Files are looked up below the folder `root`; with None, only the notebook itself is examined.
+
+def _label_or_first_words(source):
+    label = re.search(r"(?m)^#\| *label: *(\S+)", source)
+    if label:
+        return label[1]
+    for line in source.splitlines():
+        if line.strip() and not line.startswith("#|"):
+            return line.strip()[:60].strip()
+    return "empty"
+
+
+# -------------------------------------------------------------------------------------- freshness
+
+
+def stale(notebook, root):
+    """Yield why outputs do not belong to the notebook's present code, a sentence each.
+
+    Nothing is yielded for a notebook without a record.
+
+    Args:
+        notebook: nbformat's node.
+        root: the project's folder, below which files are looked up; None leaves them out.
     """
-    kept = record(notebook)
-    if not kept:
+    last_run = record(notebook)
+    if not last_run:
         return
-    names = cell_names(notebook)
-    cells = [(cell, name) for cell, name in zip(notebook["cells"], names)
-             if cell["cell_type"] == "code" and cell["source"].strip()]
-    hashes, ran = [code_hash(cell["source"]) for cell, _ in cells], kept["cells"]
-    changed = [name for (_, name), found in zip(cells[:len(ran)], hashes) if found not in ran]
-    if changed:
-        yield f"{', '.join(changed)} changed since the notebook was run"
-    elif hashes[:len(ran)] != ran:
-        yield "the notebook's cells were not run once each from top to bottom"
-    failed = [name for cell, name in cells if any(output["output_type"] == "error" for output in cell["outputs"])]
+    cells = {}  # name -> code cell
+    for cell, name in zip(notebook["cells"], cell_names(notebook)):
+        if cell["cell_type"] == "code" and cell["source"].strip():
+            cells[name] = cell
+    yield from _changed_code(cells, last_run["cells"])
+    failed = [name for name, cell in cells.items() if _failed(cell)]
     if failed:
         yield f"{', '.join(failed)} ended in an error"
-    for name, expected in kept["files"].items() if root else ():
+    if root:
+        yield from _changed_files(last_run["files"], root)
+    foreign = [name for name, cell in cells.items() if _shows_foreign(cell, last_run)]
+    if foreign:
+        yield (
+            f"what {', '.join(foreign)} shows was not shown by prose(), show_table() or "
+            "show_figure() in one run with all other cells"
+        )
+
+
+def _changed_code(cells, recorded):
+    """Yield whether cells changed or were not run in order, down to the ledger cell."""
+    hashes = {name: code_hash(cell["source"]) for name, cell in cells.items()}
+    until_ledger = list(hashes)[: len(recorded)]
+    changed = [name for name in until_ledger if hashes[name] not in recorded]
+    if changed:
+        yield f"{', '.join(changed)} changed since the notebook was run"
+    elif [hashes[name] for name in until_ledger] != recorded:
+        yield "the notebook's cells were not run once each from top to bottom"
+
+
+def _failed(cell):
+    return any(output["output_type"] == "error" for output in cell["outputs"])
+
+
+def _changed_files(recorded, root):
+    """Yield which files, name -> hash, are missing or have changed."""
+    for name, expected in recorded.items():
         found = file_hash(root / name)
-        if found == "missing" and not name.endswith("weights.safetensors"):  # these may be left out of a hand-in
-            yield f"{name} is missing"
-        elif found not in ("missing", expected):
+        if found == "missing":
+            if not name.endswith("weights.safetensors"):  # a student may leave these out
+                yield f"{name} is missing"
+        elif found != expected:
             yield f"{name} is not the file that the notebook was run with"
-    other = [name for cell, name in cells if any(_foreign(cell, data, kept) for data in visible_outputs(cell))]
-    if other:
-        yield (f"what {', '.join(other)} shows was not shown by prose(), show_table() or show_figure() in one run with "
-               "all other cells")
 
 
-def _foreign(cell, data, kept):
-    """Whether an output that enters the paper, a text or a picture, is not among those recorded."""
-    if "front-matter" in cell["metadata"].get("tags", []):
+def _shows_foreign(cell, last_run):
+    """Whether a cell shows a text or a picture in the paper that is not in the record."""
+    if "front-matter" in _tags(cell):
         return False
+    return any(_is_foreign(cell, data, last_run) for data in visible_outputs(cell))
+
+
+def _is_foreign(cell, data, last_run):
+    """Whether an output, MIME type -> content, is not in the record."""
     if "application/pdf" in data:
-        label = re.search(r"(?m)^#\| label: (fig-\S+)", cell["source"])
-        try:
-            found = hashlib.sha256(base64.b64decode(data["application/pdf"])).hexdigest()
-        except ValueError:
-            return True
-        drawn = {name.rpartition("/")[2]: expected for name, expected in kept["files"].items()}
-        return not label or drawn.get(f"{label[1]}.pdf") != found
+        return _is_foreign_figure(cell, data["application/pdf"], last_run["files"])
     text = data.get("text/latex") or data.get("text/markdown")
-    unknown = [kind for kind in data if kind.startswith("image/")] or "<table" in str(data.get("text/html", ""))
-    return text_hash(text) not in kept["texts"] if text is not None else bool(unknown)
+    if text is not None:
+        return text_hash(text) not in last_run["texts"]
+    has_picture = any(kind.startswith("image/") for kind in data)
+    return has_picture or "<table" in str(data.get("text/html", ""))
+
+
+def _is_foreign_figure(cell, content, files):
+    """Whether a PDF, in base64, is not the file of its cell's label."""
+    label = re.search(r"(?m)^#\| label: (fig-\S+)", cell["source"])
+    if not label:
+        return True
+    try:
+        found = hashlib.sha256(base64.b64decode(content)).hexdigest()
+    except ValueError:
+        return True
+    recorded = {name.rpartition("/")[2]: expected for name, expected in files.items()}
+    return recorded.get(f"{label[1]}.pdf") != found

@@ -1,4 +1,4 @@
-"""Pictures of a notebook as files that LaTeX takes: PDF, PNG and JPEG as they are, SVG as PDF."""
+"""Makes files for LaTeX of a notebook's pictures: PDF, PNG and JPEG as they are, SVG as PDF."""
 
 import base64
 import io
@@ -11,22 +11,31 @@ from PIL import Image
 
 from report.typeset import fail, run
 
-KINDS = ("application/pdf", "image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp")  # the first of them
-CONVERTERS = {"rsvg-convert": "rsvg-convert -f pdf",
-              "inkscape": "inkscape --pipe --export-type=pdf --export-filename=-"}
+SVG = "image/svg+xml"
+# MIME types of pictures, the best first
+FORMATS = ("application/pdf", SVG, "image/png", "image/jpeg", "image/gif", "image/webp")
+CONVERTERS = {
+    "rsvg-convert": ["rsvg-convert", "-f", "pdf"],
+    "inkscape": ["inkscape", "--pipe", "--export-type=pdf", "--export-filename=-"],
+}
+EXTENSIONS = {"PNG": "png", "JPEG": "jpg"}
+BP = 0.75  # PostScript points in a pixel of a screen
 
 
 def best(data):
-    """The form of a picture to take from an output's or attachment's data, None where it has no picture."""
-    forms = [kind for kind in KINDS if kind in data]
-    drawn = [kind for kind in forms if kind != "image/svg+xml" or any(map(shutil.which, CONVERTERS))]
-    return (drawn or forms or [None])[0]
+    """The MIME type of the best picture in an output's or attachment's data, None without one."""
+    formats = [name for name in FORMATS if name in data]
+    for name in formats:
+        if name != SVG or _converter():
+            return name
+    return next(iter(formats), None)
 
 
 def content(kind, text, place):
-    """The bytes of a picture in an output."""
-    text = text if isinstance(text, str) else "".join(text)
-    if kind == "image/svg+xml" and "<" in text:
+    """The bytes of a picture in an output, by its MIME type and text."""
+    if not isinstance(text, str):
+        text = "".join(text)
+    if kind == SVG and "<" in text:
         return text.encode(errors="replace")
     try:
         return base64.b64decode("".join(text.split()), validate=True)
@@ -35,65 +44,131 @@ def content(kind, text, place):
 
 
 def load(source, attachments, folder, project, place):
-    """The bytes of the picture that Markdown names: an attachment, a data address, or a file of the project."""
+    """The bytes of a picture that Markdown names.
+
+    Args:
+        source: the name: `attachment:…`, `data:…`, or a file.
+        attachments: the cell's, name -> data.
+        folder: the notebook's.
+        project: the project's. Files of other folders are refused.
+        place: what messages call the cell.
+    """
     if source.startswith("attachment:"):
-        data = attachments.get(unquote(source[11:])) or attachments.get(source[11:]) or {}
-        kind = best(data)
-        if not kind:
-            fail(f"{place}: the attachment {source[11:]} is no picture in this cell: paste it again.")
-        return content(kind, data[kind], place)
+        return _load_attachment(source.removeprefix("attachment:"), attachments, place)
     if source.startswith("data:"):
         head, _, text = source.partition(",")
-        return content("base64", text, place) if head.endswith(";base64") else unquote_to_bytes(text)
-    for name in (source, unquote(source).partition("?")[0]):
-        try:
-            path = (folder / name).resolve()
-            inside = any(path.is_relative_to(home.resolve()) for home in (folder, project))
-            if path.is_file():
-                if not inside:
-                    fail(f"{place}: the picture {source} lies outside of the notebook's folder and the project: copy "
-                         "it beside the notebook.")
-                return path.read_bytes()
-        except (OSError, ValueError):
-            pass
-    fail(f"{place}: the picture {source[:80]} is not there: put it beside the notebook, or correct its name.")
+        if head.endswith(";base64"):
+            return content("base64", text, place)
+        return unquote_to_bytes(text)
+    data = _load_file(source, folder, project, place)
+    if data is None:
+        data = _load_file(unquote(source).partition("?")[0], folder, project, place)
+    if data is None:
+        fail(
+            f"{place}: the picture {source[:80]} is not there: put it beside the notebook, or "
+            "correct its name."
+        )
+    return data
+
+
+def _load_attachment(name, attachments, place):
+    data = attachments.get(unquote(name)) or attachments.get(name) or {}
+    kind = best(data)
+    if not kind:
+        fail(f"{place}: the attachment {name} is no picture in this cell: paste it again.")
+    return content(kind, data[kind], place)
+
+
+def _load_file(name, folder, project, place):
+    """The bytes of a file, None if there is none of this name."""
+    try:
+        path = (folder / name).resolve()
+        if not path.is_file():
+            return None
+        if not any(path.is_relative_to(home.resolve()) for home in (folder, project)):
+            fail(
+                f"{place}: the picture {name} lies outside of the notebook's folder and the "
+                "project: copy it beside the notebook."
+            )
+        return path.read_bytes()
+    except (OSError, ValueError):  # a name that no file can have
+        return None
 
 
 def prepare(data, place):
-    """A picture's file name extension, and its bytes in a form that LaTeX takes."""
+    """A picture as LaTeX takes it.
+
+    Args:
+        data: the picture, in bytes.
+        place: what messages call its cell.
+
+    Returns:
+        The file name's extension, "pdf", "png" or "jpg"; and bytes.
+    """
     if data.startswith(b"%PDF"):
         return "pdf", data
     if b"<svg" in data[:4000]:
-        converter = next(filter(shutil.which, CONVERTERS), None)
-        if not converter:
-            fail(f"{place}: its picture is SVG, for which rsvg-convert or inkscape is needed (Debian: apt-get install "
-                 "librsvg2-bin); or save it as PDF or PNG.")
-        done = run(CONVERTERS[converter], data)
-        if not done.stdout.startswith(b"%PDF"):
-            fail(f"{place}: its SVG picture is damaged: {done.stderr.decode(errors='replace').strip()[-120:]}")
-        return "pdf", done.stdout
+        return "pdf", _convert_svg(data, place)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            if image.format in ("PNG", "JPEG") and image.mode != "I;16":
-                return {"PNG": "png", "JPEG": "jpg"}[image.format], data
-            buffer = io.BytesIO()
-            if image.mode.startswith("I"):  # 16 bits of grey
-                image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
-            image.convert("RGBA").save(buffer, "PNG")
-            return "png", buffer.getvalue()
+        return _prepare_pixels(data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        fail(f"{place}: its picture is damaged or of a kind that the paper cannot show ({error}): save it as PDF, PNG "
-             "or JPEG.")
+        fail(
+            f"{place}: its picture is damaged or of a kind that the paper cannot show ({error}): "
+            "save it as PDF, PNG or JPEG."
+        )
+
+
+def _converter():
+    """The name of an installed program that makes PDF of SVG, or None."""
+    return next(filter(shutil.which, CONVERTERS), None)
+
+
+def _convert_svg(data, place):
+    converter = _converter()
+    if not converter:
+        fail(
+            f"{place}: its picture is SVG, for which rsvg-convert or inkscape is needed (Debian: "
+            "apt-get install librsvg2-bin); or save it as PDF or PNG."
+        )
+    done = run(CONVERTERS[converter], data)
+    if not done.stdout.startswith(b"%PDF"):
+        message = done.stderr.decode(errors="replace").strip()[-120:]
+        fail(f"{place}: its SVG picture is damaged: {message}")
+    return done.stdout
+
+
+def _prepare_pixels(data):
+    """PNG and JPEG as they are, other formats as PNG."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        if image.format in EXTENSIONS and image.mode != "I;16":
+            return EXTENSIONS[image.format], data
+        if image.mode.startswith("I"):  # 16 bits of grey
+            image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
+        buffer = io.BytesIO()
+        image.convert("RGBA").save(buffer, "PNG")
+        return "png", buffer.getvalue()
 
 
 def width(image):
-    """LaTeX's option for the width, or else the height, that an <img> asks for."""
-    for side, whole in (("width", "linewidth"), ("height", "textheight")):
-        asked = re.search(rf"(?:^|;)\s*{side}:\s*([\d.]+(?:px|%)?)", image.get("style", ""))
-        found = re.fullmatch(r"([\d.]*\d)(px|%)?", asked[1] if asked else image.get(side, "").strip())
-        if found and float(found[1]):
-            number = min(float(found[1]), 9999)
-            length = f"{number / 100:.3f}\\{whole}" if found[2] == "%" else f"{number * 0.75:.1f}bp"
-            return f"[width=\\fitwidth{{{length}}}]" if side == "width" else f"[height={length}]"
+    """LaTeX's option for the width, or else the height, that an <img> element asks for."""
+    if length := _length(image, "width", "\\linewidth"):
+        return f"[width=\\fitwidth{{{length}}}]"
+    if length := _length(image, "height", "\\textheight"):
+        return f"[height={length}]"
     return ""
+
+
+def _length(image, side, whole):
+    """The length of a side as LaTeX writes it, per cent as a part of `whole`; "" without one."""
+    asked = image.get(side, "").strip()
+    style = re.search(rf"(?:^|;)\s*{side}:\s*([\d.]+(?:px|%)?)", image.get("style", ""))
+    if style:
+        asked = style[1]
+    found = re.fullmatch(r"([\d.]*\d)(px|%)?", asked)
+    if not found or not float(found[1]):
+        return ""
+    number = min(float(found[1]), 9999)
+    if found[2] == "%":
+        return f"{number / 100:.3f}{whole}"
+    return f"{number * BP:.1f}bp"

@@ -69,7 +69,7 @@ def test_the_paper_says_what_the_ledger_says():
     assert f"{CLAIMS['one-more-epoch/accuracy']:.2f} %" in text
     assert "Limits" in text
     assert RUN.info["source"] in text
-    assert "stand-in" not in text
+    assert "fallback" not in text
     assert "??" not in text
     assert not re.search("[{}]", text)  # an f-string that is none
     assert len(PdfReader(PAPER).pages) <= 3

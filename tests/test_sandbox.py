@@ -1,0 +1,237 @@
+"""The sandbox of student code: it shows nothing of the machine and stops what exceeds a limit."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import forgeries
+import psutil
+import pytest
+import torch
+from helpers import POLICY, ROOT
+
+from grading import sandbox, verify
+
+needs_sandbox = pytest.mark.skipif(
+    not sandbox.usable(), reason=f"{sandbox.NEEDED}: no proof of the sandbox"
+)
+LIMITS = {
+    "processor_seconds": 20,
+    "seconds": 20,
+    "memory": 3_000,
+    "processes": 30,
+    "disk": 20,
+    "output": 2,
+}
+PROGRAM = "program.py"
+
+
+def contained(code, **limits):
+    """What a Python program prints in the sandbox, or the sentence on why it was stopped."""
+    inputs = {PROGRAM: code.encode()}
+    try:
+        return sandbox.run(inputs, sandbox.python(PROGRAM), LIMITS | limits).decode()
+    except sandbox.SandboxError as error:
+        return str(error)
+
+
+# --------------------------------------------------------------------------------- what it may see
+
+
+@needs_sandbox
+def test_the_sandbox_has_no_network():
+    outside = contained("import socket; socket.create_connection(('1.1.1.1', 80), 2)")
+    assert "Network is unreachable" in outside
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        inside = contained(f"import socket; socket.create_connection({address!r}, 2)")
+    assert "refused" in inside
+
+
+@needs_sandbox
+def test_the_sandbox_sees_no_home_no_other_archive_and_no_variables(tmp_path, monkeypatch):
+    (tmp_path / "other.zip").write_text("secret")
+    monkeypatch.setenv("TOKEN", "secret")
+    paths = [
+        str(tmp_path),
+        str(ROOT / "notebooks"),
+        os.path.expanduser("~/.ssh"),
+        "/etc/passwd",
+        "/var/log",
+        "/sys",
+    ]
+    said = contained(f"""
+import os
+for path in {paths!r}:
+    print(path, os.path.exists(path))
+print(dict(os.environ), os.getppid(), [name for name in os.listdir("/proc") if name.isdigit()])
+""")
+    assert said.count("False") == 6
+    assert "secret" not in said and "TOKEN" not in said
+    assert said.rpartition("[")[2].count(",") < 5  # its own processes alone
+
+
+@needs_sandbox
+def test_the_sandbox_writes_nowhere_but_in_its_own_memory(tmp_path):
+    paths = [
+        str(tmp_path / "x"),
+        str(ROOT / "x"),
+        "/x",
+        "/in/x",
+        "/usr/x",
+        "/etc/x",
+        "/dev/x",
+        f"{sys.prefix}/x",
+        "/proc/sys/kernel/core_pattern",
+        "/tmp/x",
+    ]
+    said = contained(f"""
+import os
+for path in {paths!r}:
+    try:
+        open(path, "w").write("x")
+        print(path)
+    except OSError:
+        pass
+try:
+    os.kill({os.getpid()}, 9)
+except OSError:
+    pass
+print(os.getuid() != 0 or open("/proc/self/uid_map").read().split()[1] != "0")
+""")
+    assert said.split() == ["/tmp/x", "True"]
+    assert not os.path.exists("/x")
+
+
+# --------------------------------------------------------------------------------- what it may use
+
+FORK_BOMB = """
+import os
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+"""
+MANY_THREADS = """
+import threading, time
+for i in range(500):
+    threading.Thread(target=time.sleep, args=(2,)).start()
+"""
+ENDLESS_LIST = """
+x = []
+while True:
+    x.append(bytearray(20_000_000))
+"""
+MEMORY_OF_MANY_PROCESSES = """
+import os, time
+for i in range(3):
+    os.fork()
+x = bytearray(100_000_000)
+for i in range(0, len(x), 4096):
+    x[i] = 1
+time.sleep(9)
+"""
+ENDLESS_LOOP = "while True: pass"
+ENDLESS_SLEEP = "import time; time.sleep(99)"
+OUTPUT_OF_10_GB = """
+import sys
+for i in range(10_000):
+    sys.stdout.write('x' * 1_000_000)
+"""
+ERRORS_OF_10_GB = OUTPUT_OF_10_GB.replace("stdout", "stderr")
+FILE_OF_10_GB = """
+f = open('/tmp/x', 'wb')
+for i in range(10_000):
+    f.write(b'x' * 1_000_000)
+"""
+FILES_OF_10_GB = """
+for i in range(10_000):
+    open(f'/tmp/{i}', 'wb').write(b'x' * 1_000_000)
+"""
+SHARED_MEMORY_OF_10_GB = FILES_OF_10_GB.replace("/tmp/", "/dev/shm/")
+
+# name: (program, limits, sentences that may tell why it was stopped)
+BOMBS = {
+    "fork": (FORK_BOMB, {"seconds": 3}, ("did not end within", "processes", "killed")),
+    "threads": (MANY_THREADS, {"seconds": 9}, ("can't start new thread", "processes")),
+    "memory": (ENDLESS_LIST, {"memory": 400}, ("MemoryError", "memory")),
+    "memory_of_many": (MEMORY_OF_MANY_PROCESSES, {"memory": 400}, ("memory",)),
+    "endless_loop": (ENDLESS_LOOP, {"processor_seconds": 1}, ("processor time",)),
+    "endless_sleep": (ENDLESS_SLEEP, {"seconds": 1}, ("did not end within 1 seconds",)),
+    "output_of_10_gb": (OUTPUT_OF_10_GB, {}, ("wrote more than 2 MB",)),
+    "errors_of_10_gb": (ERRORS_OF_10_GB, {}, ("wrote more than 1 MB",)),
+    "file_of_10_gb": (FILE_OF_10_GB, {}, ("File too large",)),
+    "files_of_10_gb": (FILES_OF_10_GB, {}, ("No space left",)),
+    "shared_memory_of_10_gb": (SHARED_MEMORY_OF_10_GB, {}, ("No space left",)),
+}
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", BOMBS)
+def test_the_sandbox_stops(name):
+    code, limits, words = BOMBS[name]
+    start = time.monotonic()
+    said = contained(code, **limits)
+    assert any(word in said for word in words), said
+    assert time.monotonic() - start < 30
+    end = time.monotonic() + 5
+    while programs_run() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not programs_run()
+
+
+def programs_run():
+    """Whether a process runs a program of the sandbox."""
+    for process in psutil.process_iter(["cmdline"]):
+        if "-I /in/program.py" in " ".join(process.info["cmdline"] or ()):
+            return True
+    return False
+
+
+@needs_sandbox
+def test_the_sandbox_stops_before_the_machine_has_no_memory_left(monkeypatch):
+    monkeypatch.setattr(sandbox, "SPARE", 1.1)
+    assert "about to run out of memory" in contained("import time; time.sleep(9)")
+
+
+# ---------------------------------------------------------------------------------- what it returns
+
+
+@pytest.fixture
+def one_thread():
+    """Networks for tests are small: two threads would wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_without_bubblewrap_no_code_of_a_student_runs(tmp_path, monkeypatch, one_thread):
+    world = forgeries.small_world(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    forgeries.edit_cell(
+        world, "class ResNet", lambda cell: cell.update(source=cell.source + "\n\n\nx = 1")
+    )
+    verdict = verify.judge(forgeries.submission(world), world.policy, world.data)
+    assert verdict.code == 2 and "bubblewrap" in verdict.reason
+    assert sum("bubblewrap" in row.said for row in verdict.rows) == 2  # the network, and the paper
+
+
+@needs_sandbox
+def test_what_comes_out_of_the_sandbox_is_read_as_an_archive(monkeypatch):
+    monkeypatch.setattr(sandbox, "run", lambda *_, **__: b"no archive")
+    with pytest.raises(sandbox.SandboxError, match="cannot be read"):
+        sandbox.results({}, "network", POLICY)
+
+
+@needs_sandbox
+def test_the_sentence_of_a_failed_program_ends_with_its_last_message():
+    assert contained("raise SystemExit('no such layer')") == (
+        "it ended with status 1: no such layer"
+    )
+    assert contained("raise SystemExit(3)") == "it ended with status 3: it wrote no message"
