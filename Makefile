@@ -45,8 +45,9 @@ verify:  ## check the numbers of this folder (SUBMISSION=archive.zip: of an arch
 grade:  ## check all archives in SUBMISSIONS=folder/ (JOBS=2: two at a time): build/grades.csv, grades.html
 	@$(ENV) --sandbox python -m grading.grade
 
+# two test files at a time, with one thread each; a file's tests stay in one process
 test:  ## run all tests, as CI does
-	@$(ENV) python -m pytest
+	@OMP_NUM_THREADS=1 $(ENV) python -m pytest -n 2 --dist loadfile
 
 test-fast:  ## run the tests that need no TeX, sandbox, browser or long training (a minute)
 	@$(ENV) --no-tex python -m pytest -m "not (tex or sandbox or browser or slow)"

@@ -15,15 +15,14 @@ import pytest
 from helpers import LEFT_OUT, NOTEBOOK, ROOT, RUN, change_notebook, change_results, needs_weights
 
 from report.freshness import MIME_TYPE, code_hash, results_hash
-from tools import packing as packing_module
-from tools import run_notebook
-from tools.packing import PLACEHOLDERS
+from tools import packing, run_notebook
 
-SIGNED = dict(zip(PLACEHOLDERS, ("Ada Lovelace", "1815", "London", "ada@example.org", "ada")))
+NAMES = ("Ada Lovelace", "1815", "London", "ada@example.org", "ada")
+SIGNED = dict(zip(packing.PLACEHOLDERS, NAMES))
 
 
-def packing(root, job, **environment):
-    """Do one job of tools.packing in the project `root`, with few environment variables."""
+def run_packing(root, job, **environment):
+    """Do one job of tools.packing in the project `root`, in a process with few variables."""
     return subprocess.run(
         [sys.executable, "-m", "tools.packing", job],
         capture_output=True,
@@ -42,7 +41,7 @@ def sign(text):
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory):
-    """A copy of the submission as if somebody had run it under their name, with its paper."""
+    """A copy of the submission as if somebody had run it under their name; its paper is older."""
     folder = tmp_path_factory.mktemp("hand in")
     root = shutil.copytree(ROOT, folder / "project", ignore=LEFT_OUT)
 
@@ -60,6 +59,13 @@ def signed(tmp_path_factory):
         notebook.metadata = nbformat.from_dict(json.loads(sign(json.dumps(notebook.metadata))))
 
     change_notebook(root, sign_cells, sign_metadata)
+    return root
+
+
+@pytest.fixture(scope="module")
+def with_paper(signed, tmp_path_factory):
+    """A copy of the signed submission with its own paper."""
+    root = shutil.copytree(signed, tmp_path_factory.mktemp("with paper") / "project")
     config = str(root / "report" / "config.py")
     command = [sys.executable, "-m", "nbconvert", "--config", config, str(root / NOTEBOOK)]
     subprocess.run(command, check=True, capture_output=True)
@@ -67,41 +73,82 @@ def signed(tmp_path_factory):
 
 
 @pytest.fixture
-def project(signed, tmp_path):
-    """A copy of the signed submission, to be changed by one test."""
-    return shutil.copytree(signed, tmp_path / "project")
+def project(signed, tmp_path, monkeypatch):
+    """A copy of the signed submission; tools.packing of this process works in it."""
+    root = shutil.copytree(signed, tmp_path / "project")
+    monkeypatch.setattr(packing, "ROOT", root)
+    monkeypatch.setattr(packing, "NOTEBOOK", root / NOTEBOOK)
+    monkeypatch.setattr(packing, "BUILD", root / "build")
+    return root
 
 
-@pytest.mark.tex
-def test_zip_refuses_placeholders(project):
+@pytest.fixture
+def refusal(monkeypatch):
+    """A function that does one job of tools.packing and returns the sentence that it exits with."""
+
+    def refused(job):
+        monkeypatch.setattr(sys, "argv", ["packing", job])
+        with pytest.raises(SystemExit) as stop:
+            packing.main()
+        # Python prints a text and exits with 1
+        assert isinstance(stop.value.code, str) and "Traceback" not in stop.value.code
+        return stop.value.code
+
+    return refused
+
+
+def test_zip_refuses_placeholders(project, refusal):
     def unsign(cells):
         cells["front-matter"].outputs[0].data["text/markdown"] = "Your Name"
 
     change_notebook(project, unsign)
-    done = packing(project, "zip")
-    assert done.returncode == 1
-    assert "Your Name" in done.stderr and "placeholders" in done.stderr
-    assert "Traceback" not in done.stderr
+    sentence = refusal("zip")
+    assert "Your Name" in sentence and "placeholders" in sentence
 
 
-@pytest.mark.tex
-def test_zip_refuses_an_edited_notebook(project):
+def test_zip_refuses_an_edited_notebook(project, refusal):
     def edit(cells):
         cells["recipe"].source += "\n# more"
 
     change_notebook(project, edit)
-    done = packing(project, "zip")
-    assert done.returncode == 1
-    assert re.search(r"cell \d+ \(.*\) changed since", done.stderr)
-    assert "Traceback" not in done.stderr
+    assert re.search(r"cell \d+ \(.*\) changed since", refusal("zip"))
     assert not (project / "build" / "submission.zip").exists()
+
+
+def test_a_notebook_that_was_not_run_is_refused(project, refusal):
+    def remove_outputs(cells):
+        cells["ledger"].outputs = []
+
+    change_notebook(project, remove_outputs)
+    for job in ("collect", "colab"):
+        assert "has not been run to its end. Run make submission." in refusal(job)
+
+
+def test_collect_copies_new_runs_into_checkpoints(project, refusal, capsys, monkeypatch):
+    monkeypatch.delenv("RUNS", raising=False)
+    stored = project / "checkpoints" / RUN
+    runs = project / "build" / "checkpoints"
+    files = {file.name: file.read_bytes() for file in stored.iterdir()}
+    shutil.copytree(stored, runs / f"{RUN}-11111111")
+    stored.rename(runs / f"{RUN}-22222222")
+    # a run of that name which is not the notebook's
+    (runs / f"{RUN}-11111111" / "losses.csv").write_text("1\n")
+    packing.collect_runs()
+    assert f"checkpoints/{RUN}: copied from {runs / RUN}-22222222" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in stored.iterdir()} == files
+    packing.collect_runs()
+    assert capsys.readouterr().out == ""  # nothing is left to do
+    shutil.rmtree(stored)
+    shutil.rmtree(runs)
+    assert f"the run {RUN}, which the notebook rests on, is neither in" in refusal("collect")
 
 
 @pytest.mark.tex
 @pytest.mark.sandbox
 @pytest.mark.slow
-def test_zip_refuses_what_verify_contradicts(project):
+def test_zip_refuses_what_verify_contradicts(with_paper, tmp_path):
     """Numbers of other weights: every hash fits, and one number is not the run's."""
+    root = shutil.copytree(with_paper, tmp_path / "project")
     record = {}
 
     def forge(results):
@@ -112,49 +159,16 @@ def test_zip_refuses_what_verify_contradicts(project):
     def forge_record(cells):
         cells["ledger"].outputs[0].data[MIME_TYPE] = record
 
-    change_results(project, forge)
-    change_notebook(project, forge_record)
-    done = packing(project, "zip")
+    change_results(root, forge)
+    change_notebook(root, forge_record)
+    done = run_packing(root, "zip")
     words = (
         r"make verify contradicts the submission \(\d+ times\), first: "
         r"the paper claims test_accuracy = "
     )
     assert done.returncode == 1 and re.match(words, done.stderr), done.stderr
-    assert not (project / "build" / "submission.zip").exists()
-
-
-@pytest.mark.tex
-def test_collect_copies_new_runs_into_checkpoints(project):
-    stored = project / "checkpoints" / RUN
-    runs = project / "build" / "checkpoints"
-    files = {file.name: file.read_bytes() for file in stored.iterdir()}
-    shutil.copytree(stored, runs / f"{RUN}-11111111")
-    stored.rename(runs / f"{RUN}-22222222")
-    # a run of that name which is not the notebook's
-    (runs / f"{RUN}-11111111" / "losses.csv").write_text("1\n")
-    done = packing(project, "collect")
-    assert done.returncode == 0, done.stderr
-    assert f"checkpoints/{RUN}: copied from {runs / RUN}-22222222" in done.stdout
-    assert {file.name: file.read_bytes() for file in stored.iterdir()} == files
-    assert packing(project, "collect").stdout == ""  # nothing is left to do
-    shutil.rmtree(stored)
-    shutil.rmtree(runs)
-    done = packing(project, "collect")
-    assert done.returncode == 1
-    assert f"the run {RUN}, which the notebook rests on, is neither in" in done.stderr
-
-
-@pytest.mark.tex
-def test_a_notebook_that_was_not_run_is_refused(project):
-    def remove_outputs(cells):
-        cells["ledger"].outputs = []
-
-    change_notebook(project, remove_outputs)
-    for job in ("collect", "colab"):
-        done = packing(project, job)
-        assert done.returncode == 1
-        assert "has not been run to its end. Run make submission." in done.stderr
-        assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (root / "build" / "submission.zip").exists()
 
 
 def verify_elsewhere(folder):
@@ -175,10 +189,10 @@ def compile_elsewhere(folder):
 @pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize("weights, limit", [pytest.param("1", 40, marks=needs_weights), ("0", 5)])
-def test_zip_verifies_and_compiles_elsewhere(signed, tmp_path, weights, limit):
-    done = packing(signed, "zip", WEIGHTS=weights)
+def test_zip_verifies_and_compiles_elsewhere(with_paper, tmp_path, weights, limit):
+    done = run_packing(with_paper, "zip", WEIGHTS=weights)
     assert done.returncode == 0, done.stderr
-    file = signed / "build" / "submission.zip"
+    file = with_paper / "build" / "submission.zip"
     assert file.stat().st_size < limit * 1e6
     zipfile.ZipFile(file).extractall(tmp_path)
     folder = tmp_path / "resnet-cifar10"  # the archive's only folder
@@ -197,8 +211,8 @@ def test_zip_verifies_and_compiles_elsewhere(signed, tmp_path, weights, limit):
 def test_an_archive_holds_what_its_modules_import(tmp_path):
     """Of the runs those that the notebook names, of the study nothing, of the packages all."""
     notebook = run_notebook.read_notebook(ROOT / NOTEBOOK)
-    files = packing_module.submission_files(notebook, weights=False)
-    packing_module.write_archive(tmp_path / "a.zip", files, "project")
+    files = packing.submission_files(notebook, weights=False)
+    packing.write_archive(tmp_path / "a.zip", files, "project")
     names = set(zipfile.ZipFile(tmp_path / "a.zip").namelist())
     for package in ("training", "analysis", "report", "grading", "tools"):
         assert (f"project/{package}/__init__.py" in names) == (
@@ -272,7 +286,7 @@ def colab_python(tmp_path):
 @pytest.mark.tex
 @pytest.mark.slow
 def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
-    done = packing(ROOT, "colab")
+    done = run_packing(ROOT, "colab")
     assert done.returncode == 0, done.stderr
     file = ROOT / "build" / "assignment2_colab.ipynb"
     notebook = nbformat.read(file, 4)
