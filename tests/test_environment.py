@@ -239,6 +239,7 @@ def start(folder, *cells, target="build/n.ipynb", **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
     # a kernel that the user has registered under the same name
     spec = tmp_path / "jupyter/kernels/python3/kernel.json"
@@ -262,6 +263,7 @@ def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
     assert [output.text for output in outputs] == [text]
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_named_and_the_target_kept(tmp_path):
     cells = "# Title\n## 1 Data", "x = 0", "y = 1\ny / x", "print('not reached')"
     runner = start(tmp_path, *cells, target="notebooks/n.ipynb")
@@ -279,6 +281,7 @@ def test_a_failing_cell_is_named_and_the_target_kept(tmp_path):
     assert failed.cells[2].outputs[0].ename == "ZeroDivisionError"
 
 
+@pytest.mark.slow
 def test_a_dying_kernel_is_reported(tmp_path):
     runner = start(tmp_path, "# Title", "import os\nos._exit(9)")
     err = runner.communicate()[1]
@@ -295,6 +298,7 @@ def test_a_notebook_that_cannot_be_read_is_named(tmp_path, content, words):
         run_notebook.read_notebook(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caught", ["raise", "pass"])
 def test_ctrl_c_lets_the_cell_save_its_state(tmp_path, caught):
     code = (

@@ -79,7 +79,7 @@ def recorded_files(notebook):
 
 def study_files():
     """Figures of the study and its tests, which are no part of a submission: a set of paths."""
-    files = {ROOT / "tests" / "test_study.py"}
+    files = set((ROOT / "tests").glob("test_study*.py"))
     results = ROOT / "report" / "study.json"
     if results.exists():
         recorded = json.loads(results.read_text(encoding="utf-8"))["code"]["files"]
