@@ -26,7 +26,7 @@ HIDDEN = {
 # Names of https://quarto.org/docs/reference/cells/cells-jupyter.html that the notebooks use.
 CELL_OPTIONS = {"label", "fig-cap", "fig-alt", "fig-env", "tbl-cap"}
 
-LONGEST_LINE = 120  # of code in a notebook, in characters; longer ones need a scroll bar
+LONGEST_LINE = 100  # of code in a notebook, in characters; longer ones need a scroll bar
 LONGEST_LITERAL = 300  # characters; a longer text is prose, and belongs in a Markdown cell
 
 

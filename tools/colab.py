@@ -37,10 +37,6 @@ class PackageError(SubmissionError):
     """A package that the notebook needs is missing, or has the wrong version."""
 
 
-class PaperError(SubmissionError):
-    """The paper of the running notebook could not be built."""
-
-
 def installed_version(name):
     """The version of an installed package as a string, None if it is not installed."""
     try:
@@ -147,7 +143,7 @@ def offer_paper():
     TeX is installed first if it is missing.
 
     Raises:
-        PaperError: the paper could not be built.
+        SubmissionError: the paper could not be built.
     """
     if not ON_COLAB:
         return
@@ -168,4 +164,5 @@ def build_paper(notebook):
     command = ["sh", "tools/setup.sh", "--no-pip", *convert, "--output-dir", "build", str(notebook)]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     if done.returncode:
-        raise PaperError(f"the paper could not be built: {last_line(done.stderr or done.stdout)}.")
+        reason = last_line(done.stderr or done.stdout)
+        raise SubmissionError(f"the paper could not be built: {reason}.")
