@@ -139,8 +139,10 @@ def machine(tmp_path):
     return folder
 
 
-def setup(folder, *command):
-    environment = {"PATH": str(folder / "bin"), "VIRTUAL_ENV": str(folder / "venv")}
+def setup(folder, *command, active=True):
+    environment = {"PATH": str(folder / "bin")}
+    if active:
+        environment["VIRTUAL_ENV"] = str(folder / "venv")
     command = ["sh", "tools/setup.sh", *command]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -216,6 +218,29 @@ def test_an_active_environment_keeps_its_torch(machine):
     (machine / "asked").unlink()
     setup(machine, "--no-tex", "sh", "-c", "exit 7")
     assert "pip" not in (machine / "asked").read_text(), "nothing to do the second time"
+
+
+def test_without_an_active_environment_the_project_makes_its_own(machine):
+    program(
+        machine / "bin/python3",
+        'echo "$*" >>asked\n'
+        'case "$*" in\n'
+        '"-m venv --clear .venv") mkdir -p .venv/bin; cp bin/python3 .venv/bin/python ;;\n'
+        "esac",
+    )
+    command = ["sh", "-c", 'echo "$VIRTUAL_ENV"']
+    done = setup(machine, "--no-tex", *command, active=False)
+    assert done.returncode == 0 and done.stdout.endswith(f"\n{machine}/.venv\n"), done.stderr
+    asked = (machine / "asked").read_text()
+    assert asked.count("-m venv --clear .venv") == asked.count("-m pip install -r") == 1
+    again = setup(machine, "--no-tex", *command, active=False)
+    assert (again.returncode, again.stdout) == (0, f"{machine}/.venv\n")
+
+
+def test_without_any_python_the_command_to_run_is_printed(machine):
+    done = setup(machine, "--no-tex", "sh", "-c", "echo not reached", active=False)
+    assert done.returncode == 1 and not done.stdout
+    assert "sudo apt-get install python3" in done.stderr
 
 
 # tools/run_notebook.py
