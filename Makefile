@@ -1,53 +1,62 @@
-# Every command of the README; `make` alone lists them.
-# Parameters are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make hands them on as environment variables.
+# Every command of the README. `make` alone lists them.
+# Settings are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make passes them on as environment
+# variables.
 .DEFAULT_GOAL := help
-.PHONY: help report test paper submission study verify grade zip colab bench clean
+.PHONY: help report submission paper study zip colab verify grade test test-fast bench clean
 
-# setup.sh installs what is missing, then runs the command that follows in the project's environment.
-# `python -m nbconvert` is `jupyter nbconvert`; it also works after the folder, .venv in it, has been moved.
+# setup.sh installs what is missing, then runs the command after it in the project's environment.
+# `python -m nbconvert` is `jupyter nbconvert`, but also works in a .venv whose folder was moved.
 ENV     := sh tools/setup.sh
+RUN     := python -m tools.run_notebook
 CONVERT := python -m nbconvert --config report/config.py
 
-help:  ## list these commands
-	@sed -n 's/^\([a-z]*\): *## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+ASSIGNMENT := notebooks/assignment2.ipynb
+STUDY      := notebooks/study.ipynb
 
-report:  ## run the notebook and build the paper from it, in build/
-	@OUTPUT=build $(ENV) python -m tools.run_notebook notebooks/assignment2.ipynb build/assignment2.ipynb
+help:  ## list these commands
+	@sed -n 's/^\([a-z-]*\): *## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+report:  ## run the notebook and build its paper; both go to build/, nothing else changes
+	@OUTPUT=build $(ENV) $(RUN) $(ASSIGNMENT) build/assignment2.ipynb
 	@$(ENV) $(CONVERT) --output-dir build build/assignment2.ipynb
 
-test:  ## run the tests
-	@$(ENV) python -m pytest
-
-paper:  ## build report/report.pdf from the submitted notebook as it stands, without running it (DRAFT=1: in any case)
-	@$(ENV) $(CONVERT) notebooks/assignment2.ipynb
-	@$(ENV) pdftoppm -png -singlefile -r 80 report/report.pdf figures/first-page
-
-submission:  ## run the notebook in place on CIFAR-10 (no fallback data), then build report/report.pdf
-	@OUTPUT=submission DATASET=cifar10 FRESH=0 $(ENV) python -m tools.run_notebook notebooks/assignment2.ipynb notebooks/assignment2.ipynb
-	@$(ENV) --no-tex python -m tools.handin collect
+submission:  ## run the notebook in place on CIFAR-10, store its runs, build report/report.pdf
+	@OUTPUT=submission DATASET=cifar10 FRESH=0 $(ENV) $(RUN) $(ASSIGNMENT) $(ASSIGNMENT)
+	@$(ENV) --no-tex python -m tools.packing collect
 	@$(MAKE) --no-print-directory paper
 
-study:  ## run the study in place on its stored runs and CIFAR-10, then build report/study.pdf (FRESH=1: train missing runs)
-	@OUTPUT=submission DATASET=cifar10 $(ENV) python -m tools.run_notebook notebooks/study.ipynb notebooks/study.ipynb
-	@$(ENV) $(CONVERT) --output study notebooks/study.ipynb
+paper:  ## build report/report.pdf without running the notebook (DRAFT=1: a draft, from stale outputs)
+	@$(ENV) $(CONVERT) $(ASSIGNMENT)
+	@$(ENV) pdftoppm -png -singlefile -r 80 report/report.pdf figures/first-page
 
-verify:  ## say which of the numbers hold: this folder's, or SUBMISSION=archive.zip's (RERUN=1: run its notebook, too)
+study:  ## run the study in place, build report/study.pdf (FRESH=1: train the runs it lacks)
+	@OUTPUT=submission DATASET=cifar10 $(ENV) $(RUN) $(STUDY) $(STUDY)
+	@$(ENV) $(CONVERT) --output study $(STUDY)
+
+zip:  ## check the submission, then pack it: build/submission.zip (WEIGHTS=0: without weights)
+	@$(ENV) --no-tex python -m tools.packing zip
+
+colab:  ## write build/assignment2_colab.ipynb: the notebook and its project in one file
+	@$(ENV) --no-tex python -m tools.packing colab
+
+verify:  ## check the numbers of this folder (SUBMISSION=archive.zip: of an archive; RERUN=1: rerun it)
 	@$(ENV) --sandbox python -m grading.verify
 
-grade:  ## judge all archives in SUBMISSIONS=folder/, JOBS at a time: build/grades.csv and build/grades.html
+grade:  ## check all archives in SUBMISSIONS=folder/ (JOBS=2: two at a time): build/grades.csv, grades.html
 	@$(ENV) --sandbox python -m grading.grade
 
-zip:  ## pack the submission into build/submission.zip (WEIGHTS=0: without weights, under 5 MB)
-	@$(ENV) --no-tex python -m tools.handin zip
+# two test files at a time, with one thread each; a file's tests stay in one process
+test:  ## run all tests, as CI does
+	@OMP_NUM_THREADS=1 $(ENV) python -m pytest -n 2 --dist loadfile
 
-colab:  ## write build/assignment2_colab.ipynb, which carries everything it needs
-	@$(ENV) --no-tex python -m tools.handin colab
+test-fast:  ## run the tests that need no TeX, sandbox, browser or long training (a minute)
+	@$(ENV) --no-tex python -m pytest -m "not (tex or sandbox or browser or slow)"
 
-bench:  ## measure the training speed
+bench:  ## measure the training speed of this machine
 	@$(ENV) --no-tex python -m tests.bench
 
-clean:  ## remove build/ (unfinished runs with it) and caches
+clean:  ## remove build/ (with unfinished training runs) and all caches
 	@rm -rf build
 	@find . \( -path ./.git -o -path ./.venv -o -path ./data \) -prune -o -type d \
-		\( -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache -o -name .ruff_cache -o -name .hypothesis \) \
-		-prune -exec rm -rf {} +
+		\( -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache \
+		-o -name .ruff_cache -o -name .hypothesis \) -prune -exec rm -rf {} +

@@ -1,4 +1,5 @@
-"""What several tests share: the project's folder, a small network, copies of the submission to change."""
+"""Shared by several tests: the project's folder, a small network, changes to a copy of it."""
+
 import json
 import shutil
 
@@ -12,20 +13,34 @@ from tools.project_files import ROOT
 
 POLICY = read_policy()
 NOTEBOOK = POLICY["files"]["notebook"]
-RUN = json.loads((ROOT / "report" / "results.json").read_text())["claims"]["test_accuracy"]["source"]
-needs_weights = pytest.mark.skipif(not (ROOT / "checkpoints" / RUN / "weights.safetensors").exists(),
-                                   reason="the weights were left out of this copy")
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "data", "tests", ".*_cache", "__pycache__")
+RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
+RUN = RESULTS["claims"]["test_accuracy"]["source"]  # the name of the submission's main run
+
+needs_weights = pytest.mark.skipif(
+    not (ROOT / "checkpoints" / RUN / "weights.safetensors").exists(),
+    reason="the weights were left out of this copy",
+)
+
+# what a copy of the project does without
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "build", "data", "tests", ".*_cache", ".hypothesis", "__pycache__"
+)
 
 
 def tiny(seed=0):
     """A network of the same layers as the assignment's, small enough to train in seconds."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
-                         nn.Linear(8 * 49, 10))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=4),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 49, 10),
+    )
 
 
 def change_results(root, change):
+    """Change the results.json of the copy `root` in place, by a function of its content."""
     path = root / "report" / "results.json"
     results = json.loads(path.read_text())
     change(results)
@@ -33,6 +48,13 @@ def change_results(root, change):
 
 
 def change_notebook(root, change, change_whole=lambda notebook: None):
+    """Change the notebook of the copy `root` in place.
+
+    Args:
+        root: the copy's folder.
+        change: is called with the cells, a dict id -> cell.
+        change_whole: is called with the whole notebook.
+    """
     notebook = nbformat.read(root / NOTEBOOK, 4)
     change({cell.id: cell for cell in notebook.cells})
     change_whole(notebook)

@@ -1,4 +1,4 @@
-"""The set-up and the commands: requirements, environment.yml, Makefile, tools/setup.sh, tools/run_notebook.py."""
+"""Set-up and commands: requirements, environment.yml, Makefile, setup.sh, run_notebook.py."""
 
 import ast
 import json
@@ -9,15 +9,20 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from helpers import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.match(r"\w", line)]
+from tools import run_notebook
+
+REQUIREMENTS = [
+    line
+    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    if re.match(r"\w", line)
+]
 
 
 def canonical(name):
@@ -38,62 +43,80 @@ def test_every_requirement_says_why():
 
 def test_environment_yml_is_requirements_txt():
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert [entry for entry in dependencies if isinstance(entry, dict)] == [{"pip": ["-r requirements.txt"]}]
+    pip = [entry for entry in dependencies if isinstance(entry, dict)]
+    assert pip == [{"pip": ["-r requirements.txt"]}]
     others = {re.match(r"\w+", entry)[0] for entry in dependencies if isinstance(entry, str)}
     assert others == {"python", "pandoc", "pip"}
 
 
 def sources():
-    """(name, Python source) of every module and of the notebook's code cells, shell and magic lines left out."""
+    """(name, Python source) of every module and of the notebooks' code cells.
+
+    Shell and magic lines are replaced by `pass`.
+    """
     for pattern in ("*.py", "*/*.py"):
         for path in ROOT.glob(pattern):
             yield path.relative_to(ROOT), path.read_text()
     for path in ROOT.glob("notebooks/*.ipynb"):
         for number, cell in enumerate(json.loads(path.read_text())["cells"]):
             if cell["cell_type"] == "code":
-                yield f"{path.name}, cell {number}", re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "".join(cell["source"]))
+                source = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "".join(cell["source"]))
+                yield f"{path.name}, cell {number}", source
+
+
+def imported_modules(source):
+    """Top-level names of the modules that Python source imports."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.add(node.module)
+    return {module.split(".")[0] for module in modules}
 
 
 def test_every_import_is_required():
-    tests = {path.stem for path in ROOT.glob("tests/*.py")}
-    ours = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/__init__.py")} | tests
-    known = ours | sys.stdlib_module_names | {"google"}  # google.colab is there or not
+    ours = {path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")]}
+    ours |= {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    known = ours | sys.stdlib_module_names | {"google"}  # google.colab is on Colab only
     packages = packages_distributions()
     for name, source in sources():
-        for node in ast.walk(ast.parse(source)):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                modules = [node.module]
-            for module in {module.split(".")[0] for module in modules} - known:
-                distributions = {canonical(package) for package in packages.get(module, [module])}
-                assert distributions & required(), f"{name} imports {module}, which requirements.txt lacks"
+        for module in imported_modules(source) - known:
+            distributions = {canonical(package) for package in packages.get(module, [module])}
+            words = f"{name} imports {module}, which requirements.txt lacks"
+            assert distributions & required(), words
 
 
 # The Makefile
 
 
 def make(*arguments, folder=ROOT):
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
-    return subprocess.run(["make", *arguments], cwd=folder, env=outside, capture_output=True, text=True)
+    # `make test` sets variables for the make that it starts
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True)
 
 
 def test_help_lists_every_target():
-    targets = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    assert re.findall(r"^make (\w+) +\w", make().stdout, re.M) == targets
+    phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = phony[1].split()
+    assert re.findall(r"^make ([\w-]+) +\w", make().stdout, re.MULTILINE) == targets
 
 
 def test_clean_removes_build_and_caches_only(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for folder in "build/runs", "tests/__pycache__", ".venv/__pycache__", "data/train", "checkpoints/a b":
+    removed = ["build/runs", "tests/__pycache__"]
+    for folder in [*removed, ".venv/__pycache__", "data/train", "checkpoints/a b"]:
         (tmp_path / folder).mkdir(parents=True)
     done = make("clean", folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
-    assert left == {"tests", ".venv", ".venv/__pycache__", "data", "data/train", "checkpoints", "checkpoints/a b"}
+    others = {".venv", ".venv/__pycache__", "data", "data/train", "checkpoints", "checkpoints/a b"}
+    assert left == others | {"tests"}
 
 
-# tools/setup.sh, on a machine of our own making: a PATH with a few real programs, and some that only write down what
-# they are asked
+# tools/setup.sh, on a simulated machine: its PATH holds a few real programs, and some that only
+# record their arguments
 
 
 def program(path, script):
@@ -116,8 +139,10 @@ def machine(tmp_path):
     return folder
 
 
-def setup(folder, *command):
-    environment = {"PATH": str(folder / "bin"), "VIRTUAL_ENV": str(folder / "venv")}
+def setup(folder, *command, active=True):
+    environment = {"PATH": str(folder / "bin")}
+    if active:
+        environment["VIRTUAL_ENV"] = str(folder / "venv")
     command = ["sh", "tools/setup.sh", *command]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -126,7 +151,8 @@ def test_without_apt_the_line_to_run_is_printed(machine):
     done = setup(machine, "sh", "-c", "echo not reached")
     assert done.returncode == 1 and not done.stdout
     line = done.stderr.splitlines()[-1]
-    assert line.startswith("sudo apt-get update && sudo apt-get install --no-install-recommends texlive-xetex ")
+    install = "sudo apt-get install --no-install-recommends texlive-xetex "
+    assert line.startswith(f"sudo apt-get update && {install}")
     assert {"latexmk", "pandoc", "poppler-utils", "fontconfig"} <= set(line.split())
 
 
@@ -161,14 +187,17 @@ def test_where_apt_is_allowed_it_installs(machine):
     assert done.returncode == 0 and done.stdout.endswith("\nran\n")
     update, install = (machine / "apt").read_text().splitlines()
     assert update.startswith("noninteractive ") and update.endswith(" update")
-    assert " install -y --no-install-recommends texlive-xetex " in install and "pandoc" not in install
+    assert " install -y --no-install-recommends texlive-xetex " in install
+    assert "pandoc" not in install
 
 
 def test_an_old_python_is_named(machine):
-    program(machine / "venv/bin/python", 'if [ "$1" = -V ]; then echo Python 3.9.2; else exit 1; fi')
+    old = 'if [ "$1" = -V ]; then echo Python 3.9.2; else exit 1; fi'
+    program(machine / "venv/bin/python", old)
     done = setup(machine, "sh", "-c", "echo not reached")
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr == f"Python 3.11 or later is needed; {machine}/venv/bin/python is Python 3.9.2.\n"
+    words = f"Python 3.11 or later is needed; {machine}/venv/bin/python is Python 3.9.2. Activate "
+    assert done.stderr.startswith(words) and done.stderr.count("\n") == 1
 
 
 def test_an_active_environment_keeps_its_torch(machine):
@@ -176,40 +205,72 @@ def test_an_active_environment_keeps_its_torch(machine):
     program(
         machine / "venv/bin/python",
         'echo "$*" >>asked\n'
-        'case "$*" in *"version("*) echo "torch==2.11.0+cu128" ;; *"pip install"*) cat "$6" >>asked ;; esac',
+        'case "$*" in\n'
+        '*"version("*) echo "torch==2.11.0+cu128" ;;\n'
+        '*"pip install"*) cat "$6" >>asked ;;\n'
+        "esac",
     )
     assert setup(machine, "--no-tex", "sh", "-c", "exit 7").returncode == 7
     asked = (machine / "asked").read_text()
-    assert re.search(r"^-m pip install -q -c \S+ -r requirements.txt\ntorch==2.11.0\+cu128\n", asked, re.M)
+    installed = r"^-m pip install -q -c \S+ -r requirements.txt\ntorch==2.11.0\+cu128\n"
+    assert re.search(installed, asked, re.MULTILINE)
     assert "-m venv" not in asked
     (machine / "asked").unlink()
     setup(machine, "--no-tex", "sh", "-c", "exit 7")
     assert "pip" not in (machine / "asked").read_text(), "nothing to do the second time"
 
 
+def test_without_an_active_environment_the_project_makes_its_own(machine):
+    program(
+        machine / "bin/python3",
+        'echo "$*" >>asked\n'
+        'case "$*" in\n'
+        '"-m venv --clear .venv") mkdir -p .venv/bin; cp bin/python3 .venv/bin/python ;;\n'
+        "esac",
+    )
+    command = ["sh", "-c", 'echo "$VIRTUAL_ENV"']
+    done = setup(machine, "--no-tex", *command, active=False)
+    assert done.returncode == 0 and done.stdout.endswith(f"\n{machine}/.venv\n"), done.stderr
+    asked = (machine / "asked").read_text()
+    assert asked.count("-m venv --clear .venv") == asked.count("-m pip install -r") == 1
+    again = setup(machine, "--no-tex", *command, active=False)
+    assert (again.returncode, again.stdout) == (0, f"{machine}/.venv\n")
+
+
+def test_without_any_python_the_command_to_run_is_printed(machine):
+    done = setup(machine, "--no-tex", "sh", "-c", "echo not reached", active=False)
+    assert done.returncode == 1 and not done.stdout
+    assert "sudo apt-get install python3" in done.stderr
+
+
 # tools/run_notebook.py
 
 
 def start(folder, *cells, target="build/n.ipynb", **environment):
-    """Start the runner on a notebook of these cells: Markdown where a cell starts with '#', code elsewhere."""
-    cells = [new_markdown_cell(cell) if cell.startswith("#") else new_code_cell(cell) for cell in cells]
+    """Start run_notebook on a notebook of these cells; one that starts with '#' is Markdown."""
+    notebook = new_notebook()
+    for cell in cells:
+        new_cell = new_markdown_cell if cell.startswith("#") else new_code_cell
+        notebook.cells.append(new_cell(cell))
     (folder / "notebooks").mkdir(exist_ok=True)
-    nbformat.write(new_notebook(cells=cells), folder / "notebooks/n.ipynb")
+    nbformat.write(notebook, folder / "notebooks/n.ipynb")
     return subprocess.Popen(
-        [sys.executable, ROOT / "tools/run_notebook.py", "notebooks/n.ipynb", target],
+        [sys.executable, "-m", "tools.run_notebook", "notebooks/n.ipynb", target],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
     # a kernel that the user has registered under the same name
     spec = tmp_path / "jupyter/kernels/python3/kernel.json"
     spec.parent.mkdir(parents=True)
-    spec.write_text('{"argv": ["false", "{connection_file}"], "display_name": "Python 3", "language": "python"}')
+    kernel = {"argv": ["false", "{connection_file}"], "display_name": "3", "language": "python"}
+    spec.write_text(json.dumps(kernel))
     code = (
         "import os, sys\n"
         "print(os.getcwd(), sys.executable)\n"
@@ -217,7 +278,8 @@ def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
         "print('\\r     \\r', end='', file=sys.stderr)\n"
         "print('2 of 2', flush=True)"
     )
-    runner = start(tmp_path, "# Title", code, JUPYTER_PATH=str(tmp_path / "jupyter"), JUPYTER_PREFER_ENV_PATH="0")
+    jupyter = {"JUPYTER_PATH": str(tmp_path / "jupyter"), "JUPYTER_PREFER_ENV_PATH": "0"}
+    runner = start(tmp_path, "# Title", code, **jupyter)
     out, err = runner.communicate()
     assert runner.returncode == 0, err
     text = f"{tmp_path.resolve()}/notebooks {sys.executable}\n2 of 2\n"
@@ -226,6 +288,7 @@ def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
     assert [output.text for output in outputs] == [text]
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_named_and_the_target_kept(tmp_path):
     cells = "# Title\n## 1 Data", "x = 0", "y = 1\ny / x", "print('not reached')"
     runner = start(tmp_path, *cells, target="notebooks/n.ipynb")
@@ -236,19 +299,31 @@ def test_a_failing_cell_is_named_and_the_target_kept(tmp_path):
         "Cell 2 of 3 (1 Data) failed:",
         "----> 2 y / x",
         "ZeroDivisionError: division by zero",
-        "The notebook as far as it came, with the whole traceback, is build/n.failed.ipynb.",
+        "The notebook as far as it ran, with the full traceback, is build/n.failed.ipynb.",
     ]
     assert (tmp_path / "notebooks/n.ipynb").read_bytes() == before
     failed = nbformat.read(tmp_path / "build/n.failed.ipynb", as_version=4)
     assert failed.cells[2].outputs[0].ename == "ZeroDivisionError"
 
 
+@pytest.mark.slow
 def test_a_dying_kernel_is_reported(tmp_path):
     runner = start(tmp_path, "# Title", "import os\nos._exit(9)")
     err = runner.communicate()[1]
-    assert runner.returncode == 1 and "Cell 1 of 1 (Title) failed: the kernel died" in err and "Traceback" not in err
+    assert runner.returncode == 1
+    assert "Cell 1 of 1 (Title) failed: the kernel died" in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("content, words", [(None, "No such file"), ("{", "no valid notebook")])
+def test_a_notebook_that_cannot_be_read_is_named(tmp_path, content, words):
+    source = tmp_path / "n.ipynb"
+    if content:
+        source.write_text(content)
+    with pytest.raises(run_notebook.NotebookError, match=f"n.ipynb .*{words}"):
+        run_notebook.read_notebook(source)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("caught", ["raise", "pass"])
 def test_ctrl_c_lets_the_cell_save_its_state(tmp_path, caught):
     code = (

@@ -1,1 +1,1 @@
-"""Set-up, running a notebook, handing in, Colab."""
+"""Set-up, running a notebook, packing a submission, Colab."""

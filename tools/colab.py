@@ -1,4 +1,8 @@
-"""What the notebook needs where it runs on its own, above all on Colab; elsewhere nothing here does anything."""
+"""What the notebook needs where it runs alone: packages, settings, Google Drive, its paper.
+
+Mounting Drive and offering the paper happen on Colab only; elsewhere these functions do nothing.
+"""
+
 import importlib.metadata
 import json
 import os
@@ -9,91 +13,156 @@ from pathlib import Path
 from IPython.display import display
 from packaging.requirements import Requirement
 
-from tools.project_files import ROOT
-from utils import SubmissionError
+from tools.errors import SubmissionError
+from tools.project_files import NOTEBOOK, ROOT
 
 try:
     from google.colab import _message, files
     from google.colab import drive as google_drive
-    HERE = True  # whether this is Colab
+
+    ON_COLAB = True
 except ImportError:
-    HERE = False
+    ON_COLAB = False
 
 SETTINGS = ("SEED", "EPOCHS", "BATCH_SIZE", "CIFAR10_DIR", "DATASET", "FRESH", "RUNS")
+PINNED = ("torch", "torchvision")  # large, and built for the machine's GPU: never replaced
+GOOGLE_DRIVE = Path("/content/drive")
+BADGE = (
+    '<a href="{address}/blob/main/notebooks/assignment2.ipynb"><img alt="Open in Colab" '
+    'src="https://colab.research.google.com/assets/colab-badge.svg"></a>'
+)
 
 
-def missing():
-    """The lines of requirements.txt, down to its tools, that are not met here."""
-    needed = (ROOT / "requirements.txt").read_text().partition("# Tools")[0]
-    lines = [line.partition("#")[0].strip() for line in needed.splitlines()]
-    requirements = [Requirement(line) for line in lines if line]
-    return [r for r in requirements if not r.specifier.contains(version(r.name), prereleases=True)]
+class PackageError(SubmissionError):
+    """A package that the notebook needs is missing, or has the wrong version."""
 
 
-def version(name):
-    """The version of a package that is installed, "0" where it is not."""
+def installed_version(name):
+    """The version of an installed package as a string, None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "0"
+        return None
+
+
+def missing_requirements():
+    """Requirements of the notebook that this environment does not meet, as a list."""
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    for_the_notebook = text.partition("# Tools")[0]
+    missing = []
+    for line in for_the_notebook.splitlines():
+        line = line.partition("#")[0].strip()
+        if line:
+            requirement = Requirement(line)
+            version = installed_version(requirement.name) or "0"
+            if not requirement.specifier.contains(version, prereleases=True):
+                missing.append(requirement)
+    return missing
 
 
 def install_missing():
-    """pip install what is missing; the torch that is there stays. Raises SystemExit where that cannot be."""
-    wanted, keep = missing(), []
-    if not wanted:
+    """Install the requirements that are not met with pip; an installed torch stays as it is.
+
+    Raises:
+        PackageError: the installed torch does not fit, or pip failed.
+    """
+    missing = missing_requirements()
+    if not missing:
         return
-    for name in ("torch", "torchvision"):
-        if version(name) != "0":
-            keep.append(f"{name}=={version(name)}")
-            if any(requirement.name == name for requirement in wanted):
-                raise SystemExit(f"{keep[-1]} is here, too old or too new for this notebook (see requirements.txt)")
-    wanted = [str(requirement) for requirement in wanted]
+    keep = []
+    for name in PINNED:
+        version = installed_version(name)
+        if version:
+            keep.append(f"{name}=={version}")
+    for requirement in missing:
+        version = installed_version(requirement.name)
+        if version and requirement.name in PINNED:
+            raise PackageError(
+                f"this notebook needs {requirement}; installed is {requirement.name} {version}. "
+                "Open the notebook in a newer runtime, or install the version that it needs."
+            )
+    wanted = [str(requirement) for requirement in missing]
     print("Installing", ", ".join(wanted))
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted, *keep]
-    done = subprocess.run(command, text=True, stderr=subprocess.PIPE)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, *wanted, *keep], text=True, stderr=subprocess.PIPE)
     if done.returncode:
-        raise SystemExit(f"pip could not install {', '.join(wanted)}: {done.stderr.strip().splitlines()[-1]}")
+        raise PackageError(
+            f"pip could not install {', '.join(wanted)}: {last_line(done.stderr)}. "
+            "Check the network connection, then run this cell again."
+        )
+
+
+def last_line(text):
+    """The last line of a program's output that is not empty, without its full stop."""
+    lines = text.strip().splitlines()
+    if not lines:
+        return "no reason given"
+    return lines[-1].strip().rstrip(".")
 
 
 def override(settings):
-    """Give the settings, names and values in a dict, what environment variables of the same names say.
+    """Replace settings by the environment variables of the same names.
 
-    Raises SubmissionError where one is no whole number and should be.
+    Args:
+        settings: names and values in a dict, for example `globals()`; changed in place. A value
+            keeps its type.
+
+    Raises:
+        SubmissionError: a variable is no whole number, but the setting is one.
     """
     for name in SETTINGS:
-        if text := os.environ.get(name, "").strip():
-            try:
-                settings[name] = type(settings[name])(text)
-            except ValueError:
-                raise SubmissionError(f"{name}={text} is not a whole number") from None
+        text = os.environ.get(name, "").strip()
+        if not text:
+            continue
+        kind = type(settings[name])
+        try:
+            settings[name] = kind(text)
+        except ValueError:
+            message = f"{name}={text} is not a whole number. Example: {name}={settings[name]}."
+            raise SubmissionError(message) from None
 
 
 def show_badge(repository):
-    """Show the button that opens this notebook of a GitHub repository, by its address, in Colab."""
-    address = repository.replace("https://github.com", "https://colab.research.google.com/github")
-    display({"text/html": f'<a href="{address}/blob/main/notebooks/assignment2.ipynb"><img alt="Open in Colab" '
-                          'src="https://colab.research.google.com/assets/colab-badge.svg"></a>'}, raw=True)
+    """Show a button that opens this notebook in Colab, from a GitHub repository's address."""
+    colab = "https://colab.research.google.com/github"
+    address = repository.replace("https://github.com", colab)
+    display({"text/html": BADGE.format(address=address)}, raw=True)
 
 
 def drive(folder):
-    """`folder`, with Google Drive mounted first where it lies there."""
-    if HERE and folder.is_relative_to("/content/drive") and not Path("/content/drive/MyDrive").exists():
-        google_drive.mount("/content/drive")
+    """`folder`, after Google Drive has been mounted if the folder is on it."""
+    is_mounted = (GOOGLE_DRIVE / "MyDrive").exists()
+    if ON_COLAB and folder.is_relative_to(GOOGLE_DRIVE) and not is_mounted:
+        google_drive.mount(str(GOOGLE_DRIVE))
     return folder
 
 
 def offer_paper():
-    """On Colab, build the paper from the running notebook, installing TeX where that is missing, and offer it."""
-    if not HERE:
+    """On Colab, build the paper from the running notebook and offer it for download.
+
+    TeX is installed first if it is missing.
+
+    Raises:
+        SubmissionError: the paper could not be built.
+    """
+    if not ON_COLAB:
         return
-    notebook = ROOT / "build" / "assignment2.ipynb"
-    notebook.parent.mkdir(exist_ok=True)
-    notebook.write_text(json.dumps(_message.blocking_request("get_ipynb", timeout_sec=60)["ipynb"]))  # as it stands
-    done = subprocess.run(["sh", "tools/setup.sh", "--no-pip", sys.executable, "-m", "nbconvert", "--config",
-                           "report/config.py", "--output-dir", "build", str(notebook)], cwd=ROOT, text=True,
-                          capture_output=True)
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    notebook = build / NOTEBOOK.name
+    running = _message.blocking_request("get_ipynb", timeout_sec=60)["ipynb"]
+    notebook.write_text(json.dumps(running), encoding="utf-8")
+    build_paper(notebook)
+    paper = build / "report.pdf"
+    print(paper)
+    files.download(str(paper))
+
+
+def build_paper(notebook):
+    """Write build/report.pdf from the executed notebook in the file `notebook`."""
+    convert = [sys.executable, "-m", "nbconvert", "--config", "report/config.py"]
+    command = ["sh", "tools/setup.sh", "--no-pip", *convert, "--output-dir", "build", str(notebook)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     if done.returncode:
-        raise SystemExit(f"the paper could not be built: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    print(ROOT / "build" / "report.pdf")
-    files.download(str(ROOT / "build" / "report.pdf"))
+        reason = last_line(done.stderr or done.stdout)
+        raise SubmissionError(f"the paper could not be built: {reason}.")

@@ -1,4 +1,5 @@
-"""The notebook's own definitions: block and network exist there alone; tests and benchmark run the tagged cells."""
+"""Execute the notebook's cells tagged `definition`: block and network are defined there alone."""
+
 import json
 import linecache
 
@@ -8,17 +9,33 @@ import torchvision
 from torch import nn
 
 import utils
-from tools.project_files import ROOT
-
-NOTEBOOK = ROOT / "notebooks" / "assignment2.ipynb"
+from tools.project_files import NOTEBOOK
 
 
 def load_definitions(notebook=NOTEBOOK):
-    """The names defined by the notebook's cells with the tag `definition`, as a dict."""
-    names = {"nn": nn, "torch": torch, "torchvision": torchvision, "pd": pd, "utils": utils, "__name__": "definitions"}
-    for cell in json.loads(notebook.read_text())["cells"]:
+    """Names that the definition cells of a notebook define: a dict, name -> object.
+
+    Args:
+        notebook: the notebook's path. The other cells of it are not executed.
+    """
+    names = {
+        "nn": nn,
+        "torch": torch,
+        "torchvision": torchvision,
+        "pd": pd,
+        "utils": utils,
+        "__name__": "definitions",
+    }
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if "definition" in cell["metadata"].get("tags", []):
-            source, place = "".join(cell["source"]), f"<{notebook}, {cell['id']}>"
-            linecache.cache[place] = len(source), None, source.splitlines(keepends=True), place  # read by inspect
-            exec(compile(source, place, "exec"), names)
+            source = "".join(cell["source"])
+            file_name = f"<{notebook}, {cell['id']}>"
+            register_source(file_name, source)
+            exec(compile(source, file_name, "exec"), names)
     return names
+
+
+def register_source(file_name, source):
+    """Let tracebacks and `inspect.getsource` find code that is in no file."""
+    lines = source.splitlines(keepends=True)
+    linecache.cache[file_name] = (len(source), None, lines, file_name)

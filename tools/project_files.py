@@ -1,38 +1,79 @@
-"""Which files of this project play which role. Whatever hashes, copies or packs files asks here."""
+"""Which files of this project play which role; whatever hashes, copies or packs files asks here."""
+
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAINING = ("utils.py", "training/*.py")  # tools/ has no part in what a run computes
+NOTEBOOK = ROOT / "notebooks" / "assignment2.ipynb"
+
+# tools/ is not listed: it has no part in what a run computes
+TRAINING = ("utils.py", "training/*.py")
 ANALYSIS = ("analysis/*.py", "analysis/*.csv", "report/freshness.py")
 PAPER = ("report/*.py", "report/references.bib", "report/twocolumn/*")
+
 ROLES = {
-    # what computes a run: a change marks stored runs as those of another engine
+    # what computes a run: a change marks stored runs as trained by another version of the code
     "training": TRAINING,
-    # what computes the numbers and figures of a notebook: a change makes its outputs stale
+    # what computes the assignment's numbers and figures: a change makes its outputs stale
     "notebook": (*TRAINING, *ANALYSIS),
-    # the same of the study
+    # the same for the study's notebook
     "study": (*TRAINING, *ANALYSIS, "study/*.py"),
     # what a grader's copy puts into the sandbox, beside a submission
     "sandbox": (
-        *TRAINING, *ANALYSIS, *PAPER, "tools/*.py", "grading/__init__.py", "grading/sandbox_tasks.py",
+        *TRAINING,
+        *ANALYSIS,
+        *PAPER,
+        "tools/*.py",
+        "grading/__init__.py",
+        "grading/sandbox_tasks.py",
         "requirements.txt",
     ),
     # what a verdict depends on: a change makes stored verdicts out of date
     "judge": (
-        *TRAINING, *ANALYSIS, *PAPER, "tools/*.py", "grading/*", "notebooks/assignment2.ipynb", "requirements.txt",
+        *TRAINING,
+        *ANALYSIS,
+        *PAPER,
+        "tools/*.py",
+        "grading/*",
+        "grading/*/*",
+        "notebooks/assignment2.ipynb",
+        "requirements.txt",
     ),
     # what an archive holds, beside the runs and figures that its notebook names
     "submission": (
-        *TRAINING, *ANALYSIS, *PAPER, "README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml",
-        "pyproject.toml", "notebooks/assignment2.ipynb", "report/report.*", "report/results.json", "grading/*",
-        "tools/*", "figures/*", "tests/*", "notebooks/*.png", "notebooks/*.jpg", "notebooks/*.svg",
+        *TRAINING,
+        *ANALYSIS,
+        *PAPER,
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "requirements.txt",
+        "environment.yml",
+        "pyproject.toml",
+        "notebooks/assignment2.ipynb",
+        "notebooks/*.png",
+        "notebooks/*.jpg",
+        "notebooks/*.svg",
+        "report/report.*",
+        "report/results.json",
+        "grading/*",
+        "grading/*/*",
+        "tools/*",
+        "figures/*",
+        "tests/*",
     ),
 }
 
 
 def project_files(role, root=ROOT):
-    """The existing files below the folder `root` that play `role`, a key of ROLES: a sorted list of paths."""
+    """Existing files that play a role: a sorted list of paths.
+
+    Args:
+        role: a key of ROLES.
+        root: the folder that the project is in.
+    """
     files = set()
     for pattern in ROLES[role]:
-        files.update(path for path in Path(root).glob(pattern) if path.is_file())
+        for path in Path(root).glob(pattern):
+            if path.is_file() and path.parent.name != "__pycache__":
+                files.add(path)
     return sorted(files)

@@ -1,11 +1,13 @@
-"""Run a notebook top to bottom; what it prints, progress bars included, goes to the terminal as it comes.
+"""Run a notebook from top to bottom; show in the terminal what its cells print, as they print it.
 
     python -m tools.run_notebook notebooks/assignment2.ipynb build/assignment2.ipynb
 
-The target is written once every cell has run, so it may be the notebook itself. Where a cell fails, the notebook as far
-as it came is build/<name>.failed.ipynb. Ctrl-C interrupts the running cell and waits for it: training saves its state.
+Once every cell has run, the executed notebook is written to the second path, which may be the
+first one. If a cell fails, the notebook as far as it ran is saved as build/<name>.failed.ipynb.
+Ctrl-C interrupts the running cell and waits until it has ended: training saves its state then.
 """
 
+import argparse
 import asyncio
 import os
 import re
@@ -20,130 +22,244 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from report.freshness import MIME_TYPE, visible_outputs
+from tools.errors import SubmissionError
+
+INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
 
 
-class Stopped(Exception):
-    """A cell failed, the kernel died, or somebody pressed Ctrl-C."""
+class NotebookError(SubmissionError):
+    """A notebook cannot be read, one of its cells failed, or its kernel died."""
 
 
-class Client(NotebookClient):
+class TerminalClient(NotebookClient):
+    """A notebook client that repeats in the terminal what cells print."""
+
     def output(self, outs, msg, *args):
-        # What follows clear_output(wait=True) is what has been seen already, without the bars.
+        """Handle one output message of the kernel; the arguments are those of NotebookClient."""
+        # What follows clear_output(wait=True) has been shown before, then with progress bars.
         if msg["msg_type"] == "stream" and not self.clear_before_next_output:
-            stream, text = getattr(sys, msg["content"]["name"]), msg["content"]["text"]
-            stream.write(text if stream.isatty() else without_bars(text))
-            stream.flush()
+            text = msg["content"]["text"]
+            terminal = getattr(sys, msg["content"]["name"])
+            if not terminal.isatty():
+                text = without_progress_bars(text)
+            terminal.write(text)
+            terminal.flush()
         return super().output(outs, msg, *args)
 
 
-def without_bars(text):
-    """A progress bar rewrites its line: every line with a carriage return in it is one."""
+class Position:
+    """The cell that runs, as progress lines and messages name it."""
+
+    def __init__(self, notebook):
+        self.total = sum(cell.cell_type == "code" for cell in notebook.cells)
+        self.number = 0
+        self.section = ""
+
+    def enter(self, cell):
+        """Move on to `cell`; print a progress line if a section starts there."""
+        if cell.cell_type == "code":
+            self.number += 1
+        if cell.cell_type == "markdown":
+            headings = re.findall(r"^#+ +(.+)", cell.source, re.MULTILINE)
+            if headings:
+                self.section = headings[-1]
+                print(f"[{self.number}/{self.total}] {self.section}", flush=True)
+
+    def __str__(self):
+        if self.number == 0:
+            return "The start of the kernel"
+        return f"Cell {self.number} of {self.total} ({self.section})"
+
+
+class Interrupt:
+    """Passes the first Ctrl-C on to the kernel; the second one ends this program at once."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.task = None  # a reference keeps the task alive
+        self.loop = asyncio.get_running_loop()
+
+    @property
+    def requested(self):
+        """Whether Ctrl-C has been pressed."""
+        return self.task is not None
+
+    def listen(self):
+        """Replace what Ctrl-C and SIGTERM do by default."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.loop.add_signal_handler(number, self.interrupt_kernel)
+
+    def interrupt_kernel(self):
+        """Interrupt the running cell, and leave the next Ctrl-C to Python."""
+        self.loop.remove_signal_handler(signal.SIGINT)
+        message = "\nStopping once the running cell has ended. Press Ctrl-C again to stop at once."
+        print(message, file=sys.stderr)
+        self.task = asyncio.ensure_future(self.kernel.interrupt_kernel())
+
+
+def without_progress_bars(text):
+    """`text` without lines that hold a carriage return: a progress bar rewrites its line."""
     return re.sub(r"[^\n]*\r(?!\n)[^\n]*", "", text)
 
 
-def tidy(outputs):
-    """What Jupyter would have saved: one output per stretch of a stream. Bars are left out."""
-    kept = []
+def merge_streams(outputs):
+    """Outputs of a cell as Jupyter saves them: consecutive pieces of a stream are one, no bars."""
+    merged = []
     for output in outputs:
         if output.output_type == "stream":
-            output.text = without_bars(output.text)
+            output.text = without_progress_bars(output.text)
             if not output.text.strip():
                 continue
-            if kept and kept[-1].get("name") == output.name:
-                kept[-1].text += output.text
+            if merged and merged[-1].get("name") == output.name:
+                merged[-1].text += output.text
                 continue
-        kept.append(output)
-    return kept
+        merged.append(output)
+    return merged
 
 
-def save(notebook, path):
-    """Write a new file and rename it: the old one is there until the new one is whole."""
+def read_notebook(path):
+    """The notebook in the file `path`, in version 4 of the format.
+
+    Raises:
+        NotebookError: there is no such file, or it holds no notebook.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError as error:
+        raise NotebookError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, nbformat.ValidationError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        message = f"{path} is no valid notebook ({reason}). Restore it from an earlier copy."
+        raise NotebookError(message) from None
+
+
+def save_notebook(notebook, path):
+    """Write a new file, then rename it: an existing file stays until the new one is complete."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = tidy(cell.outputs)
+            cell.outputs = merge_streams(cell.outputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     nbformat.write(notebook, new)
     os.replace(new, path)
 
 
-def name_authors(notebook):
-    """Put title and authors, as the cell tagged front-matter shows them, where plain nbconvert looks for them."""
+def set_front_matter(notebook):
+    """Copy title and authors from the front-matter cell to the metadata, where nbconvert looks."""
     for cell in notebook.cells:
         if "front-matter" in cell.metadata.get("tags", []):
             for data in visible_outputs(cell):
                 front = data.get(MIME_TYPE, {})
-                notebook.metadata |= {key: front[key] for key in ("title", "authors") if key in front}
+                for key in ("title", "authors"):
+                    if key in front:
+                        notebook.metadata[key] = front[key]
 
 
-def explain(error, cell):
-    """A traceback's last words: the line of the cell, the innermost lines of other files, the error."""
+def summarize(error, cell):
+    """Lines of a traceback that help: the cell's line, the last two of other files, the error."""
     traceback = "\n".join(line for output in cell.outputs for line in output.get("traceback", []))
-    lines = re.findall(r"^-+> *\d+ .*", re.sub(r"\x1b\[[\d;]*m", "", traceback), re.M)
-    return "\n".join([*lines[:1], *lines[1:][-2:], f"{error.ename}: {error.evalue}"])
+    without_colours = re.sub(r"\x1b\[[\d;]*m", "", traceback)
+    marked = re.findall(r"^-+> *\d+ .*", without_colours, re.MULTILINE)
+    return "\n".join([*marked[:1], *marked[1:][-2:], f"{error.ename}: {error.evalue}"])
 
 
-async def run(notebook, folder):
-    # With no folder to look for kernels in, "python3" is this Python, whatever else the user has under that name.
-    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    quiet = ["--log-level=ERROR"]  # ipykernel warns of unencrypted sockets; these do not leave the machine
-    client = Client(notebook, km=kernel, timeout=None, record_timing=False, extra_arguments=quiet)
-    loop = asyncio.get_running_loop()
-    interrupts = []
+def start_client(notebook):
+    """A client whose kernel is not yet running: the Python of this process."""
+    # Without folders of kernels, "python3" is this Python, whatever the user registered as that.
+    specs = KernelSpecManager(kernel_dirs=[])
+    return TerminalClient(
+        notebook,
+        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs),
+        timeout=None,
+        record_timing=False,
+        # ipykernel warns of unencrypted sockets, which do not leave the machine
+        extra_arguments=["--log-level=ERROR"],
+    )
 
-    def interrupt():
-        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C does not wait
-        print("\nStopping as soon as the running cell lets go.", file=sys.stderr)
-        interrupts.append(asyncio.ensure_future(kernel.interrupt_kernel()))
 
-    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in code_cells:
-        cell.outputs, cell.execution_count = [], None
-    number, section, place = 0, "", "The start of the kernel"
+async def run_cells(notebook, folder):
+    """Run all cells; their outputs are stored in `notebook`.
+
+    Args:
+        notebook: the notebook; outputs it has are removed first.
+        folder: the kernel's working directory.
+
+    Raises:
+        NotebookError: a cell failed, or the kernel died.
+        KeyboardInterrupt: Ctrl-C was pressed, and the running cell has ended.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+            cell.execution_count = None
+    client = start_client(notebook)
+    position = Position(notebook)
+    interrupt = Interrupt(client.km)
     try:
         await client.async_start_new_kernel(cwd=folder)
         await client.async_start_new_kernel_client()
-        for signum in signal.SIGINT, signal.SIGTERM:
-            loop.add_signal_handler(signum, interrupt)
+        interrupt.listen()
         for index, cell in enumerate(notebook.cells):
-            headings = re.findall(r"^#+ +(.+)", cell.source, re.M) if cell.cell_type == "markdown" else []
-            if headings:
-                section = headings[-1]
-                print(f"[{number}/{len(code_cells)}] {section}", flush=True)
-            if cell.cell_type == "code":
-                number += 1
-                place = f"Cell {number} of {len(code_cells)} ({section})"
-                await client.async_execute_cell(cell, index)
-            if interrupts:
+            position.enter(cell)
+            await client.async_execute_cell(cell, index)  # does nothing for Markdown
+            if interrupt.requested:
                 break
     except CellExecutionError as error:
-        if not interrupts:
-            raise Stopped(f"{place} failed:\n{explain(error, cell)}") from None
-    except RuntimeError:
-        if not interrupts:
-            raise Stopped(f"{place} failed: the kernel died, perhaps for want of memory.") from None
+        if not interrupt.requested:
+            raise NotebookError(f"{position} failed:\n{summarize(error, cell)}") from None
+    except RuntimeError:  # nbclient's error for a kernel that is gone
+        if not interrupt.requested:
+            message = (
+                f"{position} failed: the kernel died. It probably ran out of memory: close other "
+                "programs, or set a smaller BATCH_SIZE."
+            )
+            raise NotebookError(message) from None
     finally:
-        if kernel.has_kernel:
-            await kernel.shutdown_kernel()
-    if interrupts:
+        if client.km.has_kernel:
+            await client.km.shutdown_kernel()
+    if interrupt.requested:
         raise KeyboardInterrupt
 
 
-def main(source, target):
-    notebook = nbformat.read(source, as_version=4)
+def run_notebook(source, target):
+    """Run the notebook in the file `source`, in its folder, and save it as the file `target`.
+
+    Raises:
+        NotebookError: as `read_notebook` and `run_cells`; the notebook is saved in build/ then.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is saved.
+    """
+    notebook = read_notebook(source)
     failed = Path("build", source.stem + ".failed.ipynb")
     failed.unlink(missing_ok=True)
     try:
-        asyncio.run(run(notebook, source.resolve().parent))
-    except Stopped as reason:
-        save(notebook, failed)
-        sys.exit(f"\n{reason}\nThe notebook as far as it came, with the whole traceback, is {failed}.")
+        asyncio.run(run_cells(notebook, source.resolve().parent))
+    except NotebookError as error:
+        save_notebook(notebook, failed)
+        message = f"{error}\nThe notebook as far as it ran, with the full traceback, is {failed}."
+        raise NotebookError(message) from None
+    set_front_matter(notebook)
+    save_notebook(notebook, target)
+
+
+def main():
+    """Run the notebook that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.run_notebook",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="the notebook to run, in its own folder")
+    parser.add_argument("target", type=Path, help="where to write the executed notebook")
+    arguments = parser.parse_args()
+    try:
+        run_notebook(arguments.source, arguments.target)
+    except NotebookError as error:
+        sys.exit(f"\n{error}")
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on with what training has saved.", file=sys.stderr)
-        sys.exit(130)
-    name_authors(notebook)
-    save(notebook, target)
+        message = "\nInterrupted. To continue from the state that training saved, run this again."
+        print(message, file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

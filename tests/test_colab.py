@@ -1,0 +1,94 @@
+"""What the notebook does where it runs alone: settings, packages, Google Drive."""
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tools import colab
+from tools.errors import SubmissionError
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    for name in colab.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def default_settings():
+    return dict.fromkeys(colab.SETTINGS, "") | {"SEED": 0, "EPOCHS": 5, "BATCH_SIZE": 512}
+
+
+def test_environment_variables_override_settings(monkeypatch):
+    settings = default_settings()
+    colab.override(settings)
+    assert settings == default_settings()
+    monkeypatch.setenv("EPOCHS", " 3 ")
+    monkeypatch.setenv("DATASET", "digits")
+    monkeypatch.setenv("SEED", "")
+    colab.override(settings)
+    assert settings == default_settings() | {"EPOCHS": 3, "DATASET": "digits"}
+
+
+def test_a_setting_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv("EPOCHS", "many")
+    words = "^EPOCHS=many is not a whole number. Example: EPOCHS=5."
+    with pytest.raises(SubmissionError, match=words):
+        colab.override(default_settings())
+
+
+def test_nothing_is_installed_where_nothing_is_missing(monkeypatch):
+    monkeypatch.setattr(colab.subprocess, "run", lambda *_, **__: pytest.fail("it calls pip"))
+    assert colab.missing_requirements() == []
+    colab.install_missing()
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    """Installed versions that differ from this environment's; a test adds to them."""
+    here = colab.installed_version
+    others = {}
+    monkeypatch.setattr(colab, "installed_version", lambda name: others.get(name, here(name)))
+    return others
+
+
+def test_missing_packages_are_installed_beside_the_torch_that_is_there(versions, monkeypatch):
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        return SimpleNamespace(returncode=0)
+
+    versions.update({"pypdf": None, "torch": "2.11.0+cu128"})
+    monkeypatch.setattr(colab.subprocess, "run", run)
+    colab.install_missing()
+    command = calls[0]
+    assert any(word.startswith("pypdf") for word in command) and "torch==2.11.0+cu128" in command
+    assert not any(word.startswith("pandas") for word in command)
+
+
+def test_another_torch_is_never_installed(versions, monkeypatch):
+    versions["torch"] = "1.13.1"
+    monkeypatch.setattr(colab.subprocess, "run", lambda *_, **__: pytest.fail("it calls pip"))
+    with pytest.raises(colab.PackageError, match="needs torch.*; installed is torch 1.13.1"):
+        colab.install_missing()
+
+
+def test_the_reason_of_pip_is_told(versions, monkeypatch):
+    versions["pypdf"] = None
+    failed = subprocess.CompletedProcess([], 1, stderr="WARNING: x\nERROR: no network\n\n")
+    monkeypatch.setattr(colab.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(colab.PackageError, match="could not install pypdf.*: ERROR: no network. "):
+        colab.install_missing()
+
+
+def test_drive_is_mounted_on_colab_and_for_folders_on_it(monkeypatch, tmp_path):
+    mounted = []
+    on_drive = Path("/content/drive/MyDrive/runs")
+    substitute = SimpleNamespace(mount=mounted.append)
+    monkeypatch.setattr(colab, "google_drive", substitute, raising=False)
+    assert colab.drive(on_drive) == on_drive and not mounted
+    monkeypatch.setattr(colab, "ON_COLAB", True)
+    assert colab.drive(tmp_path) == tmp_path and not mounted
+    assert colab.drive(on_drive) == on_drive and mounted == ["/content/drive"]

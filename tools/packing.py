@@ -1,0 +1,336 @@
+"""Pack the submission: collect its runs, write the zip file, write the notebook for Colab.
+
+    python -m tools.packing collect   # a step of make submission
+    python -m tools.packing zip       # make zip: build/submission.zip
+    python -m tools.packing colab     # make colab: build/assignment2_colab.ipynb
+
+Each job ends with one sentence if the submission is not ready for it.
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+
+from grading.archive import Refused, read
+from grading.checks import read_policy, together
+from grading.verify import images, judge
+from report.freshness import file_hash, record
+from tools.errors import SubmissionError
+from tools.project_files import NOTEBOOK, ROOT, project_files
+from tools.run_notebook import read_notebook
+
+BUILD = ROOT / "build"
+PLACEHOLDERS = (
+    "Your Name",
+    "0000000000",
+    "Your University",
+    "you@example.edu",
+    "your-account",
+)
+MEGABYTE = 1e6
+LIMIT_WITH_WEIGHTS = 40  # megabytes
+LIMIT_WITHOUT_WEIGHTS = 5
+WEIGHTS = "weights.safetensors"
+TEX_REMAINS = (".aux", ".log")
+AGAIN = "Run make submission, then make zip again."
+
+UNPACK_COMMENT = "# This notebook carries the files of its project. Unpack them beside it."
+UNPACK = (
+    UNPACK_COMMENT
+    + """
+import base64, io, pathlib, zipfile
+
+here = pathlib.Path.cwd()
+folders = [here / "{folder}", here, *here.parents]
+if not any((folder / "tools/colab.py").exists() for folder in folders):
+    packed = base64.b64decode("{archive}")
+    zipfile.ZipFile(io.BytesIO(packed)).extractall()
+"""
+)
+
+
+class PackingError(SubmissionError):
+    """The submission cannot be packed as it is."""
+
+
+# ------------------------------------------------------------------------------ what is packed
+
+
+def recorded_files(notebook):
+    """Files that the executed notebook rests on: a dict, path below ROOT -> SHA-256.
+
+    Raises:
+        PackingError: the notebook has not been run to its end.
+    """
+    files = record(notebook).get("files")
+    if not files:
+        raise PackingError(f"{NOTEBOOK.name} has not been run to its end. Run make submission.")
+    return files
+
+
+def study_files():
+    """Figures of the study and its tests, which are no part of a submission: a set of paths."""
+    files = set((ROOT / "tests").glob("test_study*.py"))
+    results = ROOT / "report" / "study.json"
+    if results.exists():
+        recorded = json.loads(results.read_text(encoding="utf-8"))["code"]["files"]
+        files.update(ROOT / name for name in recorded if name.startswith("figures/"))
+    return files
+
+
+def submission_files(notebook, weights=True, tests=True):
+    """What an archive holds: a sorted list of paths.
+
+    Args:
+        notebook: the executed notebook; of all runs only those that it names are packed.
+        weights: whether to pack the weights of these runs.
+        tests: whether to pack the tests.
+    """
+    files = set(project_files("submission"))
+    if not tests:
+        files = {file for file in files if ROOT / "tests" not in file.parents}
+    files -= study_files()
+    files.update(ROOT / name for name in recorded_files(notebook))
+    return sorted(file for file in files if is_packed(file, weights))
+
+
+def is_packed(file, weights):
+    """Whether a file of the submission goes into the archive."""
+    if not file.is_file() or file.suffix in TEX_REMAINS:
+        return False
+    if file.name == WEIGHTS and not weights:
+        return False
+    return not any(part.startswith(".") for part in file.relative_to(ROOT).parts)
+
+
+def repository_name(notebook):
+    """Name of the project's repository, which is also that of the archive's folder.
+
+    Raises:
+        PackingError: no cell of the notebook sets REPOSITORY.
+    """
+    for cell in notebook.cells:
+        found = re.search(r'REPOSITORY = "[^"]*/([\w.-]+)"', cell.source)
+        if found:
+            return found[1]
+    raise PackingError(
+        f"the first code cell of {NOTEBOOK.name} does not set REPOSITORY. Add the line "
+        'REPOSITORY = "https://github.com/<account>/resnet-cifar10".'
+    )
+
+
+def write_archive(target, files, folder):
+    """Write a zip file. The same files give the same bytes: entries carry no date.
+
+    Args:
+        target: its path, or an open binary file.
+        files: paths below ROOT.
+        folder: name of the archive's only folder.
+    """
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            entry = zipfile.ZipInfo(f"{folder}/{file.relative_to(ROOT).as_posix()}")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, file.read_bytes())
+
+
+# --------------------------------------------------------------------------- collect: the runs
+
+
+def runs_of_notebook(notebook):
+    """Runs that the notebook rests on: a dict, run's name -> {file's name: SHA-256}."""
+    runs = {}
+    for path, expected in recorded_files(notebook).items():
+        if path.startswith("checkpoints/"):
+            _, run, file = path.split("/")
+            runs.setdefault(run, {})[file] = expected
+    return runs
+
+
+def find_run(name, files, trained):
+    """The folder that holds exactly this run: in checkpoints/, or among those just trained.
+
+    Args:
+        name: the run's name.
+        files: its files, name -> SHA-256.
+        trained: the folder below which runs are trained.
+
+    Raises:
+        PackingError: the run is in neither.
+    """
+    for folder in (ROOT / "checkpoints" / name, *sorted(trained.glob(f"{name}-*"))):
+        if all(file_hash(folder / file) == expected for file, expected in files.items()):
+            return folder
+    raise PackingError(
+        f"the run {name}, which the notebook rests on, is neither in checkpoints/ nor in "
+        f"{trained}. Run make submission to train it."
+    )
+
+
+def collect_runs():
+    """Copy the runs that the notebook rests on into checkpoints/; say which ones are new."""
+    trained = ROOT / Path(os.environ.get("RUNS") or "build/checkpoints").expanduser()
+    for name, files in runs_of_notebook(read_notebook(NOTEBOOK)).items():
+        target = ROOT / "checkpoints" / name
+        source = find_run(name, files, trained)
+        if source != target:
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            for file in files:
+                shutil.copy(source / file, target)
+            print(f"checkpoints/{name}: copied from {source}")
+
+
+# ------------------------------------------------------------------------------------ make zip
+
+
+def check_placeholders():
+    """Raise PackingError if the notebook still holds the template's name or account."""
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
+    if left:
+        raise PackingError(
+            f"{NOTEBOOK.name} still holds the placeholders {', '.join(left)}. Put your own data "
+            "into AUTHORS and your GitHub account into REPOSITORY, at the top of the notebook. "
+            + AGAIN
+        )
+
+
+def check_freshness(submission, policy):
+    """Raise PackingError if notebook, code, runs and figures are not of one execution."""
+    notebook = submission.notebook(policy["files"]["notebook"])
+    results = submission.json(policy["files"]["ledger"])
+    for row in together(submission, notebook, results, policy):
+        if row.verdict == "contradicted":
+            raise PackingError(f"{row.said}. {AGAIN}")
+
+
+def check_numbers(submission, policy):
+    """Raise PackingError if make verify would contradict the submission."""
+    verdict = judge(submission, policy, images())
+    contradicted = [row.said for row in verdict.rows if row.verdict == "contradicted"]
+    if contradicted:
+        raise PackingError(
+            f"make verify contradicts the submission ({len(contradicted)} times), first: "
+            f"{contradicted[0]}. {AGAIN}"
+        )
+
+
+def check_size(archive, files, limit):
+    """Raise PackingError if an archive has more than `limit` megabytes."""
+    size = archive.stat().st_size / MEGABYTE
+    if size <= limit:
+        return
+    largest = sorted(files, key=lambda file: file.stat().st_size, reverse=True)[:3]
+    names = [
+        f"{file.relative_to(ROOT)} ({file.stat().st_size / MEGABYTE:.1f} MB)" for file in largest
+    ]
+    raise PackingError(
+        f"the archive would have {size:.1f} MB; the limit is {limit} MB. Its largest files are "
+        f"{', '.join(names)}. Make them smaller or remove them; make zip WEIGHTS=0 leaves the "
+        "weights out."
+    )
+
+
+def make_zip():
+    """Write build/submission.zip, which is handed in; print its path and size.
+
+    Raises:
+        PackingError: the submission holds placeholders, is stale, contradicted or too large.
+    """
+    policy = read_policy()
+    submission = read(ROOT, policy)
+    check_freshness(submission, policy)
+    check_placeholders()
+    check_numbers(submission, policy)
+    weights = os.environ.get("WEIGHTS", "1") != "0"
+    limit = LIMIT_WITH_WEIGHTS if weights else LIMIT_WITHOUT_WEIGHTS
+    notebook = read_notebook(NOTEBOOK)
+    files = submission_files(notebook, weights)
+    target = BUILD / "submission.zip"
+    new = target.with_suffix(".new")
+    BUILD.mkdir(exist_ok=True)
+    write_archive(new, files, repository_name(notebook))
+    try:
+        check_size(new, files, limit)
+    except PackingError:
+        new.unlink()
+        raise
+    os.replace(new, target)
+    print_written(target)
+
+
+# ---------------------------------------------------------------------------------- make colab
+
+
+def make_colab():
+    """Write build/assignment2_colab.ipynb: one file that carries the project, without outputs."""
+    notebook = read_notebook(NOTEBOOK)
+    packed = io.BytesIO()
+    folder = repository_name(notebook)
+    write_archive(packed, submission_files(notebook, weights=False, tests=False), folder)
+    archive = base64.b64encode(packed.getvalue()).decode()
+    remove_outputs(notebook)
+    insert_unpacking(notebook, UNPACK.format(folder=folder, archive=archive))
+    target = BUILD / "assignment2_colab.ipynb"
+    BUILD.mkdir(exist_ok=True)
+    nbformat.write(notebook, target)
+    print_written(target)
+
+
+def remove_outputs(notebook):
+    """Remove the outputs and execution counts of all code cells."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+            cell.execution_count = None
+
+
+def insert_unpacking(notebook, source):
+    """Put the cell that unpacks the project before the first code cell; replace an earlier one."""
+    cells = [cell for cell in notebook.cells if not cell.source.startswith(UNPACK_COMMENT)]
+    first = next(index for index, cell in enumerate(cells) if cell.cell_type == "code")
+    metadata = {"tags": ["notebook-only"], "cellView": "form"}
+    cells.insert(first, nbformat.v4.new_code_cell(source, metadata=metadata))
+    notebook.cells = cells
+
+
+def print_written(path):
+    """Print a file's path and size."""
+    print(f"{path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
+
+
+JOBS = {"collect": collect_runs, "zip": make_zip, "colab": make_colab}
+
+
+def main():
+    """Do the job that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.packing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", choices=JOBS)
+    job = parser.parse_args().job
+    try:
+        JOBS[job]()
+    except (SubmissionError, Refused) as error:
+        sys.exit(str(error))
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(
+            f"A file of the submission is missing or damaged ({error}). "
+            "Run make submission to write it anew."
+        )
+
+
+if __name__ == "__main__":
+    main()
