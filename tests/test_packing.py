@@ -269,16 +269,19 @@ for cell in notebook.cells:
 def colab_python(tmp_path):
     """A Python with Colab's versions of what is around the notebook; the rest is this one's."""
     folder = tmp_path / "colab"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", *COLAB]
-    done = subprocess.run(pip, capture_output=True, text=True)
+    python = folder / "bin" / "python"
+    # this environment's pip installs: a new one would have to be unpacked first
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
+    options = ["--quiet", "--no-compile", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, *options, *COLAB], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"pip cannot install Colab's versions here: {done.stderr[-200:]}")
     here = sysconfig.get_path("purelib", vars={"base": sys.prefix})
     there = sysconfig.get_path("purelib", vars={"base": str(folder)})
     # packages of this environment are found after Colab's
     Path(there, "others.pth").write_text(here + "\n")
-    return str(folder / "bin" / "python")
+    return str(python)
 
 
 @pytest.mark.tex
