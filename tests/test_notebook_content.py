@@ -15,7 +15,7 @@ from paper_helpers import body, code, figure, figure_pdf, markdown, pdf_text, re
 from PIL import Image
 
 from analysis import display as cell_display
-from report import exporter, pictures, typeset
+from report import collect, exporter, pictures, typeset
 
 KINDS = {  # Markdown: what the paper's LaTeX has of it
     "sections": ("# One\n\na\n\n# Two\n\nb", [r"\section{One}", "a", r"\section{Two}", "b"]),
@@ -80,6 +80,33 @@ def test_markdown_stands_in_the_paper(kind):
     tex = body(markdown(source))
     for words in expected:
         assert words in tex, tex
+
+
+QUOTES = {  # Markdown: LaTeX
+    "\"quoted\" and 'quoted'": "``quoted'' and `quoted'",
+    "\"an 'inner' one\" and 'a \"double\" one'": "``an `inner' one'' and `a ``double'' one'",
+    "\"'both' at once\"": "``\\,`both' at once''",
+    "don't, the 1990's, '90s, students' nets": "don't, the 1990's, '90s, students' nets",
+    "6\" by 8\", 5' high": "6'' by 8'', 5' high",
+    "\"*emphasis*\", *\"in it\"*, \"`code`\"": r"``\emph{emphasis}'', \emph{``in it''}, ``\texttt{code}''",
+    "\"$x$\" (\"in brackets\") \u201ccurly\u201d": r"``\(x\)'' (``in brackets'') ``curly''",
+    "`it's \"code\"`": r"""\texttt{it\textquotesingle{}s\ "code"}""",
+}
+
+
+@pytest.mark.parametrize("source", QUOTES)
+def test_quotation_marks(source):
+    assert body(markdown(source)) == QUOTES[source]
+
+
+def test_lists_keep_their_numbers():
+    tex = body(markdown("3. c\n4. d\n   - x\n\n   - y"), markdown("<ol type=a><li><p>one</p></ol>"))
+    assert "\\begin{enumerate}\n\\setcounter{enumi}{2}" in tex
+    assert "\\begin{enumerate}\n\\def\\labelenumi{\\alph{enumi}.}\n\\item\n  one" in tex
+
+
+def test_blocks_that_stand_too_deep_are_one_sentence():
+    assert "cell 1" in refusal(markdown("<div>" * 2000 + "deep"))
 
 
 def test_definitions_hold_from_their_cell_on():
@@ -229,6 +256,24 @@ def test_long_and_wide_tables():
 def test_formulas_shown_by_code():
     assert r"\[x^{2}\]" in body(code("x**2", {"text/latex": r"$\displaystyle x^{2}$", "text/plain": "x"}))
     assert r"\[y\]" in body(code("Math('y')", {"text/latex": "$$y$$"}))
+
+
+@pytest.mark.parametrize(
+    "data, kind",
+    [
+        ({"text/markdown": "a", "image/png": ""}, collect.Kind.MARKDOWN),
+        ({"text/latex": r"\begin{tabular}{l}a\end{tabular}", "text/html": "<table>"}, collect.Kind.LATEX_TABLE),
+        ({"text/latex": "$x$", "text/plain": "x"}, collect.Kind.FORMULA),
+        ({"image/png": "", "text/html": "<table>"}, collect.Kind.PICTURE),
+        ({"text/html": "<table>"}, collect.Kind.HTML_TABLE),
+        ({"text/html": "<b>b</b>"}, collect.Kind.UNPRINTABLE),
+        ({"text/plain": "x", "application/vnd.submission+json": {}}, collect.Kind.PLAIN_TEXT),
+    ],
+)
+def test_outputs_are_classified(data, kind):
+    assert collect.classify(data) == kind
+    if kind == collect.Kind.PICTURE:  # in a cell labelled as a table
+        assert collect.classify(data, wants_table=True) == collect.Kind.HTML_TABLE
 
 
 def test_what_is_left_out_is_named():
