@@ -3,18 +3,16 @@ import base64
 import dataclasses
 import html
 import io
-import re
 
 import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
 from nbconvert.filters import escape_latex
 
 from analysis.notebook_run import OUTPUT_FOLDER, cell_options
+from report.bibliography import entries_of
 from report.freshness import MIME_TYPE, text_hash
 from tools.errors import SubmissionError
-from tools.project_files import ROOT
 
-BIBLIOGRAPHY = ROOT / "report" / "references.bib"
 KINDS = {"fig": "Figure", "tbl": "Table"}  # the first letters of a label, and what captions say
 PIXELS_PER_INCH = 130  # of figures in the notebook
 
@@ -177,14 +175,13 @@ def reference_list(document="report"):
     """
     markdown = []
     latex = []
-    for key, entry in read_bibliography(BIBLIOGRAPHY).items():
-        if document not in entry.get("keywords", "report"):
-            continue
-        author = f"{entry.get('author', key)} ({entry.get('year', 'no date')}): "
-        title = entry.get("title", "")
-        details = ", ".join(entry[field] for field in DETAILS if field in entry)
-        markdown.append(f'- <a id="ref-{key}"></a>{author}*{title}*. {details}')
-        latex.append(rf"\item\phantomsection\label{{ref-{key}}}{escape_latex(author)}"
+    for entry in entries_of(document):
+        fields = entry.fields
+        author = f"{fields.get('author', entry.key)} ({fields.get('year', 'no date')}): "
+        title = fields.get("title", "")
+        details = ", ".join(fields[name] for name in DETAILS if name in fields)
+        markdown.append(f'- <a id="ref-{entry.key}"></a>{author}*{title}*. {details}')
+        latex.append(rf"\item\phantomsection\label{{ref-{entry.key}}}{escape_latex(author)}"
                      rf"\emph{{{escape_latex(title)}}}. {escape_latex(details)}")
     display({
         "text/markdown": "\n".join(markdown),
@@ -193,13 +190,3 @@ def reference_list(document="report"):
 
 
 DETAILS = ("journal", "booktitle", "institution", "howpublished", "note", "url")  # where to find it
-
-
-def read_bibliography(path):
-    """Return the entries of a BibTeX file: key -> dict of its fields, without braces."""
-    entries = {}
-    text = path.read_text(encoding="utf-8")
-    for key, body in re.findall(r"^@\w+\{([^,]+),(.*?)^\}", text, re.MULTILINE | re.DOTALL):
-        fields = re.findall(r"(\w+)\s*=\s*\{(.*)\},?\s*$", body, re.MULTILINE)
-        entries[key] = {name: re.sub(r"[{}\\]", "", value) for name, value in fields}
-    return entries

@@ -8,10 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from analysis import run_statistics
-
-# Widths of one column of the paper, and of both.
-COLUMN_INCHES = 3.22
-PAGE_INCHES = 6.8
+from report.geometry import COLUMN_INCHES, PAGE_INCHES
 
 STYLE = {
     "font.family": ["cmr10", "DejaVu Sans"],

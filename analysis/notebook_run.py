@@ -2,11 +2,10 @@
 import json
 import os
 
-import yaml
 from IPython import get_ipython
 
+from report.cell_options import read_cell_options
 from report.freshness import code_hash
-from tools.errors import SubmissionError
 from tools.project_files import ROOT
 
 SUBMISSION = os.environ.get("OUTPUT") == "submission"
@@ -28,19 +27,6 @@ def running_source():
     """Return the source of the cell that is being run, "" outside IPython."""
     sources = executed_sources()
     return sources[-1] if sources else ""
-
-
-def read_cell_options(source):
-    """Return the cell options (`#| key: value`) at the top of a cell's `source`, a dict."""
-    lines = [line.removeprefix("#|") for line in source.splitlines() if line.startswith("#|")]
-    try:
-        options = yaml.safe_load("\n".join(lines))
-    except yaml.YAMLError as error:
-        raise SubmissionError(
-            f"the cell options (`#| key: value`) at the top of this cell cannot be read ({error}): "
-            "put each value in double quotes"
-        ) from None
-    return options if isinstance(options, dict) else {}
 
 
 def cell_options():

@@ -22,5 +22,6 @@ def read_cell_options(source, cell="the cell"):
     except (yaml.YAMLError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise PaperError(
-            f"{cell}: the cell options are not lines of `#| key: value`, in YAML ({reason})."
+            f"{cell}: its cell options (`#| key: value`, YAML) cannot be read ({reason}): "
+            "put each value in double quotes."
         ) from None

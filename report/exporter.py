@@ -28,6 +28,7 @@ from traitlets.config import Config
 
 from report import geometry, writer
 from report.arrangement import arrange
+from report.bibliography import BIBLIOGRAPHY, read_bibliography
 from report.collect import Collector
 from report.freshness import cell_names, record, stale
 from report.headings import arrange_headings
@@ -35,7 +36,7 @@ from report.links import link
 from report.numbering import find_names, number
 from report.paper import Paper
 from report.syntax import clean
-from report.typeset import BIBLIOGRAPHY, attach, typeset
+from report.typeset import attach, typeset
 from tools.errors import PaperError
 from tools.project_files import ROOT
 
@@ -95,17 +96,6 @@ def write(paper, fragment):
     number_of_cell = fragment.cell.partition(" (")[0]  # without its words: the paper shows no code
     definitions = "".join(f"{line}\n" for line in fragment.definitions)
     fragment.latex = f"% {number_of_cell}\n{definitions}{text}"
-
-
-def read_authored():
-    """The keys of the bibliography, each with whether its entry has an author or editor."""
-    text = BIBLIOGRAPHY.read_text(encoding="utf-8")
-    entries = list(ENTRY.finditer(text))
-    ends = [entry.start() for entry in entries[1:]] + [len(text)]
-    authored = {}
-    for entry, end in zip(entries, ends):
-        authored[entry[1]] = bool(AUTHOR.search(text, entry.end(), end))
-    return authored
 
 
 def sources_of(notebook, name):
@@ -196,7 +186,7 @@ class PaperExporter(LatexExporter):
             name=metadata["name"],
             folder=Path(metadata.get("path") or "."),
             project=ROOT,
-            authored=read_authored(),
+            authored={key: entry.has_author for key, entry in read_bibliography().items()},
             names=cell_names(nb),
             draft=self.draft,
         )

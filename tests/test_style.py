@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from helpers import ROOT
 
+from report.bibliography import entries_of
 from tools.project_files import NOTEBOOK
 
 STUDY = NOTEBOOK.with_name("study.ipynb")
@@ -66,24 +67,10 @@ def test_the_cell_options_are_quartos(notebook):
         assert len(options) == len(set(options)), cell["id"]
 
 
-def references_of(document):
-    """Keys of the bibliography's entries that a document lists: "report" or "study".
-
-    An entry's keywords name its documents; one without keywords is of the report.
-    """
-    text = (ROOT / "report" / "references.bib").read_text()
-    listed = set()
-    for key, body in re.findall(r"^@\w+\{([^,]+),(.*?)^\}", text, re.MULTILINE | re.DOTALL):
-        keywords = re.search(r"keywords = \{(.*)\}", body)
-        documents = keywords[1].split(", ") if keywords else ["report"]
-        if document in documents:
-            listed.add(key)
-    return listed
-
-
 @both_notebooks
 def test_each_reference_is_cited_where_it_is_listed(notebook):
-    listed = references_of("study" if notebook == STUDY else "report")
+    document = "study" if notebook == STUDY else "report"
+    listed = {entry.key for entry in entries_of(document)}
     cells = json.loads(notebook.read_text())["cells"]
     sources = "".join("".join(cell["source"]) for cell in cells)
     assert listed == set(re.findall(r"\(#ref-(\w+)\)", sources))

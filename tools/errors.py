@@ -2,7 +2,10 @@
 
 
 class SubmissionError(Exception):
-    """A foreseeable fault: its text says what is wrong, where, and what to do. A notebook shows no traceback."""
+    """A foreseeable fault: its text says what is wrong, where, and what to do.
+
+    A notebook shows this text without a traceback.
+    """
 
     def _render_traceback_(self):  # IPython asks for this method before it formats a traceback
         return [f"{type(self).__name__}: {self}"]
