@@ -106,6 +106,12 @@ def test_lists_keep_their_numbers():
     assert "\\begin{enumerate}\n\\def\\labelenumi{\\alph{enumi}.}\n\\item\n  one" in tex
 
 
+@pytest.mark.parametrize("source", [
+    "<ul>A<li>B</li>C<b>D</b><ul><li>E</ul></ul>", "<dl>A<dt>B<dd>C</dd>D<p>E</p></dl>", "<ol><p>A</p>B C D E</ol>"])
+def test_nothing_is_lost_between_the_items_of_a_list(source):
+    assert re.findall("[A-E]", body(markdown(source))) == list("ABCDE")
+
+
 def test_blocks_that_stand_too_deep_are_one_sentence():
     assert "cell 1" in refusal(markdown("<div>" * 2000 + "deep"))
 
