@@ -1,4 +1,4 @@
-"""What students write in notebooks: it stands in the paper, or one sentence says why it does not."""
+"""What students write in notebooks stands in the paper, or one sentence says why it does not."""
 
 import base64
 import io
