@@ -52,9 +52,7 @@ def replace_by_link(paper, image, cell):
 def set_picture(paper, image, fragment):
     """Replace a picture by its LaTeX; a paragraph of nothing but pictures is centred."""
     source = image.get("src", "").strip()
-    data = pictures.load(
-        source, fragment.attachments, paper.folder, paper.project, fragment.cell
-    )
+    data = pictures.load(source, fragment.attachments, paper.folder, paper.project, fragment.cell)
     file = paper.add_picture(data, fragment.cell)
     latex = f"\\includegraphics{pictures.width(image)}{{{file}}}"
     if image.parent.name in STANDS_BETWEEN_BLOCKS and _has_only_blocks_beside(image):

@@ -59,7 +59,7 @@ def escape_code(text):
 def escape_address(address):
     r"""A web address as \href and \url take it."""
     address = address.replace("\\", "/")  # as browsers read it
-    percent = {letter: f"%{ord(letter):02X}" for letter in "{}<>|^`\" \n"}
+    percent = {letter: f"%{ord(letter):02X}" for letter in '{}<>|^`" \n'}
     address = "".join(percent.get(letter, letter) for letter in address)
     return re.sub("[#%&]", r"\\\g<0>", address)
 

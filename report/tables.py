@@ -34,9 +34,7 @@ TABULAR = re.compile(
 )
 CAPTION = re.compile(rf"\\caption(?:\[[^]]*\])?({BRACED})")
 # in the body of a tabular: captions and labels, and comments
-NO_ROWS = re.compile(
-    rf"\\(?:caption(?:\[[^]]*\])?|label){BRACED}(?:\s*\\\\)?|(?<!\\)%.*"
-)
+NO_ROWS = re.compile(rf"\\(?:caption(?:\[[^]]*\])?|label){BRACED}(?:\s*\\\\)?|(?<!\\)%.*")
 LONGTABLE_PART = re.compile(r"\\end(?:firsthead|head|foot|lastfoot)\b")
 
 

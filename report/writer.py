@@ -219,7 +219,8 @@ def write_quote(element):
 
 def write_list(element):
     """A list with bullets or numbers."""
-    items = [item for item in element.children if not isinstance(item, NavigableString)]
+    _adopt_strays(element, "li")
+    items = element.find_all("li", recursive=False)
     if not items:
         return []
     lines = _numbering(element) if element.name == "ol" else []
@@ -234,6 +235,7 @@ def write_list(element):
 
 def write_description(element):
     """A list of terms and their descriptions."""
+    _adopt_strays(element, "dd", "dt")
     items = []
     for item in element.find_all(["dt", "dd"], recursive=False):
         blocks = write_blocks(item)
@@ -241,8 +243,28 @@ def write_description(element):
             items.append([f"\\item[{' '.join(blocks)}]"])
         elif items:
             items[-1] += blocks
+        else:
+            items.append(["\\item[]", *blocks])
     lines = [f"{term}\n" + "\n\n".join(blocks) for term, *blocks in items]
     return [_environment("description", lines)] if lines else []
+
+
+def _adopt_strays(element, *names):
+    """Move what stands between the items of a list into the item before, as browsers show it.
+
+    Args:
+        element: the list.
+        names: of its items; what stands before the first becomes one with the first name.
+    """
+    item = None
+    for node in list(element.children):
+        if node.name in names:
+            item = node
+        elif str(node).strip():
+            if item is None:
+                item = Tag(name=names[0])
+                node.insert_before(item)
+            item.append(node)
 
 
 def write_table(element):

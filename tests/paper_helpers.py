@@ -1,4 +1,5 @@
 """Small notebooks for tests of the paper: cells to build them from, and what becomes of them."""
+
 import base64
 import io
 import os
@@ -48,20 +49,33 @@ def front(title="A small paper", name="Ada Lovelace"):
     }
     return code(
         "front_matter()",
-        {"application/vnd.submission+json": {"title": title, "authors": [author], "keywords": ["networks"]}},
+        {
+            "application/vnd.submission+json": {
+                "title": title,
+                "authors": [author],
+                "keywords": ["networks"],
+            }
+        },
         tags=["front-matter"],
     )
 
 
 def figure(label="fig-loss", caption="The loss.", more="", width=3.3):
-    source = f"#| label: {label}\n#| fig-cap: {caption}\n#| fig-alt: A line that falls\n{more}plot()"
-    return code(source, {"application/pdf": figure_pdf(width), "image/png": "AAAA", "text/plain": "<Figure>"})
+    source = (
+        f"#| label: {label}\n#| fig-cap: {caption}\n#| fig-alt: A line that falls\n{more}plot()"
+    )
+    return code(
+        source,
+        {"application/pdf": figure_pdf(width), "image/png": "AAAA", "text/plain": "<Figure>"},
+    )
 
 
 def table(label="tbl-layers", more="", columns=2):
     latex = pd.DataFrame({f"column {i}": [1, 2] for i in range(columns)}).to_latex(index=False)
     source = f"#| label: {label}\n#| tbl-cap: Layers.\n{more}frame"
-    return code(source, {"text/latex": latex, "text/html": "<table>", "text/plain": "frame as text"})
+    return code(
+        source, {"text/latex": latex, "text/html": "<table>", "text/plain": "frame as text"}
+    )
 
 
 def latex_of(notebook, resources=None, **settings):
@@ -84,7 +98,9 @@ def to_tex(*cells, folder=None, notes=None, metadata=None, **settings):
 def body(*cells, **options):
     """The paper between the title and the end, without the comments that name cells."""
     tex = to_tex(*cells, **options).partition("\\maketitle")[2].partition("% Add a bibliography")[0]
-    return "\n".join(line for line in tex.split("\n") if line.strip() and not line.lstrip().startswith("% cell"))
+    return "\n".join(
+        line for line in tex.split("\n") if line.strip() and not line.lstrip().startswith("% cell")
+    )
 
 
 def refusal(*cells):
@@ -117,5 +133,7 @@ def convert(folder, *cells, environment=None):
 
 
 def pdf_text(path):
-    text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        ["pdftotext", path, "-"], capture_output=True, text=True, check=True
+    ).stdout
     return " ".join(text.split())

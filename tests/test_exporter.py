@@ -40,21 +40,35 @@ def test_figures_and_tables_become_floats():
         figure("fig-wide", more="#| fig-env: figure*\n"),
         table(),
         table("tbl-wide", more="#| fig-env: figure*\n"),
-        markdown("[Figure 1](#fig-loss), [Figures 1](#fig-loss) and [2](#fig-wide), [Table 2](#tbl-wide)"),
+        markdown(
+            "[Figure 1](#fig-loss), [Figures 1](#fig-loss) and [2](#fig-wide), [Table 2](#tbl-wide)"
+        ),
     )
     assert re.search(r"\\begin\{figure\}\s+\\centering\s+\\includegraphics\{fig-loss.pdf\}", tex)
     assert r"\caption{The loss.}\label{fig-loss}" in tex
     assert re.search(r"(?s)\\begin\{figure\*\}.*\{fig-wide.pdf\}.*\\end\{figure\*\}", tex)
-    assert re.search(r"(?s)\\begin\{table\}.*\\caption\{Layers.\}\\label\{tbl-layers\}.*\\toprule.*\\end\{table\}", tex)
+    assert re.search(
+        r"(?s)\\begin\{table\}.*\\caption\{Layers.\}\\label\{tbl-layers\}.*\\toprule.*\\end\{table\}",
+        tex,
+    )
     assert re.search(r"(?s)\\begin\{table\*\}.*tbl-wide.*\\end\{table\*\}", tex)
-    assert r"Figure~\ref{fig-loss}, Figures~\ref{fig-loss} and \ref{fig-wide}, Table~\ref{tbl-wide}" in tex
+    assert (
+        r"Figure~\ref{fig-loss}, Figures~\ref{fig-loss} and \ref{fig-wide}, Table~\ref{tbl-wide}"
+        in tex
+    )
 
 
 def test_captions_are_markdown():
     tex = to_tex(
-        figure(caption='"50 % of *all* $x^2$, as in [Figure 1](#fig-loss) and [He et al. (2016)](#ref-he2016)"')
+        figure(
+            caption='"50 % of *all* $x^2$, as in [Figure 1](#fig-loss) '
+            'and [He et al. (2016)](#ref-he2016)"'
+        )
     )
-    assert r"\caption{50 \% of \emph{all} \(x^2\), as in Figure~\ref{fig-loss} and \citet{he2016}}" in tex
+    assert (
+        r"\caption{50 \% of \emph{all} \(x^2\), as in Figure~\ref{fig-loss} and \citet{he2016}}"
+        in tex
+    )
 
 
 def test_sections_are_numbered_by_latex():
@@ -77,13 +91,17 @@ def test_sections_are_numbered_by_latex():
 def test_equations_lose_their_tag():
     tex = to_tex(
         markdown(
-            "\\begin{equation}\na_1 = b \\tag{1}\\label{eq-one}\n\\end{equation}\n\n$$ c \\tag{2}\\label{eq-two} $$\n\n"
+            "\\begin{equation}\na_1 = b \\tag{1}\\label{eq-one}\n\\end{equation}\n\n"
+            "$$ c \\tag{2}\\label{eq-two} $$\n\n"
             "$$ plain $$\n\nBy [Equation 1](#eq-one) and [(2)](#eq-two)."
         )
     )
     assert r"\tag" not in tex
     assert re.search(r"\\begin\{equation\}\s+a_1 = b\s*\\label\{eq-one\}\s+\\end\{equation\}", tex)
-    assert re.search(r"\n\\\[ ?plain ?\\\]", tex) and r"By Equation~\ref{eq-one} and (\ref{eq-two})." in tex
+    assert (
+        re.search(r"\n\\\[ ?plain ?\\\]", tex)
+        and r"By Equation~\ref{eq-one} and (\ref{eq-two})." in tex
+    )
 
 
 def test_citations_and_web_links():
@@ -95,7 +113,9 @@ def test_citations_and_web_links():
     )
     assert r"\citet{he2016} \citep{ioffe2015}" in tex
     assert r"\href{https://example.org/a_b?c=1\%20}{site} file" in tex
-    assert r"\bibliography{references}" in tex and r"\bibliography{" not in to_tex(markdown("cites nobody"))
+    assert r"\bibliography{references}" in tex and r"\bibliography{" not in to_tex(
+        markdown("cites nobody")
+    )
 
 
 def test_only_what_belongs_enters():
@@ -113,10 +133,21 @@ def test_only_what_belongs_enters():
         ),
     )
     assert r"kernel \emph{prose}" in tex
-    assert re.search(r"\\begin\{abstract\}\s+% cell 3.*\s+In short, 82.37 \\%\.\s+\\end\{abstract\}", tex)
-    for absent in ("only in the notebook", "secret_code", "plain output", "html</b>", "Epoch", r"\fbox"):
+    assert re.search(
+        r"\\begin\{abstract\}\s+% cell 3.*\s+In short, 82.37 \\%\.\s+\\end\{abstract\}", tex
+    )
+    for absent in (
+        "only in the notebook",
+        "secret_code",
+        "plain output",
+        "html</b>",
+        "Epoch",
+        r"\fbox",
+    ):
         assert absent not in tex
-    assert re.search(r"(?s)\\fbox.*stand-in", to_tex(code("b()", {"text/markdown": "stand-in"}, tags=["banner"])))
+    assert re.search(
+        r"(?s)\\fbox.*stand-in", to_tex(code("b()", {"text/markdown": "stand-in"}, tags=["banner"]))
+    )
 
 
 def test_hostile_text_stays_text():
@@ -134,21 +165,48 @@ def test_hostile_text_stays_text():
 @pytest.mark.parametrize(
     "cells, words",
     [
-        ([markdown('<a id="sec-a"></a>\n## 2 W\n\n[Section 2](#sec-a)')], ["cell 1 (2 W)", "sec-a is number 1"]),
-        ([figure(), markdown("see [Figure 2](#fig-loss)")], ["cell 2", "Figure 2", "fig-loss is number 1"]),
+        (
+            [markdown('<a id="sec-a"></a>\n## 2 W\n\n[Section 2](#sec-a)')],
+            ["cell 1 (2 W)", "sec-a is number 1"],
+        ),
+        (
+            [figure(), markdown("see [Figure 2](#fig-loss)")],
+            ["cell 2", "Figure 2", "fig-loss is number 1"],
+        ),
         ([markdown("see [Figure 1](#fig-none)")], ["cell 1", "fig-none", "does not exist"]),
         ([figure(caption="'see [Table 1](#tbl-none)'")], ["cell 1", "tbl-none"]),
-        ([code("f''", {"text/markdown": "[Table 3](#tbl-layers)"}), table()], ["cell 1", "Table 3", "number 1"]),
+        (
+            [code("f''", {"text/markdown": "[Table 3](#tbl-layers)"}), table()],
+            ["cell 1", "Table 3", "number 1"],
+        ),
         ([figure(), table(), figure()], ["fig-loss", "twice", "cell 1", "cell 3"]),
         ([markdown("$$ a \\tag{2}\\label{eq-a} $$")], ["eq-a", "tagged 2", "number 1"]),
-        ([markdown("[(Nobody, 1900)](#ref-nobody1900)")], ["cell 1", "nobody1900", "references.bib"]),
+        (
+            [markdown("[(Nobody, 1900)](#ref-nobody1900)")],
+            ["cell 1", "nobody1900", "references.bib"],
+        ),
         ([code("#| label: fig-a\n#| fig-cap: a: b", {})], ["cell 1", "YAML"]),
-        ([code("#| label: fig-a\n#| fig-cap: a", {"text/plain": "x"})], ["cell 1 (fig-a)", "one picture"]),
-        ([code("#| label: fig-a\nplot()", {"application/pdf": figure_pdf()})], ["cell 1 (fig-a)", "no fig-cap"]),
+        (
+            [code("#| label: fig-a\n#| fig-cap: a", {"text/plain": "x"})],
+            ["cell 1 (fig-a)", "one picture"],
+        ),
+        (
+            [code("#| label: fig-a\nplot()", {"application/pdf": figure_pdf()})],
+            ["cell 1 (fig-a)", "no fig-cap"],
+        ),
         ([code("plot()", {"image/png": "AAAA"})], ["cell 1 (plot())", "damaged"]),
-        ([markdown("## Net"), code("plot()", {"image/png": "no base64!"})], ["cell 2 (Net: plot())", "damaged"]),
-        ([code("#| label: tbl-a\n#| tbl-cap: a", {"image/png": ""})], ["cell 1 (tbl-a)", "a table"]),
-        ([code("#| label: fig-a", {"text/latex": r"\begin{tabular}{l}a\end{tabular}"})], ["cell 1 (fig-a)", "neither"]),
+        (
+            [markdown("## Net"), code("plot()", {"image/png": "no base64!"})],
+            ["cell 2 (Net: plot())", "damaged"],
+        ),
+        (
+            [code("#| label: tbl-a\n#| tbl-cap: a", {"image/png": ""})],
+            ["cell 1 (tbl-a)", "a table"],
+        ),
+        (
+            [code("#| label: fig-a", {"text/latex": r"\begin{tabular}{l}a\end{tabular}"})],
+            ["cell 1 (fig-a)", "neither"],
+        ),
         ([markdown("![x](none.png)")], ["cell 1", "none.png", "not there"]),
         ([markdown("![x](/etc/hostname)")], ["cell 1", "/etc/hostname", "outside"]),
         ([markdown("![x](attachment:a.png)")], ["cell 1", "attachment a.png"]),
@@ -161,7 +219,14 @@ def test_hostile_text_stays_text():
             [
                 new_code_cell(
                     "1 / 0",
-                    outputs=[new_output("error", ename="ZeroDivisionError", evalue="division by zero", traceback=[])],
+                    outputs=[
+                        new_output(
+                            "error",
+                            ename="ZeroDivisionError",
+                            evalue="division by zero",
+                            traceback=[],
+                        )
+                    ],
                     metadata={"tags": ["notebook-only"]},
                 )
             ],
@@ -176,18 +241,31 @@ def test_refusals_name_the_culprit(cells, words):
 
 
 def test_wide_floats_come_early_and_in_order():
-    tex = to_tex(table(), markdown("text"), figure("fig-wide", more="#| fig-env: figure*\n"), figure())
-    assert tex.index("{tbl-layers}") < tex.index("{fig-wide}") < tex.index("text\n") < tex.index("{fig-loss}")
+    tex = to_tex(
+        table(), markdown("text"), figure("fig-wide", more="#| fig-env: figure*\n"), figure()
+    )
+    assert (
+        tex.index("{tbl-layers}")
+        < tex.index("{fig-wide}")
+        < tex.index("text\n")
+        < tex.index("{fig-loss}")
+    )
 
 
 def ran(*cells):
-    """The cells with a ledger cell behind them, whose record says that they were run as they stand."""
+    """The cells and a ledger cell, whose record says that they were run as they stand."""
     sources = [cell.source for cell in cells if cell.cell_type == "code"] + ["ledger"]
-    pictures = {f"figures/{re.search('fig-[a-z]+', cell.source)[0]}.pdf": hashlib.sha256(
-        base64.b64decode(cell.outputs[0].data["application/pdf"])).hexdigest()
-        for cell in cells if "fig-" in cell.source}
+    pictures = {
+        f"figures/{re.search('fig-[a-z]+', cell.source)[0]}.pdf": hashlib.sha256(
+            base64.b64decode(cell.outputs[0].data["application/pdf"])
+        ).hexdigest()
+        for cell in cells
+        if "fig-" in cell.source
+    }
     record = {"cells": [code_hash(source) for source in sources], "files": pictures, "texts": []}
-    return *cells, code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])
+    return *cells, code(
+        "ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"]
+    )
 
 
 def test_stale_notebooks_are_refused_and_become_drafts(monkeypatch, tmp_path):
@@ -205,20 +283,30 @@ def test_stale_notebooks_are_refused_and_become_drafts(monkeypatch, tmp_path):
     assert "figures/fig-loss.pdf is missing" in refusal(*cells)
     drawn.write_bytes(base64.b64decode(cells[2].outputs[0].data["application/pdf"]))
     cells[1].source = "a = 2"
-    assert "cell 2 (a = 2) changed since the notebook was run; Restart and Run All mends that" in refusal(*cells)
+    assert (
+        "cell 2 (a = 2) changed since the notebook was run; Restart and Run All mends that"
+        in refusal(*cells)
+    )
     cells[1].source = "a = 1"
     assert "not run once each from top to bottom" in refusal(cells[1], cells[0], *cells[2:])
     cells[2].outputs[0].data["application/pdf"] = figure_pdf(2)
     assert "what cell 3 (fig-loss) shows was not shown by" in refusal(*cells)
-    assert "fig-loss exists twice: in cell 3 (fig-loss) and in cell 4 (fig-loss)" in refusal(*cells[:3], *cells[2:])
+    assert "fig-loss exists twice: in cell 3 (fig-loss) and in cell 4 (fig-loss)" in refusal(
+        *cells[:3], *cells[2:]
+    )
     assert "DRAFT" in to_tex(*cells, draft=True)
     unchecked = to_tex(*cells, check_freshness=False)  # as a grader does, who asks that elsewhere
     assert r"\caption{Its loss.}" in unchecked and "DRAFT" not in unchecked
 
 
 def test_lists_in_markdown_outputs():
-    tex = to_tex(code("f()", {"text/markdown": "Two:\n- *one*\n- two, see [Figure 1](#fig-loss)"}), figure())
-    assert re.search(r"(?s)Two:\s+\\begin\{itemize\}.*\\item\s+\\emph\{one\}\s+\\item\s+two, see Figure~\\ref", tex)
+    tex = to_tex(
+        code("f()", {"text/markdown": "Two:\n- *one*\n- two, see [Figure 1](#fig-loss)"}), figure()
+    )
+    assert re.search(
+        r"(?s)Two:\s+\\begin\{itemize\}.*\\item\s+\\emph\{one\}\s+\\item\s+two, see Figure~\\ref",
+        tex,
+    )
 
 
 def test_paper(tmp_path):
@@ -229,7 +317,8 @@ def test_paper(tmp_path):
         markdown(
             '# Of 100 %\n\n<a id="sec-start"></a>\n## 1 Start\n\nSee [Section 1](#sec-start), '
             "[Figure 1](#fig-loss), [Table 1](#tbl-layers), "
-            f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016).\n\n$$ a \\tag{{1}}\\label{{eq-a}} $$\n\n"
+            f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016).\n\n"
+            f"$$ a \\tag{{1}}\\label{{eq-a}} $$\n\n"
             f"{HOSTILE}\n\n| p | q |\n|---|---|\n| in a pipe | table |"
         ),
         figure(),
@@ -260,15 +349,24 @@ def test_paper(tmp_path):
     for absent in ("??", "[?]", "Step [", "plot()", "root:x"):
         assert absent not in text
     info = subprocess.run(["pdfinfo", out / "report.pdf"], capture_output=True, text=True).stdout
-    assert "Of 100 % {braces} & more_underscores" in info and "Zoë O’Brien #1" in info and "networks" in info
+    assert (
+        "Of 100 % {braces} & more_underscores" in info
+        and "Zoë O’Brien #1" in info
+        and "networks" in info
+    )
 
-    # the written source needs nothing but the bibliography and the figures beside it, and gives the same text
+    # the written source needs but the bibliography and the figures, and gives the same text
     shutil.copy(ROOT / "report/references.bib", out)
     for label, width in (("fig-loss", 3.3), ("fig-wide", 9)):
         (out / f"{label}.pdf").write_bytes(base64.b64decode(figure_pdf(width)))
     before = (out / "report.pdf").read_bytes()
     shutil.copy(out / "report.tex", out / "again.tex")
-    subprocess.run(["latexmk", "-xelatex", "-halt-on-error", "again.tex"], cwd=out, check=True, capture_output=True)
+    subprocess.run(
+        ["latexmk", "-xelatex", "-halt-on-error", "again.tex"],
+        cwd=out,
+        check=True,
+        capture_output=True,
+    )
     assert pdf_text(out / "again.pdf") == text
     log = (out / "again.log").read_text(errors="replace")
     assert not re.search(r"Overfull \\hbox \((?:[5-9]|\d\d+)\.", log)
@@ -283,40 +381,64 @@ def test_paper(tmp_path):
 def fonts(monkeypatch, tmp_path, *folders):
     """Have this system offer the fonts of these folders alone."""
     places = "".join(f"<dir>{folder}</dir>" for folder in folders)
-    (tmp_path / "fonts.conf").write_text(f"<fontconfig>{places}<cachedir>{tmp_path}/cache</cachedir></fontconfig>")
+    (tmp_path / "fonts.conf").write_text(
+        f"<fontconfig>{places}<cachedir>{tmp_path}/cache</cachedir></fontconfig>"
+    )
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
 
 
 def test_other_scripts_borrow_a_font(monkeypatch, tmp_path):
     fonts(monkeypatch, tmp_path, Path(matplotlib.get_data_path()) / "fonts/ttf")  # DejaVu
     pdf, resources = exporter.PaperExporter().from_notebook_node(
-        new_notebook(cells=[front("Часть 1", "Жанна"), figure(caption="Рис."), markdown("## Привет, **мир** ☃, Zoë.")]))
+        new_notebook(
+            cells=[
+                front("Часть 1", "Жанна"),
+                figure(caption="Рис."),
+                markdown("## Привет, **мир** ☃, Zoë."),
+            ]
+        )
+    )
     (tmp_path / "paper.pdf").write_bytes(pdf)
     text = pdf_text(tmp_path / "paper.pdf")
     assert "Часть 1 Жанна" in text and "Привет, мир ☃, Zoë." in text
     assert resources["tex"].count(r"\borrow{DejaVu") >= 5
-    info = subprocess.run(["pdfinfo", tmp_path / "paper.pdf"], capture_output=True, text=True).stdout
+    info = subprocess.run(
+        ["pdfinfo", tmp_path / "paper.pdf"], capture_output=True, text=True
+    ).stdout
     assert re.search("Title: +Часть 1\n", info) and re.search("Author: +Жанна\n", info)
 
 
-@pytest.mark.skipif(not shutil.which("fc-list") or not subprocess.check_output(["fc-list", ":charset=d55c"]),
-                    reason="needs a Korean font: fonts-nanum or fonts-noto-cjk")
+@pytest.mark.skipif(
+    not shutil.which("fc-list") or not subprocess.check_output(["fc-list", ":charset=d55c"]),
+    reason="needs a Korean font: fonts-nanum or fonts-noto-cjk",
+)
 def test_korean(tmp_path):
     cells = [front("논문", "김철수"), markdown("한국어")]
     pdf, _ = exporter.PaperExporter().from_notebook_node(new_notebook(cells=cells))
     (tmp_path / "paper.pdf").write_bytes(pdf)
-    assert "논문 김철수" in pdf_text(tmp_path / "paper.pdf") and "한국어" in pdf_text(tmp_path / "paper.pdf")
+    assert "논문 김철수" in pdf_text(tmp_path / "paper.pdf") and "한국어" in pdf_text(
+        tmp_path / "paper.pdf"
+    )
 
 
 @pytest.mark.parametrize(
     "source, words",
     [
-        ("Dropped glyphs: \U000130b8, 한.", ["no font here has 한 (U+D55C), \U000130b8 (U+130B8)", "fonts-noto-cjk"]),
+        (
+            "Dropped glyphs: \U000130b8, 한.",
+            ["no font here has 한 (U+D55C), \U000130b8 (U+130B8)", "fonts-noto-cjk"],
+        ),
         (r"$\nosuchcommand$", ["cell 1", "Undefined control sequence", "nosuchcommand"]),
-        (r"## Net" "\n" r"$\nosuchcommand$", ["cell 1 (Net)", "Undefined control sequence", "nosuchcommand"]),
+        (
+            r"## Net" "\n" r"$\nosuchcommand$",
+            ["cell 1 (Net)", "Undefined control sequence", "nosuchcommand"],
+        ),
         ("$$a" + "+b" * 200 + "$$", ["cell 1", "too wide"]),
         ("x" * 90, ["cell 1", "wider than its column"]),
-        ("$$\\begin{matrix}" + "a\\\\" * 90 + "\\end{matrix}$$", ["page 1", "higher than the page"]),
+        (
+            "$$\\begin{matrix}" + "a\\\\" * 90 + "\\end{matrix}$$",
+            ["page 1", "higher than the page"],
+        ),
     ],
 )
 def test_latex_faults_are_one_sentence(tmp_path, monkeypatch, source, words):
@@ -334,33 +456,56 @@ def test_a_full_disk_keeps_the_paper_before(tmp_path):
     script = (  # files of more than 10,000 bytes cannot be written
         "import resource, exporter; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         f"writer = exporter.PaperWriter(build_directory={str(tmp_path)!r})\n"
-        "writer.write(b'new' * 10_000, {'tex': 'new'}, 'report')")
+        "writer.write(b'new' * 10_000, {'tex': 'new'}, 'report')"
+    )
     (tmp_path / "report.pdf").write_bytes(b"before")
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "report", capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT / "report", capture_output=True, text=True
+    )
     assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1
     assert "report.pdf cannot be written" in done.stderr and "kept" in done.stderr
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.pdf": b"before"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "report.pdf": b"before"
+    }
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     done = convert(tmp_path, markdown("text"))
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "could not be written" in done.stderr
+    assert (
+        done.returncode == 1
+        and len(done.stderr.splitlines()) == 1
+        and "could not be written" in done.stderr
+    )
 
 
 def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
     slow, out = tmp_path / "bin" / "bwrap", tmp_path / "out"
     for folder in (slow.parent, out):
         folder.mkdir()
-    slow.write_text(f"#!/bin/sh\nwhile [ $1 != --chdir ]; do shift; done\nshift 2\n"
-                    f"[ $1 != latexmk ] || {{ touch '{tmp_path}/started'; exec sleep 60; }}\nexec $@\n")
+    slow.write_text(
+        f"#!/bin/sh\nwhile [ $1 != --chdir ]; do shift; done\nshift 2\n"
+        f"[ $1 != latexmk ] || {{ touch '{tmp_path}/started'; exec sleep 60; }}\nexec $@\n"
+    )
     slow.chmod(0o755)
     (out / "report.pdf").write_bytes(b"before")
     nbformat.write(new_notebook(cells=[markdown("text")]), tmp_path / "paper.ipynb")
-    command = [sys.executable, "-m", "nbconvert", "--config", ROOT / "report/config.py", "--output-dir", out]
-    build = subprocess.Popen([*command, tmp_path / "paper.ipynb"], stderr=subprocess.PIPE, text=True,
-                             env=os.environ | {"PATH": f"{slow.parent}:{os.environ['PATH']}"},
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in a job of `&`
+    command = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--config",
+        ROOT / "report/config.py",
+        "--output-dir",
+        out,
+    ]
+    build = subprocess.Popen(
+        [*command, tmp_path / "paper.ipynb"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PATH": f"{slow.parent}:{os.environ['PATH']}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # ignored in a job of `&`
     while not (tmp_path / "started").exists() and build.poll() is None:
         time.sleep(0.05)
     build.send_signal(signal.SIGINT)

@@ -1,7 +1,8 @@
-"""The exporter on random notebooks: a paper, or one sentence; never a traceback. FUZZ=1000 tries that many.
+"""The exporter on random notebooks: a paper, or one sentence; never a traceback.
 
-Every twentieth of that number goes all the way to PDF.
+FUZZ=1000 tries that many. Every twentieth of that number goes all the way to PDF.
 """
+
 import base64
 import os
 
@@ -15,45 +16,119 @@ from report import exporter, typeset
 
 EXAMPLES = int(os.environ.get("FUZZ") or 60)
 FRAGMENTS = (
-    "# Title", "## 1 Section", "## Results", "$x$", "$$x^2 \\tag{1}\\label{eq-x}$$", "[1](#eq-x)",
+    "# Title",
+    "## 1 Section",
+    "## Results",
+    "$x$",
+    "$$x^2 \\tag{1}\\label{eq-x}$$",
+    "[1](#eq-x)",
     "[a](#ref-he2016)",
-    "[Figure 1](#fig-a)", "```python\nx\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "<div>", "<script>x</script>", "<!--",
-    "![](attachment:x.png)", "\\begin{align}a&=b\\end{align}",
-    "한국어", "🙂", "é", "\\n", "\x00", "\r", "-" * 300, "{#x}",
-    "<table><tr><td rowspan=3>a<td colspan=2>", "</table>", "<ul><li>", "<details><summary>x", "<br>",
-    "<img src=x.png>", "<h2>x</h2>", "$\\newcommand{\\E}{x}$", "$ \\E $",
-    "\\eqref{eq-x}", "@he2016", "[@he2016; @fig-a]", "@tbl-a",
+    "[Figure 1](#fig-a)",
+    "```python\nx\n```",
+    "| a | b |\n|---|---|\n| 1 | 2 |",
+    "<div>",
+    "<script>x</script>",
+    "<!--",
+    "![](attachment:x.png)",
+    "\\begin{align}a&=b\\end{align}",
+    "한국어",
+    "🙂",
+    "é",
+    "\\n",
+    "\x00",
+    "\r",
+    "-" * 300,
+    "{#x}",
+    "<table><tr><td rowspan=3>a<td colspan=2>",
+    "</table>",
+    "<ul><li>",
+    "<details><summary>x",
+    "<br>",
+    "<img src=x.png>",
+    "<h2>x</h2>",
+    "$\\newcommand{\\E}{x}$",
+    "$ \\E $",
+    "\\eqref{eq-x}",
+    "@he2016",
+    "[@he2016; @fig-a]",
+    "@tbl-a",
     "- [x]",
-    "$$\\begin{align}a&=b\\\\c&=d\\end{align}$$", "<table><tr><th>a<tr><td>1</table>",
+    "$$\\begin{align}a&=b\\\\c&=d\\end{align}$$",
+    "<table><tr><th>a<tr><td>1</table>",
     "\\begin{tabular}{lr}a&b\\\\\\end{tabular}",
-    HOSTILE, "#| label: fig-a", "#| fig-cap: A figure.", "#| fig-alt: x", "#| label: tbl-a", "#| tbl-cap: A table.",
-    "#| label: [", "#| :", "&nbsp;", "$", "$$", "\\", "`", "*", "~~~", "^[note]", "[^1]: x")
+    HOSTILE,
+    "#| label: fig-a",
+    "#| fig-cap: A figure.",
+    "#| fig-alt: x",
+    "#| label: tbl-a",
+    "#| tbl-cap: A table.",
+    "#| label: [",
+    "#| :",
+    "&nbsp;",
+    "$",
+    "$$",
+    "\\",
+    "`",
+    "*",
+    "~~~",
+    "^[note]",
+    "[^1]: x",
+)
 KEYS = ("title", "authors", "name", "keywords", "cells", "files")
-MIMES = ("text/plain", "text/markdown", "text/latex", "text/html", "image/png", "application/pdf", "image/svg+xml")
+MIMES = (
+    "text/plain",
+    "text/markdown",
+    "text/latex",
+    "text/html",
+    "image/png",
+    "application/pdf",
+    "image/svg+xml",
+)
 TAGS = ("notebook-only", "abstract", "banner", "front-matter", "parameters", "other")
 
 
 def record(optional=None, **fields):
     """Dicts with these fields; a field that is a plain value is always that."""
-    return st.fixed_dictionaries({key: value if isinstance(value, st.SearchStrategy) else st.just(value)
-                                  for key, value in fields.items()}, optional=optional or {})
+    return st.fixed_dictionaries(
+        {
+            key: value if isinstance(value, st.SearchStrategy) else st.just(value)
+            for key, value in fields.items()
+        },
+        optional=optional or {},
+    )
 
 
-text = st.lists(st.sampled_from(FRAGMENTS) | st.text(st.characters(), max_size=20), max_size=6).map("\n".join)
-values = text | st.sampled_from(("", "AAAA", "not base64!", figure_pdf(), base64.b64encode(b"x").decode()))
-anything = st.recursive(st.none() | st.booleans() | st.integers() | text, lambda inner: st.lists(inner, max_size=3)
-                        | st.dictionaries(st.sampled_from(KEYS), inner), max_leaves=6)
+text = st.lists(st.sampled_from(FRAGMENTS) | st.text(st.characters(), max_size=20), max_size=6).map(
+    "\n".join
+)
+values = text | st.sampled_from(
+    ("", "AAAA", "not base64!", figure_pdf(), base64.b64encode(b"x").decode())
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=6,
+)
 bundle = record(dict.fromkeys(MIMES, values) | {"application/vnd.submission+json": anything})
 count = st.none() | st.integers(0, 9)
-output = (record(output_type="stream", name=st.sampled_from(("stdout", "stderr")), text=text)
-          | record(output_type="error", ename=text, evalue=text, traceback=st.lists(text))
-          | record(output_type="display_data", data=bundle, metadata={})
-          | record(output_type="execute_result", data=bundle, metadata={}, execution_count=count))
+output = (
+    record(output_type="stream", name=st.sampled_from(("stdout", "stderr")), text=text)
+    | record(output_type="error", ename=text, evalue=text, traceback=st.lists(text))
+    | record(output_type="display_data", data=bundle, metadata={})
+    | record(output_type="execute_result", data=bundle, metadata={}, execution_count=count)
+)
 metadata = record({"tags": st.lists(st.sampled_from(TAGS), max_size=2, unique=True)})
-cell = (record(cell_type="markdown", source=text, metadata=metadata)
-        | record(cell_type="raw", source=text, metadata=metadata)
-        | record(cell_type="code", source=text, metadata=metadata, execution_count=count,
-                 outputs=st.lists(output, max_size=3)))
+cell = (
+    record(cell_type="markdown", source=text, metadata=metadata)
+    | record(cell_type="raw", source=text, metadata=metadata)
+    | record(
+        cell_type="code",
+        source=text,
+        metadata=metadata,
+        execution_count=count,
+        outputs=st.lists(output, max_size=3),
+    )
+)
 notebook = record(cells=st.lists(cell, max_size=5), metadata={}, nbformat=4, nbformat_minor=4)
 
 
@@ -65,8 +140,12 @@ def build(tmp_path_factory):
 
 
 def tries(count):
-    return settings(max_examples=count, deadline=60_000, suppress_health_check=list(HealthCheck),
-                    derandomize=EXAMPLES < 100)
+    return settings(
+        max_examples=count,
+        deadline=60_000,
+        suppress_health_check=list(HealthCheck),
+        derandomize=EXAMPLES < 100,
+    )
 
 
 def paper_or_sentence(convert, nb):

@@ -1,4 +1,4 @@
-"""What students write in notebooks, kind by kind: it stands in the paper, or one sentence says why it does not."""
+"""What students write in notebooks stands in the paper, or one sentence says why it does not."""
 
 import base64
 import io
@@ -19,58 +19,118 @@ from report import collect, exporter, pictures, typeset
 
 KINDS = {  # Markdown: what the paper's LaTeX has of it
     "sections": ("# One\n\na\n\n# Two\n\nb", [r"\section{One}", "a", r"\section{Two}", "b"]),
-    "title": ("# Net\n\nintroduction\n\n## 1. Data\n\n### 1.1 More",
-              ["introduction", r"\section{Data}", r"\subsection{More}"]),
-    "typed numbers": ("## 2) Data\n\n## 3 layers are enough", [r"\section{Data}", r"\section{3 layers are enough}"]),
+    "title": (
+        "# Net\n\nintroduction\n\n## 1. Data\n\n### 1.1 More",
+        ["introduction", r"\section{Data}", r"\subsection{More}"],
+    ),
+    "typed numbers": (
+        "## 2) Data\n\n## 3 layers are enough",
+        [r"\section{Data}", r"\section{3 layers are enough}"],
+    ),
     "raised": ("10<sup>-4</sup>, x<sub>i</sub>", [r"10\textsuperscript{-4}, x\textsubscript{i}"]),
     "line break": ("one<br>two", ["one\\\\\ntwo"]),
     "details": ("<details><summary>More</summary>\n\nhidden\n\n</details>", ["More", "hidden"]),
-    "blocks": ("<div align='center'><b>B</b> words</div>\n\n<p>P</p>\n\n<center>C</center>",
-               [r"\textbf{B} words", "P", "C"]),
-    "HTML list": ("<ul><li>one<li>two</ul>\n\n<h3>H</h3>", ["\\item\n  one\n\\item\n  two", r"\section{H}"]),
+    "blocks": (
+        "<div align='center'><b>B</b> words</div>\n\n<p>P</p>\n\n<center>C</center>",
+        [r"\textbf{B} words", "P", "C"],
+    ),
+    "HTML list": (
+        "<ul><li>one<li>two</ul>\n\n<h3>H</h3>",
+        ["\\item\n  one\n\\item\n  two", r"\section{H}"],
+    ),
     "open element": ("<div>\n\nopen", ["open"]),
-    "HTML table": ("<table><tr><th>net</th><th>acc</th></tr><tr><td>R & S</td><td>88</td></tr></table>",
-                   [r"\begin{tabular}{lr}", "net & acc", r"R \& S & 88"]),
-    "spans": ("<table><tr><td rowspan=2>a</td><td colspan=2>b</td></tr><tr><td>1</td><td>2</td></tr></table>",
-              [r"\multirow{2}{*}{a} & \multicolumn{2}{c}{b} \\", " & 1 & 2"]),
-    "table after text": ("The results:\n| a | b |\n|---|--:|\n| x | 88 % |", ["The results:", "a & b", r"x & 88 \%"]),
+    "HTML table": (
+        "<table><tr><th>net</th><th>acc</th></tr><tr><td>R & S</td><td>88</td></tr></table>",
+        [r"\begin{tabular}{lr}", "net & acc", r"R \& S & 88"],
+    ),
+    "spans": (
+        "<table><tr><td rowspan=2>a</td><td colspan=2>b</td></tr>"
+        "<tr><td>1</td><td>2</td></tr></table>",
+        [r"\multirow{2}{*}{a} & \multicolumn{2}{c}{b} \\", " & 1 & 2"],
+    ),
+    "table after text": (
+        "The results:\n| a | b |\n|---|--:|\n| x | 88 % |",
+        ["The results:", "a & b", r"x & 88 \%"],
+    ),
     "formula in HTML": ("<center>$a_1$</center>", [r"\(a_1\)"]),
     "spaces": (r"$ \alpha = 0.1 $ costs \$5", [r"\(\alpha = 0.1\)", r"costs \$5"]),
-    "align": ("\\begin{align}\na &= b \\\\\n&= c\n\\end{align}", ["\\begin{align}\na &= b\\\\\n&= c\n\\end{align}"]),
-    "align in dollars": ("$$\\begin{align*}\na &= b\n\\end{align*}$$", [r"\[\begin{aligned}", "a &= b"]),
+    "align": (
+        "\\begin{align}\na &= b \\\\\n&= c\n\\end{align}",
+        ["\\begin{align}\na &= b\\\\\n&= c\n\\end{align}"],
+    ),
+    "align in dollars": (
+        "$$\\begin{align*}\na &= b\n\\end{align*}$$",
+        [r"\[\begin{aligned}", "a &= b"],
+    ),
     "gather": ("$$\\begin{gather}\na \\\\ b\n\\end{gather}$$", [r"\begin{gather}"]),
     "multline": ("\\begin{multline}\na \\\\ b\n\\end{multline}", ["\\begin{multline}"]),
     "eqnarray": ("\\begin{eqnarray}\na &=& b\n\\end{eqnarray}", ["\\begin{eqnarray}\na &=& b"]),
-    "matrix": ("\\begin{bmatrix} 1 & 2 \\\\ 3 & 4 \\end{bmatrix}", [r"\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}"]),
-    "cases": ("$$f = \\begin{cases} 1 & a \\\\ 0 & b \\end{cases}$$", [r"\begin{cases} 1 & a \\ 0 & b \end{cases}"]),
-    "indented": ("  \\begin{equation}\n  c = d \\label{eq:mass}\n  \\end{equation}\n\nsee \\eqref{eq:mass}",
-                 ["c = d\\label{eq:mass}", r"(\ref{eq:mass})"]),
-    "lines of align": ("\\begin{align}a &= b \\label{one}\\\\ c &= d \\nonumber\\\\ e &= f \\label{two}\\end{align}\n\n"
-                       "[Equation 2](#two)", [r"\nonumber", r"Equation~\ref{two}"]),
+    "matrix": (
+        "\\begin{bmatrix} 1 & 2 \\\\ 3 & 4 \\end{bmatrix}",
+        [r"\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}"],
+    ),
+    "cases": (
+        "$$f = \\begin{cases} 1 & a \\\\ 0 & b \\end{cases}$$",
+        [r"\begin{cases} 1 & a \\ 0 & b \end{cases}"],
+    ),
+    "indented": (
+        "  \\begin{equation}\n  c = d \\label{eq:mass}\n  \\end{equation}\n\nsee \\eqref{eq:mass}",
+        ["c = d\\label{eq:mass}", r"(\ref{eq:mass})"],
+    ),
+    "lines of align": (
+        "\\begin{align}a &= b \\label{one}\\\\ c &= d \\nonumber\\\\ "
+        "e &= f \\label{two}\\end{align}\n\n"
+        "[Equation 2](#two)",
+        [r"\nonumber", r"Equation~\ref{two}"],
+    ),
     "text": (r"$\text{learning_rate}$", [r"\text{learning\_rate}"]),
     "own tag": (r"$$a \tag{*}$$", [r"\tag{*}"]),
-    "footnotes": ("a[^1] b^[inline]\n\n[^1]: the *note*", [r"a\footnote{the \emph{note}} b\footnote{inline}"]),
+    "footnotes": (
+        "a[^1] b^[inline]\n\n[^1]: the *note*",
+        [r"a\footnote{the \emph{note}} b\footnote{inline}"],
+    ),
     "strike": ("~~no~~", ["{no}"]),
     "tasks": ("- [x] done\n- [ ] open", [r"$\boxtimes$ done", r"$\square$ open"]),
-    "code": ("```python\nfor i in x:\n    a_b(i)\n```", [r"\texttt{for\ i\ in\ x:}", r"\texttt{~~~~a\_b(i)}"]),
+    "code": (
+        "```python\nfor i in x:\n    a_b(i)\n```",
+        [r"\texttt{for\ i\ in\ x:}", r"\texttt{~~~~a\_b(i)}"],
+    ),
     "address": ("https://example.org/a_b", [r"\url{https://example.org/a_b}"]),
-    "contents": ("[To the data](#Data)\n\n## Data", [r"\hyperref[Data]{To the data}", r"\section{Data}\label{Data}"]),
+    "contents": (
+        "[To the data](#Data)\n\n## Data",
+        [r"\hyperref[Data]{To the data}", r"\section{Data}\label{Data}"],
+    ),
     "typed references": ("1. He et al.\n2. Ioffe.", [r"\begin{enumerate}", "He et al.", "Ioffe."]),
-    "heading with formula": ("# A $\\ell_2$ norm\n\n# B", [r"\section{A \texorpdfstring{\(\ell_2\)}{ell2} norm}"]),
-    "heading with anchor": ("[x](#intro)\n\n## Intro <a name='intro'></a>\n\n## End",
-                            [r"\hyperref[intro]{x}", r"\section{Intro }\label{intro}"]),
+    "heading with formula": (
+        "# A $\\ell_2$ norm\n\n# B",
+        [r"\section{A \texorpdfstring{\(\ell_2\)}{ell2} norm}"],
+    ),
+    "heading with anchor": (
+        "[x](#intro)\n\n## Intro <a name='intro'></a>\n\n## End",
+        [r"\hyperref[intro]{x}", r"\section{Intro }\label{intro}"],
+    ),
     "heading with note": ("## X[^1]\n\n[^1]: why", [r"\section{X (why)}"]),
     "per cent in text": (r"$\text{100%}$", [r"\text{100\%}"]),
     "own short command": (r"$\newcommand{\ht}{h_t} \ht + \hat h$", [r"\nbht + \hat h"]),
-    "badge": ("[![Open in Colab](https://x.org/badge.svg)](https://colab.org/a)",
-              [r"\href{https://colab.org/a}{Open in Colab}"]),
+    "badge": (
+        "[![Open in Colab](https://x.org/badge.svg)](https://colab.org/a)",
+        [r"\href{https://colab.org/a}{Open in Colab}"],
+    ),
     "control character": ("a\x07b", ["ab"]),
-    "centred heading": ("## A\n\n<h2 align='center'>B</h2>\n\n<div align=center><h2>C</h2></div>\n\n"
-                        "<p align='center'>words</p>",
-                        [r"\section{B}", r"\section{C}", r"\begin{center}words\end{center}"]),
-    "Quarto": ("<a id='sec-b'></a>\n## B\n\n@sec-b, -@sec-b; @he2016 and [@he2016; @ioffe2015], a@b.org, @property",
-               [r"Section~\ref{sec-b}, \ref{sec-b}; \citet{he2016} and \citep{he2016,ioffe2015}, ", "a@b.org",
-                "@property"]),
+    "centred heading": (
+        "## A\n\n<h2 align='center'>B</h2>\n\n<div align=center><h2>C</h2></div>\n\n"
+        "<p align='center'>words</p>",
+        [r"\section{B}", r"\section{C}", r"\begin{center}words\end{center}"],
+    ),
+    "Quarto": (
+        "<a id='sec-b'></a>\n## B\n\n"
+        "@sec-b, -@sec-b; @he2016 and [@he2016; @ioffe2015], a@b.org, @property",
+        [
+            r"Section~\ref{sec-b}, \ref{sec-b}; \citet{he2016} and \citep{he2016,ioffe2015}, ",
+            "a@b.org",
+            "@property",
+        ],
+    ),
 }
 
 
@@ -87,10 +147,11 @@ QUOTES = {  # Markdown: LaTeX
     "\"an 'inner' one\" and 'a \"double\" one'": "``an `inner' one'' and `a ``double'' one'",
     "\"'both' at once\"": "``\\,`both' at once''",
     "don't, the 1990's, '90s, students' nets": "don't, the 1990's, '90s, students' nets",
-    "6\" by 8\", 5' high": "6'' by 8'', 5' high",
-    "\"*emphasis*\", *\"in it\"*, \"`code`\"": r"``\emph{emphasis}'', \emph{``in it''}, ``\texttt{code}''",
-    "\"$x$\" (\"in brackets\") \u201ccurly\u201d": r"``\(x\)'' (``in brackets'') ``curly''",
-    "`it's \"code\"`": r"""\texttt{it\textquotesingle{}s\ "code"}""",
+    '6" by 8", 5\' high': "6'' by 8'', 5' high",
+    '"*emphasis*", *"in it"*': r"``\emph{emphasis}'', \emph{``in it''}",
+    '"`code`"': r"``\texttt{code}''",
+    '"$x$" ("in brackets") \u201ccurly\u201d': r"``\(x\)'' (``in brackets'') ``curly''",
+    '`it\'s "code"`': r"""\texttt{it\textquotesingle{}s\ "code"}""",
 }
 
 
@@ -105,16 +166,38 @@ def test_lists_keep_their_numbers():
     assert "\\begin{enumerate}\n\\def\\labelenumi{\\alph{enumi}.}\n\\item\n  one" in tex
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<ul>A<li>B</li>C<b>D</b><ul><li>E</ul></ul>",
+        "<dl>A<dt>B<dd>C</dd>D<p>E</p></dl>",
+        "<ol><p>A</p>B C D E</ol>",
+    ],
+)
+def test_nothing_is_lost_between_the_items_of_a_list(source):
+    assert re.findall("[A-E]", body(markdown(source))) == list("ABCDE")
+
+
 def test_blocks_that_stand_too_deep_are_one_sentence():
     assert "cell 1" in refusal(markdown("<div>" * 2000 + "deep"))
 
 
 def test_definitions_hold_from_their_cell_on():
-    tex = body(markdown(r"$\newcommand{\E}[1]{\mathbb{E}[#1]}\def\Var{\mathrm{Var}}$"), markdown(r"$\E{X}, \Var$"))
-    assert r"\providecommand\nbE{}\renewcommand\nbE[1]{\mathbb{E}[#1]}" in tex and r"\def\nbVar{\mathrm{Var}}" in tex
+    tex = body(
+        markdown(r"$\newcommand{\E}[1]{\mathbb{E}[#1]}\def\Var{\mathrm{Var}}$"),
+        markdown(r"$\E{X}, \Var$"),
+    )
+    assert (
+        r"\providecommand\nbE{}\renewcommand\nbE[1]{\mathbb{E}[#1]}" in tex
+        and r"\def\nbVar{\mathrm{Var}}" in tex
+    )
     assert tex.index(r"\def\nbVar") < tex.index(r"\(\nbE{X}, \nbVar\)")
-    head = to_tex(markdown(r"$\ht$"), markdown(r"$\newcommand{\ht}{h_t}$")).partition(r"\begin{document}")[0]
-    assert r"\renewcommand\nbht{h_t}" in head  # for floats that come before their cell; \ht itself is TeX's
+    head = to_tex(markdown(r"$\ht$"), markdown(r"$\newcommand{\ht}{h_t}$")).partition(
+        r"\begin{document}"
+    )[0]
+    assert (
+        r"\renewcommand\nbht{h_t}" in head
+    )  # for floats that come before their cell; \ht itself is TeX's
 
 
 def test_what_is_not_shown_does_not_enter():
@@ -127,43 +210,66 @@ def picture(kind, size=(40, 20)):
     return buffer.getvalue()
 
 
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><rect width="40" height="20"/></svg>'
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20">'
+    '<rect width="40" height="20"/></svg>'
+)
 
 
 def test_pictures_of_every_kind(tmp_path):
     (tmp_path / "a b.png").write_bytes(picture("PNG"))
     data = base64.b64encode(picture("JPEG")).decode()
-    cell = new_markdown_cell('![x](a%20b.png) ![y](attachment:c.png)\n\n<img src="a b.png" width="50%">\n\n'
-                             f'<img src="data:image/jpeg;base64,{data}" width="30">',
-                             attachments={"c.png": {"image/png": base64.b64encode(picture("PNG")).decode()}})
+    cell = new_markdown_cell(
+        '![x](a%20b.png) ![y](attachment:c.png)\n\n<img src="a b.png" width="50%">\n\n'
+        f'<img src="data:image/jpeg;base64,{data}" width="30">',
+        attachments={"c.png": {"image/png": base64.b64encode(picture("PNG")).decode()}},
+    )
     tex = body(cell, folder=tmp_path)
     assert len(re.findall(r"\\includegraphics", tex)) == 4
-    assert r"[width=\fitwidth{0.500\linewidth}]{picture-3.png}" in tex and r"{22.5bp}]{picture-4.jpg}" in tex
+    assert (
+        r"[width=\fitwidth{0.500\linewidth}]{picture-3.png}" in tex
+        and r"{22.5bp}]{picture-4.jpg}" in tex
+    )
     notes = []
-    assert r"\url{https://example.org/net.png}" in body(markdown("![](https://example.org/net.png)"), notes=notes)
+    assert r"\url{https://example.org/net.png}" in body(
+        markdown("![](https://example.org/net.png)"), notes=notes
+    )
     assert len(notes) == 1 and "web are not fetched" in notes[0]
 
 
 def test_pictures_shown_by_code():
     jpeg, notes = base64.b64encode(picture("JPEG")).decode(), []
     source = "#| label: fig-a\n#| fig-cap: Two.\nshow()"
-    tex = body(code(source, {"image/jpeg": jpeg}, {"application/pdf": figure_pdf()}),
-               code("plot()", {"image/jpeg": jpeg}), notes=notes)
+    tex = body(
+        code(source, {"image/jpeg": jpeg}, {"application/pdf": figure_pdf()}),
+        code("plot()", {"image/jpeg": jpeg}),
+        notes=notes,
+    )
     assert r"\includegraphics[width=.49\linewidth]{fig-a.jpg}\hfil" in tex and "{fig-a.pdf}" in tex
     assert r"\begin{center}\includegraphics{picture-3.jpg}\end{center}" in tex
-    assert [note.partition(":")[0] for note in notes] == ["cell 2 (plot())"] and "without a label" in notes[0]
+    assert [note.partition(":")[0] for note in notes] == [
+        "cell 2 (plot())"
+    ] and "without a label" in notes[0]
 
 
 def test_pictures_beside_each_other_and_in_tables(tmp_path):
     (tmp_path / "a.png").write_bytes(picture("PNG"))
     row = "".join(body(markdown("![x](a.png) ![y](a.png)"), folder=tmp_path).split("\n"))
     assert re.search(r"\\begin\{center\}\S*picture-1\S* \S*picture-2\S*\\end\{center\}", row)
-    assert "center" not in body(markdown("see ![x](a.png) and ![y](a.png) ![z](a.png)"), folder=tmp_path)
+    assert "center" not in body(
+        markdown("see ![x](a.png) and ![y](a.png) ![z](a.png)"), folder=tmp_path
+    )
     table = body(markdown("| ![](a.png) | ![](a.png) |\n|---|---|\n| 1 | 2 |"), folder=tmp_path)
     assert table.count(r"{\linewidth=0.450\columnwidth \includegraphics") == 2
-    for source in ("<img src=a.png>\n\nText", "<figure><img src=a.png><figcaption>C</figcaption></figure>",
-                   "<center><img src=a.png></center>", "<p align=center><img src=a.png></p>"):
-        assert body(markdown(source), folder=tmp_path).count(r"\begin{center}\includegraphics") == 1, source
+    for source in (
+        "<img src=a.png>\n\nText",
+        "<figure><img src=a.png><figcaption>C</figcaption></figure>",
+        "<center><img src=a.png></center>",
+        "<p align=center><img src=a.png></p>",
+    ):
+        assert (
+            body(markdown(source), folder=tmp_path).count(r"\begin{center}\includegraphics") == 1
+        ), source
     assert "[height=30.0bp]" in body(markdown("a <img src=a.png height=40>"), folder=tmp_path)
 
 
@@ -175,7 +281,9 @@ def test_pictures_of_other_formats_are_converted(tmp_path):
     buffer = io.BytesIO()
     deep.save(buffer, "PNG")
     _, data = pictures.prepare(buffer.getvalue(), "cell 1")
-    assert np.asarray(Image.open(io.BytesIO(data)).convert("L")).flatten().tolist() == list(range(256))
+    assert np.asarray(Image.open(io.BytesIO(data)).convert("L")).flatten().tolist() == list(
+        range(256)
+    )
 
 
 def test_a_title_may_hold_a_formula():
@@ -184,13 +292,19 @@ def test_a_title_may_hold_a_formula():
 
 
 def test_emoji_are_left_out_and_named(tmp_path):
-    text, resources = paper(tmp_path, markdown("## Start"), markdown("\U0001fae8 good \U0001fae8 ones"))
+    text, resources = paper(
+        tmp_path, markdown("## Start"), markdown("\U0001fae8 good \U0001fae8 ones")
+    )
     assert "good" in text
-    assert resources["notes"][-1].endswith("good \U0001fae8 ones): no font here has \U0001fae8, left out.")
+    assert resources["notes"][-1].endswith(
+        "good \U0001fae8 ones): no font here has \U0001fae8, left out."
+    )
 
 
 def test_greek_is_bold_and_upright(tmp_path):
-    text, _ = paper(tmp_path, markdown(r"$\mathbf{\theta}, \mathrm{\Delta}x, \boldsymbol\Sigma, \mathsf{A}$"))
+    text, _ = paper(
+        tmp_path, markdown(r"$\mathbf{\theta}, \mathrm{\Delta}x, \boldsymbol\Sigma, \mathsf{A}$")
+    )
     assert {"\u0394", "\U0001d72e"} <= set(text) and {"\U0001d6c9", "\U0001d73d"} & set(text)
 
 
@@ -199,10 +313,14 @@ def test_svg_is_converted_or_the_sentence_says_how(monkeypatch):
     if shutil.which("rsvg-convert") or shutil.which("inkscape"):
         assert "{fig-a.pdf}" in body(cell)
     which = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name: None if name in ("rsvg-convert", "inkscape") else which(name))
+    monkeypatch.setattr(
+        shutil, "which", lambda name: None if name in ("rsvg-convert", "inkscape") else which(name)
+    )
     assert "librsvg2-bin" in refusal(cell)
     png = base64.b64encode(picture("PNG")).decode()
-    assert "{fig-a.png}" in body(code("#| label: fig-a\n#| fig-cap: A", {"image/svg+xml": SVG, "image/png": png}))
+    assert "{fig-a.png}" in body(
+        code("#| label: fig-a\n#| fig-cap: A", {"image/svg+xml": SVG, "image/png": png})
+    )
 
 
 def frame_cell(frame, label="tbl-a", **options):
@@ -218,14 +336,22 @@ def test_tables_of_pandas():
     long = body(frame_cell(frame, longtable=True, caption="From pandas.", multirow=False))
     assert not re.search("longtable|endhead|Continued", long) and r"\caption{A table.}" in long
     html = body(frame_cell(frame, label=""))
-    assert r"\multirow{2}{*}{a} & x & 1.5" in html and " & y & 2.0" in html and r"\begin{tabular}{llr}" in html
+    assert (
+        r"\multirow{2}{*}{a} & x & 1.5" in html
+        and " & y & 2.0" in html
+        and r"\begin{tabular}{llr}" in html
+    )
     named = pd.DataFrame({"acc": [88.1]}, index=pd.Index(["cut&mix 50%"], name="run #1"))
     tex = body(frame_cell(named, label=""))
     assert r"run \#1" in tex and r"cut\&mix 50\% & 88.1" in tex
     styled = pd.DataFrame({"v": [1.0, 2.0]}).style.background_gradient().to_latex(convert_css=True)
-    assert r"\cellcolor[HTML]" in body(code("#| label: tbl-a\n#| tbl-cap: A\nf", {"text/latex": styled}))
+    assert r"\cellcolor[HTML]" in body(
+        code("#| label: tbl-a\n#| tbl-cap: A\nf", {"text/latex": styled})
+    )
     captioned = pd.DataFrame({"v": [1]}).to_latex(caption="From pandas.", label="x")
-    assert r"\caption{From pandas.}\label{tbl-a}" in body(code("#| label: tbl-a\nf", {"text/latex": captioned}))
+    assert r"\caption{From pandas.}\label{tbl-a}" in body(
+        code("#| label: tbl-a\nf", {"text/latex": captioned})
+    )
 
 
 def test_show_table_keeps_an_index_that_has_a_name(monkeypatch):
@@ -234,13 +360,22 @@ def test_show_table_keeps_an_index_that_has_a_name(monkeypatch):
     monkeypatch.setattr(cell_display, "cell_options", lambda: options)
     monkeypatch.setattr(cell_display, "display", lambda data, **_: shown.append(data["text/latex"]))
     for name in ("network", None):
-        cell_display.show_table(pd.DataFrame({"acc": [88.1]}, index=pd.Index(["ResNet"], name=name)))
+        cell_display.show_table(
+            pd.DataFrame({"acc": [88.1]}, index=pd.Index(["ResNet"], name=name))
+        )
     assert "network & acc" in shown[0] and "ResNet & 88.10" in shown[0] and "ResNet" not in shown[1]
 
 
 def test_html_tables_can_be_labelled():
-    tex = body(code("#| label: tbl-a\n#| tbl-cap: See $x$.\nframe", {"text/html": pd.DataFrame({"v": [1]}).to_html()}))
-    assert re.search(r"(?s)\\begin\{table\}.*\\caption\{See \\\(x\\\)\.\}\\label\{tbl-a\}.*\\end\{table\}", tex)
+    tex = body(
+        code(
+            "#| label: tbl-a\n#| tbl-cap: See $x$.\nframe",
+            {"text/html": pd.DataFrame({"v": [1]}).to_html()},
+        )
+    )
+    assert re.search(
+        r"(?s)\\begin\{table\}.*\\caption\{See \\\(x\\\)\.\}\\label\{tbl-a\}.*\\end\{table\}", tex
+    )
 
 
 def test_long_and_wide_tables():
@@ -254,7 +389,9 @@ def test_long_and_wide_tables():
 
 
 def test_formulas_shown_by_code():
-    assert r"\[x^{2}\]" in body(code("x**2", {"text/latex": r"$\displaystyle x^{2}$", "text/plain": "x"}))
+    assert r"\[x^{2}\]" in body(
+        code("x**2", {"text/latex": r"$\displaystyle x^{2}$", "text/plain": "x"})
+    )
     assert r"\[y\]" in body(code("Math('y')", {"text/latex": "$$y$$"}))
 
 
@@ -262,7 +399,10 @@ def test_formulas_shown_by_code():
     "data, kind",
     [
         ({"text/markdown": "a", "image/png": ""}, collect.Kind.MARKDOWN),
-        ({"text/latex": r"\begin{tabular}{l}a\end{tabular}", "text/html": "<table>"}, collect.Kind.LATEX_TABLE),
+        (
+            {"text/latex": r"\begin{tabular}{l}a\end{tabular}", "text/html": "<table>"},
+            collect.Kind.LATEX_TABLE,
+        ),
         ({"text/latex": "$x$", "text/plain": "x"}, collect.Kind.FORMULA),
         ({"image/png": "", "text/html": "<table>"}, collect.Kind.PICTURE),
         ({"text/html": "<table>"}, collect.Kind.HTML_TABLE),
@@ -279,19 +419,35 @@ def test_outputs_are_classified(data, kind):
 def test_what_is_left_out_is_named():
     notes = []
     said = markdown("as Figure 7 shows; Figure 9 of another paper; [there](#nowhere)")
-    body(markdown("## W"), code("widget()", {"application/vnd.jupyter.widget-view+json": {}}),
-         markdown("<iframe></iframe>"), said, notes=notes)
-    said = sorted(re.search("widgets|iframe|Figure 7|links", note.split("): ")[-1])[0] for note in notes)
+    body(
+        markdown("## W"),
+        code("widget()", {"application/vnd.jupyter.widget-view+json": {}}),
+        markdown("<iframe></iframe>"),
+        said,
+        notes=notes,
+    )
+    said = sorted(
+        re.search("widgets|iframe|Figure 7|links", note.split("): ")[-1])[0] for note in notes
+    )
     assert said == ["Figure 7", "iframe", "links", "widgets"]
     assert notes[0].startswith("cell 2 (W: widget()): ") and all("\n" not in note for note in notes)
     notes.clear()
-    body(markdown("## W"), code("plot()", {"application/vnd.plotly.v1+json": {}, "text/plain": "Figure"}), notes=notes)
+    body(
+        markdown("## W"),
+        code("plot()", {"application/vnd.plotly.v1+json": {}, "text/plain": "Figure"}),
+        notes=notes,
+    )
     assert len(notes) == 1 and "left out" in notes[0]
     assert "nothing that a paper could hold" in refusal(code("1", {"text/plain": "1"}))
 
 
 def test_title_and_authors_in_the_metadata():
-    metadata = {"title": "From metadata", "authors": [{"name": "Ada"}], "colab": {"provenance": []}, "kaggle": {}}
+    metadata = {
+        "title": "From metadata",
+        "authors": [{"name": "Ada"}],
+        "colab": {"provenance": []},
+        "kaggle": {},
+    }
     tex = to_tex(markdown("## A"), metadata=metadata)
     assert "From metadata" in tex and "Ada" in tex
 
@@ -322,15 +478,32 @@ def paper(tmp_path, *cells):
 
 def test_every_kind_is_typeset(tmp_path, entries):
     """All of the above in one paper, with BibTeX."""
-    cells = [markdown(source) for kind, (source, _) in KINDS.items() if kind not in ("title", "lines of align")]
-    cells += [markdown(r"$$\newcommand{\E}{\mathbb{E}}$$"), markdown(r"$\E[X]$ and " + "$$" + "a + " * 14 + "b$$"),
-              figure(), frame_cell(pd.DataFrame({"v": range(80)})),
-              markdown("".join("    " * depth + f"- level {depth}\n" for depth in range(5))),
-              markdown("[Docs (2024)](#ref-noauthor), @noauthor, [(Doe)](#ref-spaced), [@online]."),
-              markdown("<br>\n\n<br> x <br>"),
-              markdown("a bare address https://example.org/" + "abcdefgh/" * 20 + " breaks")]
+    cells = [
+        markdown(source)
+        for kind, (source, _) in KINDS.items()
+        if kind not in ("title", "lines of align")
+    ]
+    cells += [
+        markdown(r"$$\newcommand{\E}{\mathbb{E}}$$"),
+        markdown(r"$\E[X]$ and " + "$$" + "a + " * 14 + "b$$"),
+        figure(),
+        frame_cell(pd.DataFrame({"v": range(80)})),
+        markdown("".join("    " * depth + f"- level {depth}\n" for depth in range(5))),
+        markdown("[Docs (2024)](#ref-noauthor), @noauthor, [(Doe)](#ref-spaced), [@online]."),
+        markdown("<br>\n\n<br> x <br>"),
+        markdown("a bare address https://example.org/" + "abcdefgh/" * 20 + " breaks"),
+    ]
     text, resources = paper(tmp_path, *cells)
-    for words in ("ytorch & more", "About 50% of nets", "A & B", "A page", "Docs [", "level 4", "hidden", "inline"):
+    for words in (
+        "ytorch & more",
+        "About 50% of nets",
+        "A & B",
+        "A page",
+        "Docs [",
+        "level 4",
+        "hidden",
+        "inline",
+    ):
         assert words in text, words
     assert "noauthor" not in text and "??" not in text and "[?]" not in text
 
@@ -342,8 +515,16 @@ def test_bibtex_errors_name_the_entry(tmp_path, entries):
 
 
 def test_any_format_and_any_id(tmp_path):
-    old = nbformat.v3.new_notebook(worksheets=[nbformat.v3.new_worksheet(cells=[
-        nbformat.v3.new_text_cell("markdown", "# Old"), nbformat.v3.new_text_cell("markdown", "## Part\n\nwords")])])
+    old = nbformat.v3.new_notebook(
+        worksheets=[
+            nbformat.v3.new_worksheet(
+                cells=[
+                    nbformat.v3.new_text_cell("markdown", "# Old"),
+                    nbformat.v3.new_text_cell("markdown", "## Part\n\nwords"),
+                ]
+            )
+        ]
+    )
     (tmp_path / "old.ipynb").write_text(nbformat.v3.writes_json(old))
     blank = new_notebook(cells=[markdown("words")])
     blank.cells[0].id = "a blank"
