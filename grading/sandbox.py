@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from grading import archive
@@ -29,6 +30,9 @@ NEEDED = ("bubblewrap 0.7 or later is not installed, or may not make namespaces 
 
 class Stopped(Exception):
     """The command failed or broke a limit: one sentence."""
+
+
+SandboxError = Stopped
 
 
 def usable():
@@ -82,9 +86,9 @@ def packed(content):
 
 def results(inputs, task, policy, before=(), data=None):
     """The files, name -> bytes, that a task of sandbox_tasks.py gives; Stopped where it fails or gives no archive."""
-    given = run(inputs, [*before, *python("grading/sandbox_tasks.py", task)], policy["sandbox"], data)
-    limits = policy["archive"] | {"one_file": policy["sandbox"]["output"], "unpacked": policy["sandbox"]["output"],
-                                  "ratio": float("inf")}
+    given = run(inputs, [*before, *python("grading/sandbox_tasks.py", task)], asdict(policy.sandbox), data)
+    limits = replace(policy.archive, one_file=policy.sandbox.output, unpacked=policy.sandbox.output,
+                     ratio=float("inf"))
     try:
         members = archive.open_zip(given, limits)
         return archive.contents(members, {name: name for name in members}, limits)

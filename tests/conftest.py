@@ -1,4 +1,10 @@
 import pytest
+from grading_fixtures import (  # noqa: F401 (pytest finds fixtures by their names)
+    no_paper,
+    original,
+    restored_environment,
+    world,
+)
 
 import utils
 

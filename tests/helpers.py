@@ -11,7 +11,7 @@ from grading.checks import read_policy
 from tools.project_files import ROOT
 
 POLICY = read_policy()
-NOTEBOOK = POLICY["files"]["notebook"]
+NOTEBOOK = POLICY.files.notebook
 RUN = json.loads((ROOT / "report" / "results.json").read_text())["claims"]["test_accuracy"]["source"]
 needs_weights = pytest.mark.skipif(not (ROOT / "checkpoints" / RUN / "weights.safetensors").exists(),
                                    reason="the weights were left out of this copy")

@@ -287,26 +287,26 @@ def test_the_stored_runs_are_what_the_list_says():
         torch.manual_seed(experiment.recipe.seed)
         expected = asdict(experiment.recipe) | {
             "network": training.network_probe(experiment.network(), experiment.recipe.seed),
-            "data": POLICY["data"]["held_out" if experiment.held_out else "official"]["fingerprint"],
+            "data": POLICY.data["held_out" if experiment.held_out else "official"].fingerprint,
             "start": start.key if start else ""}
         assert not training.differences_between(run.info["config"], expected), name
     assert sum(file.stat().st_size for file in (ROOT / "checkpoints").rglob("*") if file.is_file()) < 80e6
 
 
 def test_the_study_holds():
-    policy = POLICY | POLICY["study"]
+    policy = POLICY.for_study()
     verdict = judge(read(ROOT, policy), policy)
-    assert not [row.said for row in verdict.rows if row.verdict != "holds" and row.verdict != "recorded"]
-    assert len(CLAIMS) > 50 and set(CLAIMS) <= {row.what for row in verdict.rows}
+    assert not [row.message for row in verdict.findings if row.verdict != "holds" and row.verdict != "recorded"]
+    assert len(CLAIMS) > 50 and set(CLAIMS) <= {row.claim for row in verdict.findings}
 
 
 def test_a_number_of_the_study_that_is_not_the_runs_is_found(tmp_path):
-    policy = POLICY | POLICY["study"]
+    policy = POLICY.for_study()
     submission = read(ROOT, policy)
     forged = json.loads(submission.files["report/study.json"])
     forged["claims"]["long-restart/rise"]["value"] = 0.027
     submission.files["report/study.json"] = json.dumps(forged).encode()
-    said = [row.said for row in judge(submission, policy).rows if row.verdict == "contradicted"]
+    said = [row.message for row in judge(submission, policy).findings if row.verdict == "contradicted"]
     assert any("the paper claims long-restart/rise = 0.027; the runs' records give" in row for row in said)
 
 
@@ -343,6 +343,6 @@ def test_nothing_of_the_study_is_in_the_submission():
     figures = [{name for name in found["code"]["files"] if name.startswith("figures/")}
                for found in (submission, study)]
     assert figures[0] and figures[1] and not figures[0] & figures[1]
-    sources = " ".join(cell.source for cell in nbformat.read(ROOT / POLICY["files"]["notebook"], 4).cells
+    sources = " ".join(cell.source for cell in nbformat.read(ROOT / POLICY.files.notebook, 4).cells
                        if cell.cell_type == "code")
     assert not re.search(r"\bstudy\b|fast-|long-|trial-", sources)

@@ -17,7 +17,7 @@ from grading.verify import images, judge
 from report.freshness import file_hash, record
 from tools.project_files import ROOT, project_files
 
-NOTEBOOK = read_policy()["files"]["notebook"]
+NOTEBOOK = read_policy().files.notebook
 PLACEHOLDERS = ("Your Name", "0000000000", "Your University", "you@example.edu", "your-account")
 UNPACK = '''# This notebook carries its project with it: here it is unpacked, beside the notebook.
 import base64, io, pathlib, zipfile
@@ -80,16 +80,16 @@ def make_zip():
     """build/submission.zip, or SystemExit with a sentence where it should not be handed in."""
     policy = read_policy()
     submission = read(ROOT, policy)
-    results = submission.json(policy["files"]["ledger"])
+    results = submission.json(policy.files.ledger)
     for row in together(submission, submission.notebook(NOTEBOOK), results, policy):
         if row.verdict == "contradicted":
-            sys.exit(f"{row.said}: run make submission, then make zip again")
+            sys.exit(f"{row.message}: run make submission, then make zip again")
     text = (ROOT / NOTEBOOK).read_text()
     left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
     if left:
         sys.exit(f"{', '.join(left)}: these are placeholders; put your own data into AUTHORS, and your account into "
                  "REPOSITORY, at the top of the notebook, run make submission, then make zip again")
-    wrong = [row.said for row in judge(submission, policy, images()).rows if row.verdict == "contradicted"]
+    wrong = [row.message for row in judge(submission, policy, images()).findings if row.verdict == "contradicted"]
     if wrong:
         sys.exit(f"make verify contradicts {len(wrong)} times: {wrong[0]}; run make submission, then make zip again")
     weights = os.environ.get("WEIGHTS", "1") != "0"

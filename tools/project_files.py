@@ -12,6 +12,8 @@ ROLES = {
     "notebook": (*TRAINING, *ANALYSIS),
     # the same of the study
     "study": (*TRAINING, *ANALYSIS, "study/*.py"),
+    # code in an archive that a grader's copy hashes and compares; students may add modules
+    "archive": ("*.py", "report/*.py", *TRAINING, *ANALYSIS, "study/*.py"),
     # what a grader's copy puts into the sandbox, beside a submission
     "sandbox": (
         *TRAINING, *ANALYSIS, *PAPER, "tools/*.py", "grading/__init__.py", "grading/sandbox_tasks.py",
