@@ -1,6 +1,6 @@
-"""A submission read as data: nothing of it is unpacked, imported, unpickled or run, and its names lead nowhere else.
+"""Reads a submission as data: nothing of it is unpacked, imported, unpickled or run.
 
-Whatever is wrong raises Refused with one sentence.
+Whatever is wrong raises ArchiveError with one sentence.
 """
 import hashlib
 import io
@@ -20,213 +20,342 @@ from nbformat.v4.rwbase import rejoin_lines
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from grading.policy import ArchiveLimits
+from tools.errors import SubmissionError
+
 MB = 1_000_000
+MOST_VALUES = 1_000_000  # of a JSON file; each takes a hundred bytes of memory and more
+MOST_LETTERS = 50_000  # of a cell: regular expressions search it
+END_RECORD = b"PK\5\6"  # a zip file's end; it is followed by 18 bytes and a comment
+ZIP64_LOCATOR = b"PK\6\7"
+ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, IndexError
+)
 
 
-class Refused(Exception):
-    """A submission, or a file of it, that cannot be judged: one sentence."""
+class ArchiveError(SubmissionError):
+    """A submission, or a file of it, cannot be read: one sentence."""
+
+
 
 
 @dataclass
 class Submission:
     """The files of a submission that the policy reads, name -> bytes."""
+
     name: str
-    files: dict
-    limits: dict  # the policy's, of archives
+    files: dict[str, bytes]
+    limits: ArchiveLimits
 
     def bytes(self, name):
-        """A file's content; Refused where the submission lacks it."""
+        """A file's content; raises ArchiveError if the submission lacks it."""
         if name not in self.files:
-            raise Refused(f"{name} is missing")
+            raise ArchiveError(f"{name} is missing")
         return self.files[name]
 
     def hash(self, name):
-        """SHA-256 of a file, "missing" where there is none: a name is looked up among the submission's files only."""
-        return hashlib.sha256(self.files[name]).hexdigest() if name in self.files else "missing"
+        """SHA-256 of a file, "missing" if there is none.
+
+        The name is looked up among the submission's files only.
+        """
+        if name not in self.files:
+            return "missing"
+        return hashlib.sha256(self.files[name]).hexdigest()
 
     def json(self, name):
         """A JSON file's content, with finite numbers only."""
         return parse_json(self.bytes(name), name)
 
     def numbers(self, name, header=""):
-        """The rows of a CSV file, lists of finite floats; its first line has to be `header`, if one is given."""
-        lines = decoded(self.bytes(name), name).splitlines()
-        if header and lines[:1] != [header]:
-            raise Refused(f"{name} does not start with the line {header}")
-        if len(lines) > self.limits["rows"]:
-            raise Refused(f"{name} has {len(lines):,} lines, more than any run writes")
+        """The rows of a CSV file as lists of finite floats.
+
+        Args:
+            name: the file's name.
+            header: the first line that the file must have, "" for a file of one column without it.
+        """
+        lines = decode(self.bytes(name), name).splitlines()
+        if len(lines) > self.limits.rows:
+            raise ArchiveError(f"{name} has {len(lines):,} lines, more than any run writes")
+        if header:
+            if lines[:1] != [header]:
+                raise ArchiveError(f"{name} does not start with the line {header}")
+            lines = lines[1:]
         try:
-            rows = [[float(value) for value in line.split(",")] for line in lines[bool(header):]]
+            rows = [[float(value) for value in line.split(",")] for line in lines]
         except ValueError:
-            raise Refused(f"{name} holds something that is no number") from None
+            raise ArchiveError(f"{name} contains something that is not a number") from None
         if not rows or not all(math.isfinite(value) for row in rows for value in row):
-            raise Refused(f"{name} is empty or holds numbers that are not finite")
-        if {len(row) for row in rows} != {len(header.split(","))}:
-            raise Refused(f"{name} has lines of another number of columns")
+            raise ArchiveError(f"{name} is empty or contains numbers that are not finite")
+        columns = len(header.split(","))
+        if any(len(row) != columns for row in rows):
+            raise ArchiveError(f"{name} has lines that have not {columns} columns")
         return rows
 
     def tensors(self, name):
-        """The tensors of a safetensors file, name -> tensor; none of them holds NaN or infinity."""
+        """The tensors of a safetensors file, name -> tensor; all their values are finite."""
         data = self.bytes(name)
         if int.from_bytes(data[:8], "little") > MB:
-            raise Refused(f"{name} has a header of more than 1 MB")
+            raise ArchiveError(f"{name} has a header of more than 1 MB")
         try:
             tensors = load(data)
             finite = all(tensor.isfinite().all() for tensor in tensors.values())
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise Refused(f"{name} is no safetensors file, or a damaged one ({type(error).__name__})") from None
+            raise ArchiveError(
+                f"{name} is not a safetensors file, or a damaged one ({type(error).__name__})"
+            ) from None
         if not finite:
-            raise Refused(f"{name} holds numbers that are not finite")
+            raise ArchiveError(f"{name} contains numbers that are not finite")
         return tensors
 
     def notebook(self, name):
         """A Jupyter notebook of format 4 as nbformat's node, its sources joined to strings."""
         content = self.json(name)
-        if not isinstance(content, dict) or content.get("nbformat") != 4 or not isinstance(content.get("cells"), list):
-            raise Refused(f"{name} is no notebook of format 4: open and save it in Jupyter")
-        for cell in content["cells"]:  # editors write ids of other kinds, and twice; nothing here needs them
-            if isinstance(cell, dict):
-                cell.pop("id", None)
-                if len("".join(map(str, cell.get("source", "")))) > 50_000:  # time for expressions that search it
-                    raise Refused(f"{name} has a cell of more than 50,000 characters")
+        if not isinstance(content, dict) or content.get("nbformat") != 4:
+            raise ArchiveError(
+                f"{name} is not a notebook of format 4: open it in Jupyter and save it"
+            )
+        # Editors write ids of other kinds, and ids that occur twice; format 4.4 has none.
         content["nbformat_minor"] = 4
+        for cell in _dicts(content.get("cells")):
+            cell.pop("id", None)
         try:
+            nbformat.validate(content, relax_add_props=True)
             notebook = rejoin_lines(nbformat.from_dict(content))
-            nbformat.validate(notebook, relax_add_props=True)
-        except Exception as error:  # whatever nbformat trips over
-            raise Refused(f"{name} is no valid notebook ({str(error).splitlines()[0][:120]})") from None
+        except (nbformat.ValidationError, RecursionError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise ArchiveError(f"{name} is not a valid notebook ({reason})") from None
+        for cell in notebook.cells:
+            if len(cell.source) > MOST_LETTERS:
+                raise ArchiveError(f"{name} has a cell of more than {MOST_LETTERS:,} characters")
         return notebook
 
 
-# --------------------------------------------------------------------------------------------------------- parsing
+def _dicts(values):
+    """Those of a list's items that are dicts; none if there is no list."""
+    if not isinstance(values, list):
+        return []
+    return [value for value in values if isinstance(value, dict)]
 
-def decoded(data, name):
+
+# ---------------------------------------------------------------------------------------- parsing
+
+
+def decode(data, name):
     """The text of a file in UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise Refused(f"{name} is no text in UTF-8") from None
+        raise ArchiveError(f"{name} is not text in UTF-8") from None
 
 
 def parse_json(data, name):
-    """JSON without NaN, Infinity and numbers too large for a float, without two values of one key."""
-    def finite(text):
-        if not math.isfinite(float(text)):
-            raise Refused(f"{name} holds {text[:20]}, which is no number")
-        return float(text)
+    """The content of JSON: its numbers are finite, and no key occurs twice."""
 
-    def once(pairs):
-        if len(dict(pairs)) < len(pairs):
-            raise Refused(f"{name} gives a key twice")
-        return dict(pairs)
-    if sum(map(data.count, (b"{", b"[", b","))) > 1_000_000:  # each of them takes a hundred bytes of memory and more
-        raise Refused(f"{name} has more than a million values")
+    def parse_finite(text):
+        number = float(text)
+        if not math.isfinite(number):
+            raise ArchiveError(f"{name} contains {text[:20]}, which is not a number")
+        return number
+
+    def unique_keys(pairs):
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            raise ArchiveError(f"{name} gives a key twice")
+        return table
+
+    if data.count(b"{") + data.count(b"[") + data.count(b",") > MOST_VALUES:
+        raise ArchiveError(f"{name} has more than a million values")
+    text = decode(data, name)
     try:
-        return json.loads(decoded(data, name), parse_constant=finite, parse_float=finite, object_pairs_hook=once)
+        return json.loads(
+            text,
+            parse_constant=parse_finite,
+            parse_float=parse_finite,
+            object_pairs_hook=unique_keys,
+        )
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{name} is no JSON, or damaged ({str(error)[:80]})") from None
+        reason = str(error)[:80]
+        raise ArchiveError(f"{name} is not JSON, or damaged ({reason})") from None
 
 
-# --------------------------------------------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------------------------- reading
+
 
 def read(path, policy):
-    """The Submission in the zip file or folder `path`; Refused where it breaks a rule of the policy."""
-    path, files = Path(path), policy["files"]
-    patterns = [*(files[key] for key in ("notebook", "ledger", "paper", "references")), *files["read"]]
+    """The Submission in the zip file or folder `path`.
+
+    Raises ArchiveError if it breaks a rule of the policy.
+    """
+    path = Path(path)
+    patterns = policy.files.patterns
     if path.is_dir():
-        return Submission(path.name, read_folder(path, patterns, policy["archive"]), policy["archive"])
+        files = read_folder(path, patterns, policy.archive)
+        return Submission(path.name, files, policy.archive)
     if not path.is_file():
-        raise Refused(f"{path} is neither a zip file nor a folder")
-    if path.stat().st_size > policy["archive"]["megabytes"] * MB:
-        raise Refused(f"the archive has {path.stat().st_size / MB:,.0f} MB, more than the policy reads")
-    members = open_zip(path.read_bytes(), policy["archive"])
-    names = [name for name in members if name.endswith(files["notebook"]) and name.count("/") <= 3]
-    starts = sorted((name[:-len(files["notebook"])] for name in names), key=lambda start: start.count("/"))
-    starts = [start for start in starts if not start or start.endswith("/")]
-    if not starts:
-        raise Refused(f"the archive has no {files['notebook']}, at its top or in one folder")
-    if len(starts) > 1 and starts[0].count("/") == starts[1].count("/"):
-        raise Refused(f"the archive has two notebooks, in {starts[0]} and {starts[1]}: hand in one")
-    wanted = {name: name[len(starts[0]):] for name in members
-              if name.startswith(starts[0]) and allowed(name[len(starts[0]):], patterns)}
-    return Submission(path.name, contents(members, wanted, policy["archive"]), policy["archive"])
+        raise ArchiveError(f"{path} is neither a zip file nor a folder")
+    megabytes = path.stat().st_size / MB
+    if megabytes > policy.archive.megabytes:
+        raise ArchiveError(f"the archive has {megabytes:,.0f} MB, more than the policy reads")
+    members = open_zip(path.read_bytes(), policy.archive)
+    top = _top_folder(members, policy.files.notebook)
+    wanted = {}
+    for member in members:
+        name = member.removeprefix(top)
+        if member.startswith(top) and allowed(name, patterns):
+            wanted[member] = name
+    files = contents(members, wanted, policy.archive)
+    return Submission(path.name, files, policy.archive)
+
+
+def _top_folder(members, notebook):
+    """The folder of an archive that holds the submission, "" or ending in "/"."""
+    tops = []
+    for member in members:
+        top = member.removesuffix(notebook)
+        is_folder = not top or top.endswith("/")
+        if member.endswith(notebook) and member.count("/") <= 3 and is_folder:
+            tops.append(top)
+    if not tops:
+        raise ArchiveError(f"the archive has no {notebook}, at its top or in one folder")
+    tops.sort(key=lambda top: top.count("/"))
+    if len(tops) > 1 and tops[0].count("/") == tops[1].count("/"):
+        raise ArchiveError(
+            f"the archive has two notebooks, in {tops[0]} and {tops[1]}: hand in one"
+        )
+    return tops[0]
 
 
 def allowed(name, patterns):
-    """Whether a name matches one of the patterns, part by part."""
+    """Whether a name matches one of the patterns, part by part; hidden files never do."""
     parts = name.split("/")
-    return not any(part.startswith((".", "__")) for part in parts) and any(
-        pattern.count("/") == name.count("/") and all(map(fnmatchcase, parts, pattern.split("/")))
-        for pattern in patterns)
+    if any(part.startswith((".", "__")) for part in parts):
+        return False
+    for pattern in patterns:
+        wanted = pattern.split("/")
+        if len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted)):
+            return True
+    return False
 
 
 def open_zip(data, limits):
-    """The members of a zip file, name -> (ZipFile, ZipInfo), folders left out; all names and sizes are checked."""
-    end = len(data) - 22 if data[-22:-18] == b"PK\5\6" and data[-2:] == b"\0\0" else data.rfind(b"PK\5\6")
-    if end < 0 or data[max(end - 20, 0):end].startswith(b"PK\6\7"):  # Zip64 is for what is larger than any submission
-        raise Refused("the archive is no zip file: hand in the file that make zip writes")
-    if int.from_bytes(data[end + 10:end + 12], "little") > limits["members"] or (
-            int.from_bytes(data[end + 12:end + 16], "little") > limits["members"] * 1000):
-        raise Refused(f"the archive has more than {limits['members']:,} members")
-    members, seen = {}, set()
+    """The members of a zip file, name -> (ZipFile, ZipInfo), without folders.
+
+    Args:
+        data: the zip file's bytes.
+        limits: the policy's ArchiveLimits.
+
+    Raises ArchiveError if a name is hostile or there are too many members.
+    """
+    _check_directory(data, limits)
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, UnicodeError, IndexError) as error:
-        raise Refused(f"the archive is a damaged zip file ({str(error)[:80]})") from None
+    except ZIP_ERRORS as error:
+        raise ArchiveError(f"the archive is a damaged zip file ({str(error)[:80]})") from None
+    members = {}
+    seen = set()
     for info in archive.infolist():
-        name = info.filename
-        told = repr(name[:80])
-        if info.orig_filename != name or re.search(r"[\0-\x1f\x7f\\]", name):
-            raise Refused(f"the archive has a name with a control character or backslash, {told}")
-        if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
-            raise Refused(f"the archive has a path that leads out of it, {told}")
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise Refused(f"the archive has a link or device in it, {told}")
-        if os.path.normpath(name).casefold() in seen:
-            raise Refused(f"the archive has a name twice, {told}")
-        seen.add(os.path.normpath(name).casefold())
+        _check_member(info)
+        path = os.path.normpath(info.filename).casefold()
+        if path in seen:
+            raise ArchiveError(f"the archive has a name twice, {info.filename[:80]!r}")
+        seen.add(path)
         if not info.is_dir():
-            members[name] = archive, info
+            members[info.filename] = archive, info
     return members
 
 
+def _check_directory(data, limits):
+    """Raise ArchiveError if bytes are no zip file, or its directory is too long to be read."""
+    end = data.rfind(END_RECORD)
+    if data[-22:-18] == END_RECORD and data[-2:] == b"\0\0":  # without a comment, as usual
+        end = len(data) - 22
+    # Zip64 is for archives that are larger than any submission.
+    if end < 0 or data[max(end - 20, 0) : end].startswith(ZIP64_LOCATOR):
+        raise ArchiveError("the archive is not a zip file: hand in the file that make zip writes")
+    members = int.from_bytes(data[end + 10 : end + 12], "little")
+    directory_bytes = int.from_bytes(data[end + 12 : end + 16], "little")
+    if members > limits.members or directory_bytes > limits.members * 1000:
+        raise ArchiveError(f"the archive has more than {limits.members:,} members")
+
+
+def _check_member(info):
+    """Raise ArchiveError if a member of a zip file has a hostile name or is no file or folder."""
+    name = info.filename
+    shown = repr(name[:80])
+    if info.orig_filename != name or re.search(r"[\0-\x1f\x7f\\]", name):
+        raise ArchiveError(
+            f"the archive has a name with a control character or backslash, {shown}"
+        )
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+        raise ArchiveError(f"the archive has a path that leads out of it, {shown}")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise ArchiveError(f"the archive has a link or device in it, {shown}")
+
+
 def contents(members, wanted, limits):
-    """The bytes of the members `wanted` (name -> new name), none larger than the limits, whatever their headers say."""
-    total, found = 0, {}
-    for name, new in wanted.items():
-        archive, info = members[name]
+    """The bytes of some members of a zip file, new name -> bytes.
+
+    Args:
+        members: what open_zip returns.
+        wanted: name of a member -> new name.
+        limits: the policy's ArchiveLimits; they hold whatever the members' headers say.
+    """
+    total = 0
+    files = {}
+    for member, name in wanted.items():
+        archive, info = members[member]
         total += info.file_size
-        if info.file_size > limits["one_file"] * MB or total > limits["unpacked"] * MB:
-            raise Refused(f"{new} unpacks to {info.file_size / MB:,.0f} MB, {total / MB:,.0f} with what comes before: "
-                          "more than the policy reads")
-        if info.file_size > MB and info.file_size > limits["ratio"] * max(info.compress_size, 1):
-            raise Refused(f"{new} unpacks to {info.file_size / max(info.compress_size, 1):,.0f} times its size")
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise Refused(f"{new} is encrypted or packed in an unusual way: pack it with make zip")
+        _check_size(name, info.file_size, total, limits)
+        ratio = info.file_size / max(info.compress_size, 1)
+        if info.file_size > MB and ratio > limits.ratio:
+            raise ArchiveError(f"{name} unpacks to {ratio:,.0f} times its size")
+        plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if info.flag_bits & 1 or not plain:
+            raise ArchiveError(
+                f"{name} is encrypted or packed in an unusual way: pack it with make zip"
+            )
         try:
             with archive.open(info) as file:
-                found[new] = file.read(info.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
-            raise Refused(f"{new} is damaged in the archive ({str(error)[:80]})") from None
-    return found
+                files[name] = file.read(info.file_size + 1)
+        except ZIP_ERRORS as error:
+            raise ArchiveError(f"{name} is damaged in the archive ({str(error)[:80]})") from None
+    return files
+
+
+def _check_size(name, size, total, limits):
+    """Raise ArchiveError if a file, or all files up to it, are larger than the limits."""
+    if size > limits.one_file * MB or total > limits.unpacked * MB:
+        raise ArchiveError(
+            f"{name} has {size / MB:,.0f} MB, {total / MB:,.0f} MB with the files before it: "
+            "more than the policy reads"
+        )
 
 
 def read_folder(folder, patterns, limits):
-    """The files of an unpacked submission that match `patterns`, name -> bytes; no link is followed."""
-    found, total, tops = {}, 0, {pattern.split("/")[0] for pattern in patterns}
+    """The files of an unpacked submission that match `patterns`, name -> bytes.
+
+    No link is followed. Raises ArchiveError at links, devices and files that are too large.
+    """
+    tops = {pattern.split("/")[0] for pattern in patterns}
     deepest = max(pattern.count("/") for pattern in patterns)
-    for place, folders, files in os.walk(folder):
+    total = 0
+    files = {}
+    for place, folders, names in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if (depth or name in tops) and depth < deepest)
-        for name in (Path(place, name).relative_to(folder).as_posix() for name in files):
-            if allowed(name, patterns):
-                status = os.lstat(folder / name)
-                total += status.st_size
-                if not stat.S_ISREG(status.st_mode):
-                    raise Refused(f"the folder has a link or device in it, {name}")
-                if status.st_size > limits["one_file"] * MB or total > limits["unpacked"] * MB:
-                    raise Refused(f"{name} has {status.st_size / MB:,.0f} MB, {total / MB:,.0f} with what comes before "
-                                  "it: more than the policy reads")
-                found[name] = (folder / name).read_bytes()
-    return found
+        if depth == 0:
+            folders[:] = [name for name in folders if name in tops]
+        if depth >= deepest:
+            folders.clear()
+        folders.sort()
+        for file in (Path(place, name) for name in names):
+            name = file.relative_to(folder).as_posix()
+            if not allowed(name, patterns):
+                continue
+            status = os.lstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise ArchiveError(f"the folder has a link or device in it, {name}")
+            total += status.st_size
+            _check_size(name, status.st_size, total, limits)
+            files[name] = file.read_bytes()
+    return files

@@ -1,181 +1,355 @@
-"""`make grade SUBMISSIONS=folder/`: the verdict on every archive of a course, in build/grades.csv and grades.html.
+"""`make grade SUBMISSIONS=folder/`: the verdicts on all archives of a course.
 
-Each archive is judged by a process of its own, so that none can stop the others. Finished verdicts are kept in
-build/grades/: the same command goes on where it was stopped.
+They are written to build/grades.csv and build/grades.html. Each archive is judged by a process of
+its own, so that none can stop the others. Finished verdicts are stored in build/grades/: the same
+command continues where it was stopped.
 """
+import concurrent.futures
 import contextlib
 import csv
 import hashlib
-import html
 import json
 import os
 import subprocess
 import sys
 from base64 import b64encode
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import joblib
+import jinja2
 from tqdm import tqdm
 
 from grading import sandbox
-from grading.checks import read_policy
+from grading.archive import parse_json
+from grading.policy import read_policy
+from grading.schema import Place, read_table
+from tools.errors import SubmissionError
 from tools.project_files import ROOT, project_files
 
-COLUMNS = ("archive", "verdict", "claimed", "measured", "contradictions", "unverified", "seconds", "reason")
-VERDICTS = ("holds", "contradicted", "not verifiable")
-REASONS = ("contradicted", "unverified", "implausible")
-SCRIPT = """
-document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
-  const body = document.querySelector("tbody"), up = head.dataset.up = head.dataset.up === "1" ? "0" : "1";
-  const key = row => row.cells[column].textContent;
-  const compare = (a, b) => isNaN(parseFloat(a)) || isNaN(parseFloat(b)) ? a.localeCompare(b) : a - b;
-  [...body.rows].sort((a, b) => (up === "1" ? 1 : -1) * compare(key(a), key(b))).forEach(row => body.append(row));
-});
-"""
-STYLE = """
-body { font: 15px sans-serif; margin: 2em; } table { border-collapse: collapse; }
-th { cursor: pointer; text-align: left; }
-td, th { padding: .4em .8em; border-bottom: 1px solid #ccc; vertical-align: top; }
-.holds { color: #060; } .contradicted { color: #a00; } ul { margin: 0; padding-left: 1em; max-width: 50em; }
-img { width: 150px; border: 1px solid #ccc; }
-"""
+COLUMNS = (
+    "archive", "verdict", "claimed", "measured", "contradictions", "unverified", "seconds", "reason"
+)
+VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
+DEEPEST = 3  # folders below the course's in which archives are looked for
+MOST_MESSAGES = 20
+SPARE_SECONDS = 60  # that a process may take beyond the policy's time
+CLUSTER = "DASK_SCHEDULER_ADDRESS"
 
 
-def submissions(folder):
-    """The archives below a folder, name -> path: zip files, at most three folders deep, and unpacked submissions."""
-    notebook, found = read_policy()["files"]["notebook"], {}
+@dataclass
+class StoredFinding:
+    """What the table of grades needs of a finding."""
+
+    verdict: str
+    message: str
+
+
+@dataclass
+class StoredVerdict:
+    """What the table of grades needs of a verdict; grading/verify.py writes it.
+
+    `weights` is their SHA-256, "" without weights; `first_page` a PNG in base 64.
+    """
+
+    code: int
+    reason: str
+    findings: list[StoredFinding] = field(default_factory=list)
+    claimed: float | None = None
+    measured: float | None = None
+    weights: str = ""
+    seconds: float | None = None
+    first_page: str = ""
+
+    def count(self, *verdicts):
+        """The number of findings with one of these verdicts."""
+        return sum(finding.verdict in verdicts for finding in self.findings)
+
+
+def read_verdict(file):
+    """The StoredVerdict in a JSON file, or None if there is none or it is damaged."""
+    if not file.exists():
+        return None
+    try:
+        content = parse_json(file.read_bytes(), file.name)
+        return read_table(StoredVerdict, content, Place(file.name))
+    except SubmissionError:
+        return None
+
+
+# -------------------------------------------------------------------------------------- archives
+
+
+def find_submissions(folder):
+    """The submissions below a folder, name -> path: zip files and unpacked submissions."""
+    notebook = read_policy().files.notebook
+    found = {}
     for place, folders, files in os.walk(folder):
-        depth = len(Path(place).relative_to(folder).parts)
-        if Path(place, notebook).is_file() and depth:
-            found[os.path.relpath(place, folder)] = Path(place)
+        path = Path(place)
+        depth = len(path.relative_to(folder).parts)
+        if depth and (path / notebook).is_file():
+            found[os.path.relpath(path, folder)] = path
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < 3)
-        found |= {os.path.relpath(Path(place, name), folder): Path(place, name) for name in files
-                  if name.lower().endswith(".zip") and not name.startswith(".") and not Path(place, name).is_symlink()}
+        if depth >= DEEPEST:
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            file = path / name
+            if name.lower().endswith(".zip") and name[0] != "." and not file.is_symlink():
+                found[os.path.relpath(file, folder)] = file
     return dict(sorted(found.items()))
 
 
-def verdict_key(path):
-    """What a kept verdict belongs to: the archive, the judge and the data, as hexadecimal digits."""
+def verdict_key(path, root=ROOT):
+    """What a stored verdict belongs to, 32 hexadecimal digits.
+
+    It changes with the archive, with CIFAR10_DIR and with every file of the project that a verdict
+    depends on.
+
+    Args:
+        path: the archive, or the folder of an unpacked submission.
+        root: the project's folder.
+    """
     digest = hashlib.sha256(os.environ.get("CIFAR10_DIR", "").encode())
-    for file in project_files("judge"):
-        digest.update(file.read_bytes())
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    for file in project_files("judge", root):
+        name = file.relative_to(root).as_posix()
+        digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.rglob("*"))
+    for file in files:
         status = file.lstat()
-        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def verdict_of(name, done, report, place):
-    """The verdict that a judge's process has left, as a dict; whatever happened to it is a verdict as well."""
-    if done.returncode in (0, 1, 2) and report.exists():
-        verdict = json.loads(report.read_text())
-    else:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        verdict = {"code": 2, "reason": f"the judge did not end as it should ({last[0][:200]})", "rows": [],
-                   "seconds": None}
-    report.write_text(json.dumps(verdict))
-    os.replace(report, place)
-    return {"archive": name} | verdict
+# --------------------------------------------------------------------------------------- judging
 
 
-def table(verdicts):
-    """The rows of the CSV, dicts by column; the same weights in two archives make both of them a reason to ask."""
-    owners = {}
-    for verdict in verdicts:
-        if verdict.get("weights"):
-            owners.setdefault(verdict["weights"], []).append(verdict["archive"])
-    for verdict in verdicts:
-        others = [name for name in owners.get(verdict.get("weights"), []) if name != verdict["archive"]]
-        if others:
-            said = f"its weights are also those of {', '.join(others)}"
-            verdict["rows"].append({"verdict": "implausible", "said": said})
-            if verdict["code"] == 0:
-                verdict |= {"code": 2, "reason": said}
-        counts = [row["verdict"] for row in verdict["rows"]]
-        yield {"archive": verdict["archive"], "verdict": VERDICTS[verdict["code"]],
-               **{key: "" if verdict.get(key) is None else round(verdict[key], 2)
-                  for key in ("claimed", "measured", "seconds")}, "contradictions": counts.count("contradicted"),
-               "unverified": counts.count("unverified") + counts.count("implausible"), "reason": verdict["reason"]}
+@dataclass
+class Job:
+    """An archive to be judged, and the file where its verdict will be stored."""
 
+    name: str
+    path: Path
+    stored: Path
 
-def safe(value):
-    """A value for a CSV: text that a spreadsheet would take for a formula gets an apostrophe."""
-    text = str(value)
-    return f"'{text}" if isinstance(value, str) and text.lstrip()[:1] in ("=", "+", "-", "@") else text
-
-
-def page(rows, verdicts):
-    """One page of HTML: a sortable table with each paper's first page and the reasons; all text is escaped."""
-    digest, lines = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(), []
-    for row, verdict in zip(rows, verdicts):
-        reasons = [line["said"] for line in verdict["rows"] if line["verdict"] in REASONS][:20] or [row["reason"]]
-        cells = "".join(f"<td>{html.escape(str(row[name]))}</td>" for name in COLUMNS[:-1])
-        items = "".join(f"<li>{html.escape(text)}</li>" for text in reasons)
-        picture = html.escape(verdict.get("first_page", ""))
-        picture = f'<img alt="first page" src="data:image/png;base64,{picture}">' if picture else ""
-        lines.append(f'<tr class="{row["verdict"].split()[0]}">{cells}<td><ul>{items}</ul></td><td>{picture}</td></tr>')
-    heads = "".join(f"<th>{name}</th>" for name in (*COLUMNS, "first page"))
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return (f'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f"<title>Grades</title><style>{STYLE}</style><table><thead><tr>{heads}</tr></thead><tbody>"
-            + "\n".join(lines) + f"</tbody></table><script>{SCRIPT}</script>\n")
+    @property
+    def report(self):
+        """The file that the judging process writes."""
+        return self.stored.with_suffix(".new")
 
 
 @contextlib.contextmanager
-def workers(jobs):
-    """joblib's Parallel: on the cluster that DASK_SCHEDULER_ADDRESS names, else on this machine."""
-    address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+def open_executor(jobs):
+    """An executor of concurrent.futures: threads here, or the cluster that CLUSTER names."""
+    address = os.environ.get(CLUSTER)
     if address:
         from distributed import Client
-        with Client(address), joblib.parallel_config(backend="dask"):
-            yield joblib.Parallel(return_as="generator_unordered")
+
+        with Client(address) as client:
+            yield client.get_executor(pure=False)
     else:
-        yield joblib.Parallel(n_jobs=jobs, backend="threading", return_as="generator_unordered")
+        with concurrent.futures.ThreadPoolExecutor(jobs) as executor:
+            yield executor
+
+
+def start_job(executor, job, seconds, environment):
+    """A Future of the process that judges an archive.
+
+    The function that is submitted is subprocess.run, so that workers of a cluster need nothing of
+    this module.
+    """
+    limited = ["timeout", "-s", "KILL", str(seconds)]
+    judge = [sys.executable, "-m", "grading.verify", str(job.path.resolve()), str(job.report)]
+    return executor.submit(
+        subprocess.run,
+        [*limited, *judge],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=ROOT,
+    )
+
+
+def finish_job(job, done):
+    """The StoredVerdict that a judging process has left; it is stored.
+
+    Args:
+        job: the Job.
+        done: the finished process. If it crashed or was stopped, the verdict says so.
+    """
+    verdict = None
+    if done.returncode in (0, 1, 2):
+        verdict = read_verdict(job.report)
+    if verdict is None:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        last = lines[-1][:200] if lines else f"status {done.returncode}"
+        content = {"code": 2, "reason": f"judging it did not end as it should ({last})"}
+        job.report.write_text(json.dumps(content))
+        verdict = read_verdict(job.report)
+    os.replace(job.report, job.stored)
+    return verdict
+
+
+def judge_all(jobs, workers, seconds):
+    """The verdicts of jobs, name -> StoredVerdict, and whether Ctrl-C has stopped it.
+
+    Args:
+        jobs: a list of Job.
+        workers: how many archives are judged at a time.
+        seconds: after so many a process is killed.
+    """
+    threads = max(1, os.cpu_count() // workers)
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"RERUN": ""}
+    verdicts = {}
+    pending = {}
+    with open_executor(workers) as executor:
+        try:
+            for job in jobs:
+                pending[start_job(executor, job, seconds, environment)] = job
+            finished = concurrent.futures.as_completed(pending)
+            for future in tqdm(finished, total=len(pending), desc="archives", unit=""):
+                job = pending[future]
+                verdicts[job.name] = finish_job(job, future.result())
+        except KeyboardInterrupt:
+            for future in pending:
+                future.cancel()
+            sandbox.end_below(os.getpid())
+            return verdicts, True
+    return verdicts, False
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+
+def mark_shared_weights(verdicts):
+    """Add a finding to verdicts whose weights are also another archive's: a reason to ask."""
+    owners = {}
+    for name, verdict in verdicts.items():
+        if verdict.weights:
+            owners.setdefault(verdict.weights, []).append(name)
+    for name, verdict in verdicts.items():
+        others = [other for other in owners.get(verdict.weights, []) if other != name]
+        if not others:
+            continue
+        message = f"its weights are also those of {', '.join(others)}"
+        verdict.findings.append(StoredFinding("implausible", message))
+        if verdict.code == 0:
+            verdict.code = 2
+            verdict.reason = message
+
+
+def table_row(name, verdict):
+    """The row of grades.csv on an archive, column -> value."""
+    row = {
+        "archive": name,
+        "verdict": VERDICTS[verdict.code],
+        "contradictions": verdict.count("contradicted"),
+        "unverified": verdict.count("unverified", "implausible"),
+        "reason": verdict.reason,
+    }
+    for column in ("claimed", "measured", "seconds"):
+        value = getattr(verdict, column)
+        row[column] = "" if value is None else round(value, 2)
+    return row
+
+
+def csv_text(value):
+    """A value for a CSV file; text that a spreadsheet would run as a formula gets an apostrophe."""
+    text = str(value)
+    if isinstance(value, str) and text.lstrip()[:1] in ("=", "+", "-", "@"):
+        return f"'{text}"
+    return text
+
+
+def write_csv(file, rows):
+    """Write rows, a list of dicts by column, to a CSV file."""
+    with open(file, "w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow([csv_text(row[column]) for column in COLUMNS])
+
+
+def html_page(verdicts):
+    """One page of HTML: a sortable table with reasons and the first page of each paper."""
+    folder = Path(__file__).parent
+    script = (folder / "grades.js").read_text(encoding="utf-8")
+    grades = []
+    for name, verdict in verdicts.items():
+        messages = [
+            finding.message
+            for finding in verdict.findings
+            if finding.verdict in ("contradicted", "unverified", "implausible")
+        ]
+        grades.append(
+            {
+                "row": table_row(name, verdict),
+                "messages": messages[:MOST_MESSAGES] or [verdict.reason],
+                "first_page": verdict.first_page,
+            }
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("grades.html.j2").render(
+        columns=COLUMNS[:-1],
+        grades=grades,
+        script=script,
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+# --------------------------------------------------------------------------------------- command
 
 
 def main(folder, build):
-    """Judge all archives in a folder, JOBS at a time, and write grades.csv and grades.html to the folder `build`."""
-    found, seconds = submissions(folder), read_policy()["verdict"]["seconds"] + 60
-    if not found:
-        sys.exit(f"{folder} holds no zip file and no unpacked submission: name the folder with SUBMISSIONS=")
-    kept, jobs = (build / "grades").resolve(), int(os.environ.get("JOBS") or os.cpu_count())
-    kept.mkdir(parents=True, exist_ok=True)
-    settings = {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs))} | os.environ | {"RERUN": ""}
-    verdicts, tasks, stopped = [], {}, False
-    for name, path in found.items():
-        place = kept / f"{verdict_key(path)}.json"
-        if place.exists():
-            verdicts.append({"archive": name} | json.loads(place.read_text()))
-        else:  # nothing of this module, so that workers elsewhere need not have it
-            command = ["timeout", "-s", "KILL", str(seconds), sys.executable, "-m", "grading.verify",
-                       str(path.resolve()), str(place.with_suffix(".new"))]
-            tasks[command[-1]] = name, place, joblib.delayed(subprocess.run)(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings,
-                cwd=ROOT)
+    """Judge all archives in a folder, JOBS at a time, and write the tables to the folder `build`.
+
+    Exits with 130 after Ctrl-C.
+    """
     try:
-        with workers(jobs) as work:
-            for done in tqdm(work(task for *_, task in tasks.values()), total=len(tasks), desc="archives", unit=""):
-                name, place, _ = tasks[done.args[-1]]
-                verdicts.append(verdict_of(name, done, Path(done.args[-1]), place))
-    except KeyboardInterrupt:
-        stopped = True
-        sandbox.end_below(os.getpid())
-        print("\nStopped; the same command goes on with the archives that are left.", file=sys.stderr)
-    verdicts.sort(key=lambda verdict: verdict["archive"])
-    rows = list(table(verdicts))
-    with open(build / "grades.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([safe(row[name]) for name in COLUMNS] for row in rows)
-    (build / "grades.html").write_text(page(rows, verdicts))
-    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS}
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), build / "grades.csv",
-          build / "grades.html", sep="\n")
+        seconds = read_policy().verdict.seconds + SPARE_SECONDS
+        found = find_submissions(folder)
+    except SubmissionError as error:
+        sys.exit(str(error))
+    if not found:
+        sys.exit(
+            f"{folder} has no zip file and no unpacked submission: name another folder with "
+            "SUBMISSIONS="
+        )
+    storage = (build / "grades").resolve()
+    storage.mkdir(parents=True, exist_ok=True)
+    verdicts = {}
+    jobs = []
+    for name, path in found.items():
+        job = Job(name, path, storage / f"{verdict_key(path)}.json")
+        verdict = read_verdict(job.stored)
+        if verdict:
+            verdicts[name] = verdict
+        else:
+            jobs.append(job)
+    workers = int(os.environ.get("JOBS") or os.cpu_count())
+    new, stopped = judge_all(jobs, workers, seconds)
+    verdicts = dict(sorted((verdicts | new).items()))
+    if stopped:
+        print("\nStopped. The same command continues with the other archives.", file=sys.stderr)
+    mark_shared_weights(verdicts)
+    rows = [table_row(name, verdict) for name, verdict in verdicts.items()]
+    write_csv(build / "grades.csv", rows)
+    (build / "grades.html").write_text(html_page(verdicts), encoding="utf-8")
+    results = [row["verdict"] for row in rows]
+    print(", ".join(f"{results.count(verdict)} {verdict}" for verdict in VERDICTS))
+    print(build / "grades.csv", build / "grades.html", sep="\n")
     sys.exit(130 if stopped else 0)
 
 
 if __name__ == "__main__":
-    place = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("SUBMISSIONS")
-    main(Path(place or sys.exit("name the folder of archives: make grade SUBMISSIONS=folder/")), ROOT / "build")
+    course = os.environ.get("SUBMISSIONS")
+    if len(sys.argv) > 1:
+        course = sys.argv[1]
+    if not course:
+        sys.exit("name the folder of archives: make grade SUBMISSIONS=folder/")
+    main(Path(course), ROOT / "build")

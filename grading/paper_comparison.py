@@ -1,169 +1,184 @@
-"""The paper handed in, held against the one that this copy's exporter makes of the notebook: as text and as pictures.
+"""Is the paper handed in the one that the notebook makes? Pages are compared as text and pictures.
 
-Nothing of a PDF is read in the judge's process: the sandbox makes grey pictures and text of it.
+No PDF is opened in this process: the sandbox turns papers into grey pictures and text.
 """
 import io
+import json
 import re
-import unicodedata
 from collections import Counter
 
 import numpy as np
 from PIL import Image
 
-from grading import sandbox
-from grading.archive import Refused, parse_json
-from grading.checks import Row, code, listed
+from grading import paper_numbers, sandbox
+from grading.archive import ArchiveError, parse_json
+from grading.findings import Finding, join_names
+from grading.network_check import sandbox_code
+from grading.schema import Place, read_value
 
-SQUARE, DARKER, DOTS = 16, 100, 8  # two pages differ where in a square this many dots differ by this much grey
-NUMBER = re.compile(r"(?<![\w.,])[-−+±]?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?!\w|[.,]\d)\s*(%|per ?cent\b)?", re.I)
-
-
-def handed(submission, notebook, policy):
-    """The paper handed in, as pictures and text of its pages; Refused or Stopped where that cannot be."""
-    pdf = submission.bytes(policy["files"]["paper"])
-    return sandbox.results({**code(), "paper.pdf": pdf}, "look", policy)
-
-
-def made(submission, notebook, policy):
-    """The paper that the notebook makes, in the same form; and its texts with their places."""
-    names = policy["files"]
-    files = {name: data for name, data in submission.files.items()
-             if name.startswith(("figures/", "notebooks/", names["references"]))}
-    return sandbox.results({**code(), **files, names["notebook"]: sandbox.packed(notebook)}, "paper", policy)
+# Two pages differ if in a square of SQUARE pixels so many are so much darker or lighter.
+SQUARE = 16
+DIFFERENT_PIXELS = 8
+DIFFERENT_GREY = 100
+REDRAWN = 0.05  # share of different squares from which on a page counts as typeset differently
+THUMBNAIL = 420  # pixels, the longer side of the first page's picture
 
 
-def compared(submission, there, here, template, claims, runs, policy):
-    """Rows on two papers, as from `handed` and `made`."""
-    texts, words = said(here), [spoken(files) for files in (there, here)]
-    rows = [*text_rows(*words), *picture_rows(pictures(there), pictures(here), words[0] == words[1]),
-            *number_rows(texts, explained(texts, template, submission, claims, runs, policy), claims)]
-    return rows or [Row("paper", "holds", "the paper is what the notebook makes, as text and as pictures")]
+def render_handed_in(submission, notebook, policy):
+    """The paper handed in, as pictures and text of its pages: name -> bytes.
+
+    Raises ArchiveError if it is missing, sandbox.SandboxError if it cannot be rendered.
+    """
+    pdf = submission.bytes(policy.files.paper)
+    return sandbox.results({**sandbox_code(), "paper.pdf": pdf}, "look", policy)
+
+
+def render_rebuilt(submission, notebook, policy):
+    """The paper that the notebook makes, in the same form, with the texts that it consists of."""
+    starts = ("figures/", "notebooks/", policy.files.references)
+    inputs = sandbox_code()
+    for name, content in submission.files.items():
+        if name.startswith(starts):
+            inputs[name] = content
+    inputs[policy.files.notebook] = json.dumps(notebook).encode()
+    return sandbox.results(inputs, "paper", policy)
+
+
+def compare(handed_in, rebuilt, explanations, claims):
+    """Findings on two papers.
+
+    Args:
+        handed_in: what render_handed_in returns.
+        rebuilt: what render_rebuilt returns.
+        explanations: the values that numbers in the paper may have, as paper_numbers.Explanations.
+        claims: name -> Claim.
+    """
+    texts = read_texts(rebuilt)
+    words = page_words(handed_in)
+    rebuilt_words = page_words(rebuilt)
+    findings = [
+        *compare_words(words, rebuilt_words),
+        *compare_pictures(pictures(handed_in), pictures(rebuilt), words == rebuilt_words),
+        *paper_numbers.check_numbers(texts, explanations, claims),
+    ]
+    if not findings:
+        message = "the paper is what the notebook makes, as text and as pictures"
+        findings.append(Finding("paper", "holds", message))
+    return findings
 
 
 def pictures(files):
     """The pages in a sandbox's results as arrays of grey (height, width)."""
     pages = []
-    for name in sorted(name for name in files if name.endswith(".pgm")):
-        head = re.match(rb"P5\s(\d{1,5})\s(\d{1,5})\s255\s", files[name])
-        if not head or len(files[name]) - head.end() != int(head[1]) * int(head[2]):
-            raise Refused("a page of the paper came back damaged")
-        data = np.frombuffer(files[name], np.uint8, offset=head.end())
-        pages.append(data.reshape(int(head[2]), int(head[1])))
+    for name in sorted(files):
+        if not name.endswith(".pgm"):
+            continue
+        header = re.match(rb"P5\s(?P<width>\d{1,5})\s(?P<height>\d{1,5})\s255\s", files[name])
+        if not header:
+            raise ArchiveError("a page of the paper came back damaged")
+        shape = int(header["height"]), int(header["width"])
+        if len(files[name]) - header.end() != shape[0] * shape[1]:
+            raise ArchiveError("a page of the paper came back damaged")
+        pages.append(np.frombuffer(files[name], np.uint8, offset=header.end()).reshape(shape))
     if not pages:
-        raise Refused("the paper has no pages")
+        raise ArchiveError("the paper has no pages")
     return pages
 
 
-def spoken(files):
-    """The words of each page in a sandbox's results: a list of lists; hyphens do not count, nor where lines break."""
+def page_words(files):
+    """The words of each page, a list of lists, without hyphens, which depend on line breaks."""
     text = files.get("text.txt", b"").decode(errors="replace")
-    return [re.sub(r"[-\u00ad\u2010]\n?", "", page).split() for page in text.split("\f")][:-1]
+    pages = text.split("\f")[:-1]
+    return [re.sub(r"[-\u00ad\u2010]\n?", "", page).split() for page in pages]
 
 
-def said(files):
-    """The texts that the sandbox found, as [place, kind, text]."""
-    texts = parse_json(files.get("texts.json", b""), "the paper's texts")
-    if not isinstance(texts, list) or not all(isinstance(part, str) for row in texts for part in row):
-        raise Refused("the paper's texts came back damaged")
+def read_texts(files):
+    """The texts that the sandbox found, as [place, kind, text]. Raises SchemaError."""
+    name = "the paper's texts"
+    content = parse_json(files.get("texts.json", b""), name)
+    texts = read_value(list[list[str]], content, Place(name))
+    if any(len(text) != 3 for text in texts):
+        raise ArchiveError(f"{name} came back damaged")
     return texts
 
 
-def first_page(files, height=420):
+def first_page(files):
     """The first page in a sandbox's results as a small PNG, in bytes."""
-    picture, buffer = Image.fromarray(pictures(files)[0]), io.BytesIO()
-    picture.thumbnail((height, height))
+    picture = Image.fromarray(pictures(files)[0])
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def text_rows(handed, made):
-    """Rows where the words of two papers differ, in whatever order pages and columns show them."""
-    there, here = (Counter(word for page in pages for word in page) for pages in (handed, made))
-    more, less = there - here, here - there
-    if more or less:
-        pages = [number for number, page in enumerate(handed, 1) if more.keys() & set(page)]
-        yield Row("paper", "contradicted", "the paper handed in "
-                  + (f"says {first_of(more)} on page {', '.join(map(str, pages))}, which the notebook does not"
-                     if more else "says less than the notebook")
-                  + (f"; it lacks {first_of(less)}" if less else ""))
+def compare_words(handed_in, rebuilt):
+    """Findings if two papers' words differ, in whatever order pages and columns have them."""
+    there = Counter(word for page in handed_in for word in page)
+    here = Counter(word for page in rebuilt for word in page)
+    added = there - here
+    missing = here - there
+    if not (added or missing):
+        return []
+    message = "the paper handed in says less than the notebook"
+    if added:
+        pages = []
+        for number, page in enumerate(handed_in, 1):
+            if added.keys() & set(page):
+                pages.append(str(number))
+        message = (
+            f"the paper handed in says {_shown_words(added)} on page {', '.join(pages)}, "
+            "which the notebook does not"
+        )
+    if missing:
+        message += f"; it lacks {_shown_words(missing)}"
+    return [Finding("paper", "contradicted", message)]
 
 
-def first_of(words):
-    """The first words of a Counter, numbers before others."""
+def _shown_words(words):
+    """The first words of a Counter, those with digits before others."""
     order = sorted(words, key=lambda word: not any(letter.isdigit() for letter in word))
-    return listed([repr(word[:30]) for word in order])
+    return join_names([repr(word[:30]) for word in order])
 
 
-def picture_rows(handed, made, same_words):
-    """Rows where pages look different: in few places somebody drew over them, everywhere another TeX set them."""
-    if len(handed) != len(made) or [page.shape for page in handed] != [page.shape for page in made]:
-        if same_words or len(handed) != len(made):
-            yield Row("paper", "unverified", f"the paper handed in has {len(handed)} pages, or pages of another size, "
-                      f"the notebook's has {len(made)}: compare their pictures by eye")
-        return
-    for number, (there, here) in enumerate(zip(handed, made), 1):
-        height, width = (size // SQUARE * SQUARE for size in there.shape)
-        different = np.abs(there.astype(int) - here)[:height, :width] > DARKER
-        squares = different.reshape(height // SQUARE, SQUARE, width // SQUARE, SQUARE).sum((1, 3)) >= DOTS
-        if squares.mean() > 0.05:
-            yield Row("paper", "unverified", f"page {number} is set in another way than here, perhaps by another TeX: "
-                      "look at both")
+def compare_pictures(handed_in, rebuilt, same_words):
+    """Findings if pages look different.
+
+    In few places, somebody drew over the page; everywhere, another TeX typeset it.
+    """
+    shapes = [page.shape for page in handed_in]
+    if shapes != [page.shape for page in rebuilt]:
+        if len(handed_in) == len(rebuilt) and not same_words:
+            return []  # the words' finding says more
+        message = (
+            f"the paper handed in has {len(handed_in)} pages, or pages of another size, the "
+            f"notebook's has {len(rebuilt)}: compare their pictures by eye"
+        )
+        return [Finding("paper", "unverified", message)]
+    findings = []
+    for number, (there, here) in enumerate(zip(handed_in, rebuilt), 1):
+        squares = different_squares(there, here)
+        if squares.mean() > REDRAWN:
+            message = (
+                f"page {number} is typeset in another way than here, perhaps by another TeX: "
+                "look at both"
+            )
+            findings.append(Finding("paper", "unverified", message))
         elif squares.any():
             row, column = np.argwhere(squares)[0]
-            down, right = 100 * row // squares.shape[0], 100 * column // squares.shape[1]
-            yield Row("paper", "contradicted", f"page {number} of the paper looks different from what the notebook "
-                      f"makes, {down} % from its top and {right} % from its left")
+            down = 100 * row // squares.shape[0]
+            right = 100 * column // squares.shape[1]
+            message = (
+                f"page {number} of the paper looks different from what the notebook makes, "
+                f"{down} % from its top and {right} % from its left"
+            )
+            findings.append(Finding("paper", "contradicted", message))
+    return findings
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers
-
-def numbers(text):
-    """Yield (as written, value, decimals, whether per cent) of the numbers in a text, whatever its digits look like."""
-    text = re.sub(r"[\u200b-\u200f\u2060\ufeff\u00ad]", "", unicodedata.normalize("NFKC", text)).replace("\\%", "%")
-    for found in NUMBER.finditer(text):
-        value = "".join(str(unicodedata.digit(letter)) if letter.isdigit() else letter
-                        for letter in (found[1] + (found[2] or "")).replace(",", ""))
-        yield found[0].strip(), float(value), len(found[2] or ".") - 1, bool(found[3])
-
-
-def explained(texts, template, submission, claims, runs, policy):
-    """What numbers may say, two lists of values: those typed by hand, and those that the notebook computed.
-
-    Both may say claims, citations and numbers of the template's prose; the second also what is in the records of the
-    runs and in the template's code, and differences of accuracies.
-    """
-    bibliography = submission.files.get(policy["files"]["references"], b"").decode(errors="replace")
-    prose = " ".join(cell.source for cell in template.cells if cell.cell_type == "markdown")
-    captions = " ".join(line for cell in template.cells for line in cell.source.splitlines() if line.startswith("#|"))
-    typed = [claim["value"] for claim in claims.values() if not isinstance(claim["value"], str)]
-    accuracies = [claim["value"] for claim in claims.values() if claim.get("unit") == "%"
-                  and not isinstance(claim["value"], str)]
-    typed += [value for text in (bibliography[:200_000], prose, captions) for _, value, _, _ in numbers(text)]
-    source = " ".join(cell.source for cell in template.cells if cell.cell_type == "code").replace("_", "")
-    computed = [float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", source)]
-    computed += [abs(a - b) for a in accuracies for b in accuracies]
-    for run in runs.values():
-        settings = [value for value in run.info["config"].values() if type(value) in (int, float)]
-        loss, trained = run.history.iloc[-1][["train_loss", "train_accuracy"]]
-        computed += [*settings, *(100 * value for value in settings), loss, trained, run.info["seconds"] / 60]
-        computed += [abs(trained - accuracy) for accuracy in accuracies]
-    return typed, typed + computed
-
-
-def number_rows(texts, explanations, claims):
-    """Rows for numbers in the paper that nothing explains: typed ones, and shares of any kind."""
-    typed, computed = (np.array([float(value) for value in values]) for values in explanations)
-    open_places, accuracy = {}, claims.get("test_accuracy", {}).get("value")
-    stated = False
-    for place, kind, text in texts:
-        known = computed if kind == "computed" else typed
-        for written, value, decimals, percent in numbers(text):
-            stated |= isinstance(accuracy, (int, float)) and decimals == 2 and abs(value - accuracy) < 0.00501
-            counts = percent or kind == "typed" and (decimals or value >= 1000)
-            if counts and not np.any(np.abs(known - value) <= 0.501 * 10.0 ** -decimals):
-                open_places.setdefault(place, []).append(written)
-    if not stated and accuracy is not None:
-        yield Row("paper", "contradicted", f"the paper does not say the accuracy claimed, {accuracy}")
-    for place, found in open_places.items():
-        yield Row("paper", "unverified", f"{place} says {', '.join(dict.fromkeys(found))}, which is no claim, citation "
-                  "or number of the template")
+def different_squares(there, here):
+    """Which squares of two pages, grey (height, width), differ: a Boolean array of squares."""
+    rows = there.shape[0] // SQUARE
+    columns = there.shape[1] // SQUARE
+    different = np.abs(there.astype(int) - here) > DIFFERENT_GREY
+    whole = different[: rows * SQUARE, : columns * SQUARE]
+    return whole.reshape(rows, SQUARE, columns, SQUARE).sum((1, 3)) >= DIFFERENT_PIXELS

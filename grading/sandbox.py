@@ -15,13 +15,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from grading import archive
+from grading.policy import SandboxLimits
 from tools import bubblewrap
 from tools.bubblewrap import MB
 from tools.errors import SubmissionError
@@ -46,30 +46,6 @@ class SandboxError(SubmissionError):
     """A command failed or exceeded a limit, or there is no sandbox: one sentence."""
 
 
-Stopped = SandboxError  # its name in modules that are still to be changed
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a command may use."""
-
-    processor_seconds: int  # of each process
-    seconds: int  # of all
-    memory: int  # MB: of each process, and of all together
-    processes: int
-    disk: int  # MB of files, which lie in memory
-    output: int  # MB on standard output
-    gpu: bool = False
-
-    @classmethod
-    def of(cls, table):
-        """The limits in a table of the policy, a dict or an object with these attributes."""
-        if not isinstance(table, Mapping):
-            table = vars(table)
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in table.items() if name in names})
-
-
 def usable():
     """Whether a command can run in the sandbox on this machine."""
     return _works(shutil.which("bwrap"))
@@ -79,7 +55,15 @@ def usable():
 def _works(bwrap):
     if not bwrap:
         return False
-    limits = Limits(processor_seconds=10, seconds=10, memory=1_000, processes=9, disk=1, output=1)
+    limits = SandboxLimits(
+        processor_seconds=10,
+        seconds=10,
+        memory=1_000,
+        processes=9,
+        disk=1,
+        output=1,
+        rerun_seconds=0,
+    )
     with tempfile.TemporaryDirectory() as folder:
         command = bubblewrap.isolate_student(folder, limits, user=_other_user())
         return bubblewrap.succeeds([*command, "touch", "/tmp/a"], environment={})
@@ -91,14 +75,13 @@ def run(inputs, command, limits, data=None):
     Args:
         inputs: name -> bytes or Path: the files below /in.
         command: the program and its arguments, a list.
-        limits: Limits, or the policy's table [sandbox].
+        limits: SandboxLimits.
         data: a folder of this machine that the command sees as /data.
 
     Raises SandboxError if it fails or exceeds a limit, or if there is no sandbox.
     """
     if not usable():
         raise SandboxError(NEEDED)
-    limits = Limits.of(limits)
     user = _other_user()
     with tempfile.TemporaryDirectory() as folder:
         _write_inputs(inputs, Path(folder))
@@ -129,13 +112,16 @@ def results(inputs, task, policy, before=(), data=None):
 
     Raises SandboxError if it fails or gives no archive.
     """
-    limits, archive_limits = _limits_of(policy)
+    limits = policy.sandbox
+    archive_limits = replace(
+        policy.archive, one_file=limits.output, unpacked=limits.output, ratio=float("inf")
+    )
     command = [*before, *python("grading/sandbox_tasks.py", task)]
     output = run(inputs, command, limits, data)
     try:
         members = archive.open_zip(output, archive_limits)
         return archive.contents(members, {name: name for name in members}, archive_limits)
-    except archive.Refused as error:
+    except archive.ArchiveError as error:
         raise SandboxError(f"what it gave cannot be read: {error}") from None
 
 
@@ -157,20 +143,6 @@ def end_below(pid):
 
 
 # ----------------------------------------------------------------------------------------- before
-
-
-def _limits_of(policy):
-    """The sandbox's Limits, and limits for the archive that a task gives."""
-    if isinstance(policy, Mapping):
-        limits = Limits.of(policy["sandbox"])
-        archive_limits = policy["archive"]
-    else:
-        limits = Limits.of(policy.sandbox)
-        archive_limits = policy.archive
-    changes = {"one_file": limits.output, "unpacked": limits.output, "ratio": float("inf")}
-    if is_dataclass(archive_limits):
-        return limits, replace(archive_limits, **changes)
-    return limits, {**archive_limits, **changes}
 
 
 def _other_user():

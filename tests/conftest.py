@@ -1,6 +1,12 @@
 """Fixtures that several test files use."""
 
 import pytest
+from grading_fixtures import (  # noqa: F401 (pytest finds fixtures by their names)
+    no_paper,
+    original,
+    restored_environment,
+    world,
+)
 
 import utils
 

@@ -1,4 +1,5 @@
-"""A small real submission, made by the project's own code, and what a forger needs to change it and sign it anew."""
+"""A small real submission, and what a forger needs to change it and sign it anew."""
+
 import base64
 import copy
 import hashlib
@@ -20,64 +21,98 @@ from safetensors.torch import load, save
 import training
 import utils
 from grading.archive import Submission
-from grading.checks import read_policy
-from grading.sandbox_tasks import facts
-from report.freshness import MIME_TYPE, code_hash, definition_cells, results_hash, text_hash, visible_outputs
+from grading.policy import DataSet, Policy, read_policy
+from grading.sandbox_tasks import definition_facts
+from report.freshness import (
+    MIME_TYPE,
+    code_hash,
+    definition_cells,
+    results_hash,
+    text_hash,
+    visible_outputs,
+)
 from tools.notebook_definitions import NOTEBOOK, load_definitions
 
 POLICY = read_policy()
-BOOK, LEDGER, PAPER = (POLICY["files"][key] for key in ("notebook", "ledger", "paper"))
+BOOK = POLICY.files.notebook
+LEDGER = POLICY.files.ledger
+PAPER = POLICY.files.paper
 BUILD = """
 import sys; sys.path.insert(0, sys.argv[1])
 import nbformat
 from report import exporter
+exporter = exporter.PaperExporter(check_freshness=False)
 resources = {"metadata": {"name": "assignment2", "path": sys.argv[2]}}
 notebook = nbformat.read(sys.argv[2] + "/" + sys.argv[4], 4)
-open(sys.argv[3], "wb").write(exporter.PaperExporter(check_freshness=False).from_notebook_node(notebook, resources)[0])
+open(sys.argv[3], "wb").write(exporter.from_notebook_node(notebook, resources)[0])
 """
 
 
 @dataclass
 class World:
-    """A submission's files (name -> bytes), the policy that asks for just that, and the data that it is about."""
+    """A submission's files, name -> bytes, a policy that asks for just that, and its data."""
+
     files: dict
-    policy: dict
+    policy: Policy
     data: utils.Data
 
 
 def small_world(folder):
-    """Four runs on a few grey squares, a notebook about them with the template's definitions, and its paper."""
-    (train_images, train_labels), (test_images, test_labels) = squares(64, 1), squares(100, 2)
-    data = utils.Data(train_images, train_labels, test_images, test_labels, tuple("0123456789"), "a few squares")
+    """Four runs on grey squares, a notebook about them with the template's network, its paper."""
+    train_images, train_labels = squares(64, 1)
+    test_images, test_labels = squares(100, 2)
+    classes = tuple("0123456789")
+    data = utils.Data(
+        train_images, train_labels, test_images, test_labels, classes, "a few squares"
+    )
     policy = copy.deepcopy(POLICY)
     labels = hashlib.sha256(data.test_labels.byte().numpy().tobytes()).hexdigest()
-    policy["data"]["official"] = {"fingerprint": data.fingerprint, "train_images": 64, "test_images": 100,
-                                  "test_labels": labels}
-    policy["images"]["classes"] = list(data.classes)
-    runs = []
-    for name in ("fast-0", "fast-1", "restart-0", "control-0"):
-        seed, start = int(name[-1]), not name.startswith("fast")
-        recipe = training.Recipe(epochs=1 if start else 2, batch_size=16, seed=seed, augmentation="",
-                                 learning_rate=0 if name == "control-0" else 1e-3)
-        torch.manual_seed(seed)
-        net = load_definitions()["ResNet"]()
-        if start:
-            training.load_weights(net, runs[0].folder)
-        runs.append(training.fit(net, data, folder / name, recipe, runs[0] if start else None))
-    files = {f"{POLICY['files']['runs']}/{run.name}/{file.name}": file.read_bytes() for run in runs
-             for file in run.folder.iterdir() if run is runs[0] or file.name != "weights.safetensors"}
-    for name in ("utils.py", "training/runs.py", POLICY["files"]["references"]):
+    policy.data["official"] = DataSet(data.fingerprint, 64, 100, labels)
+    policy.images.classes = list(data.classes)
+    runs = train_runs(data, folder)
+    files = {}
+    for run in runs:
+        for file in run.folder.iterdir():
+            if run is runs[0] or file.name != "weights.safetensors":
+                files[f"{POLICY.files.runs}/{run.name}/{file.name}"] = file.read_bytes()
+    for name in ("utils.py", "training/__init__.py", POLICY.files.references):
         files[name] = (ROOT / name).read_bytes()
     for kind in ("pdf", "png"):
         files[f"figures/fig-loss.{kind}"] = drawn(runs[0].losses, kind)
     claims = claims_of(runs, policy)
-    files[LEDGER] = json.dumps({"claims": claims, "data": {
-        "source": data.source, "fingerprint": data.fingerprint, "train_images": 64, "test_images": 100,
-        "standin": False}, "environment": {"packages": []}}).encode()
+    about = {
+        "source": data.source,
+        "fingerprint": data.fingerprint,
+        "train_images": 64,
+        "test_images": 100,
+        "standin": False,
+    }
+    results = {"claims": claims, "data": about, "environment": {"packages": []}}
+    files[LEDGER] = json.dumps(results).encode()
     world = World(files, policy, data)
     write_notebook(world, notebook_of(claims, files))
     build_paper(world, folder)
     return world
+
+
+def train_runs(data, folder):
+    """Two runs with other seeds, one more epoch of the first, and that epoch's control run."""
+    recipes = {
+        "fast-0": training.Recipe(epochs=2, batch_size=16, augmentation=""),
+        "fast-1": training.Recipe(epochs=2, batch_size=16, augmentation="", seed=1),
+        "restart-0": training.Recipe(epochs=1, batch_size=16, augmentation=""),
+        "control-0": training.Recipe(epochs=1, batch_size=16, augmentation="", learning_rate=0),
+    }
+    runs = []
+    for name, recipe in recipes.items():
+        torch.manual_seed(recipe.seed)
+        net = load_definitions()["ResNet"]()
+        start = None
+        if not name.startswith("fast"):
+            start = runs[0]
+            training.load_weights(net, start.folder)
+        runs.append(training.fit(net, data, folder / name, recipe, start))
+    return runs
 
 
 def squares(number, seed):
@@ -99,65 +134,121 @@ def drawn(losses, kind):
 
 def claims_of(runs, policy):
     """The ledger's claims, computed from the runs by themselves and not by the judge's code."""
-    main, claims = runs[0], {}
-    predicted, mirrored, labels = (main.predictions[key].long() for key in (
-        "predicted", "predicted_with_mirrored", "labels"))
-
-    def claim(name, value, source=main.name, unit=""):
-        if "accuracy" in name and not unit:
-            unit = "%"
-        claims[name] = {"value": value, "unit": unit, "source": source}
-    claim("test_accuracy", main.info["accuracy"])
-    claim("test_accuracy_flips_averaged", 100 * (mirrored == labels).double().mean().item())
-    for number, name in enumerate(policy["images"]["classes"]):
-        claim(f"class_accuracy/{name}", 100 * (predicted[labels == number] == number).double().mean().item())
-    confusion = torch.zeros(10, 10).index_put((labels, predicted), torch.ones(()), accumulate=True)
-    pairs = (confusion + confusion.T).fill_diagonal_(0)
-    claim("most_confused_share", 100 * (pairs.max() / (predicted != labels).sum()).item())
-    for name, value in facts(load_definitions()):
-        claim(name, value, "definitions")
-    claim("epochs", len(main.history))
-    claim("training_time", main.info["seconds"] / 60)
+    main, second, restart, control = runs
+    claims = main_claims(main, policy)
+    for name, value in definition_facts(load_definitions()):
+        claims[name] = entry(value, "definitions")
     for run in runs:
-        claim(f"{run.name}/accuracy", run.info["accuracy"], run.name)
-    seeds = [run.info["accuracy"] for run in runs[:2]]
-    claim("fast/accuracy", sum(seeds) / 2, "fast")
-    claim("fast/deviation", statistics.stdev(seeds), "fast")
-    claim("restart-0/change", runs[2].info["accuracy"] - main.info["accuracy"], "restart-0")
-    right = [(run.predictions["predicted"] == run.predictions["labels"]).double() for run in (runs[2], main)]
-    claim("restart-0/change_interval", 1.96 * (100 * (right[0] - right[1])).std().item() / 100**0.5, "restart-0")
-    excess = runs[2].losses.mean() - runs[3].losses.mean()
-    claim("restart-0/excess", float(excess), "restart-0")
-    claim("published/original", 82.37, "published.csv")
-    claim("conclusion/the accuracy changes by less than its interval allows", True, "conclusions",
-          "restart-0/change < 99.5")
+        claims[f"{run.name}/accuracy"] = entry(run.info["accuracy"], run.name, "%")
+    seeds = [main.info["accuracy"], second.info["accuracy"]]
+    claims["fast/accuracy"] = entry(sum(seeds) / 2, "fast", "%")
+    claims["fast/deviation"] = entry(statistics.stdev(seeds), "fast")
+    change = restart.info["accuracy"] - main.info["accuracy"]
+    claims["restart-0/change"] = entry(change, "restart-0")
+    difference = 100 * (right_answers(restart) - right_answers(main))
+    interval = 1.96 * difference.std().item() / len(difference) ** 0.5
+    claims["restart-0/change_interval"] = entry(interval, "restart-0")
+    excess = restart.losses.mean() - control.losses.mean()
+    claims["restart-0/excess"] = entry(float(excess), "restart-0")
+    claims["published/original"] = entry(82.37, "published.csv")
+    conclusion = "conclusion/the accuracy changes by less than its interval allows"
+    claims[conclusion] = entry(True, "conclusions", "restart-0/change < 99.5")
     return claims
 
 
+def main_claims(main, policy):
+    """Claims on the run whose accuracy is claimed."""
+    predicted = main.predictions["predicted"].long()
+    mirrored = main.predictions["predicted_with_mirrored"].long()
+    labels = main.predictions["labels"].long()
+    values = {
+        "test_accuracy": main.info["accuracy"],
+        "test_accuracy_flips_averaged": 100 * (mirrored == labels).double().mean().item(),
+    }
+    for number, name in enumerate(policy.images.classes):
+        right = (predicted[labels == number] == number).double().mean()
+        values[f"class_accuracy/{name}"] = 100 * right.item()
+    confusion = torch.zeros(10, 10).index_put((labels, predicted), torch.ones(()), accumulate=True)
+    pairs = (confusion + confusion.T).fill_diagonal_(0)
+    share = 100 * (pairs.max() / (predicted != labels).sum()).item()
+    claims = {name: entry(value, main.name, "%") for name, value in values.items()}
+    claims["most_confused_share"] = entry(share, main.name)
+    claims["epochs"] = entry(len(main.history), main.name)
+    claims["training_time"] = entry(main.info["seconds"] / 60, main.name)
+    return claims
+
+
+def entry(value, source, unit=""):
+    """A claim as results.json has it."""
+    return {"value": value, "unit": unit, "source": source}
+
+
+def right_answers(run):
+    """Which test images a run's predictions get right: a tensor (N,) of zeros and ones."""
+    return (run.predictions["predicted"] == run.predictions["labels"]).double()
+
+
+FRONT = {
+    "title": "A Small Network",
+    "authors": [
+        {
+            "name": "Ada Lovelace",
+            "student_number": "1815",
+            "university": "London",
+            "email": "ada@example.org",
+        }
+    ],
+}
+FIGURE_OPTIONS = """#| label: fig-loss
+#| fig-cap: "The loss of each step."
+#| fig-alt: "A line."
+"""
+TABLE_OPTIONS = """#| label: tbl-all
+#| tbl-cap: "The accuracy."
+"""
+TABLE = """\\begin{{tabular}}{{lr}}
+class & accuracy \\\\
+all & {accuracy:.2f} \\\\
+\\end{{tabular}}"""
+
+
 def notebook_of(claims, files):
-    """A short notebook: prose, the template's definitions, a figure, a table, computed prose, the ledger's cell."""
-    hidden = {"tags": ["notebook-only"]}
-    accuracy, parameters = claims["test_accuracy"]["value"], claims["parameters"]["value"]
-    said = (f"**Accuracy.** The network with its {parameters:,} parameters is right in {accuracy:.2f} % of cases "
-            "[(He et al., 2016)](#ref-he2016).")
-    pictures = {kind: base64.b64encode(files[f"figures/fig-loss.{kind.rpartition('/')[2]}"]).decode()
-                for kind in ("application/pdf", "image/png")}
-    front = {"title": "A Small Network", "authors": [{"name": "Ada Lovelace", "student_number": "1815",
-                                                      "university": "London", "email": "ada@example.org"}]}
-    table = f"\\begin{{tabular}}{{lr}}\nclass & accuracy \\\\\nall & {accuracy:.2f} \\\\\n\\end{{tabular}}"
-    template = definition_cells(nbformat.read(NOTEBOOK, 4))
+    """A short notebook: prose, the template's definitions, a figure, a table, the ledger's cell."""
+    accuracy = claims["test_accuracy"]["value"]
+    parameters = claims["parameters"]["value"]
+    text = (
+        f"**Accuracy.** The network with its {parameters:,} parameters is right in "
+        f"{accuracy:.2f} % of cases [(He et al., 2016)](#ref-he2016)."
+    )
+    pictures = {
+        "application/pdf": base64.b64encode(files["figures/fig-loss.pdf"]).decode(),
+        "image/png": base64.b64encode(files["figures/fig-loss.png"]).decode(),
+    }
+    definitions = []
+    for cell in definition_cells(nbformat.read(NOTEBOOK, 4)):
+        definitions.append(code_cell(cell.source, None, "definition", "notebook-only"))
     cells = [
-        new_code_cell("front()", metadata={"tags": ["front-matter"]}, outputs=[shown_as({MIME_TYPE: front})]),
-        new_markdown_cell("# Implementation\n\nThe task is to classify small images with a residual network."),
-        *[new_code_cell(cell.source, metadata={"tags": ["definition", "notebook-only"]}) for cell in template],
-        new_code_cell('#| label: fig-loss\n#| fig-cap: "The loss of each step."\n#| fig-alt: "A line."\ndraw()',
-                      outputs=[shown_as(pictures)]),
-        new_code_cell("prose()", outputs=[shown_as({"text/markdown": said})]),
-        new_code_cell('#| label: tbl-all\n#| tbl-cap: "The accuracy."\ntable()',
-                      outputs=[shown_as({"text/latex": table})]),
+        code_cell("front()", {MIME_TYPE: FRONT}, "front-matter"),
+        new_markdown_cell(
+            "# Implementation\n\nThe task is to classify small images with a residual network."
+        ),
+        *definitions,
+        code_cell(f"{FIGURE_OPTIONS}draw()", pictures),
+        code_cell("prose()", {"text/markdown": text}),
+        code_cell(f"{TABLE_OPTIONS}table()", {"text/latex": TABLE.format(accuracy=accuracy)}),
         new_markdown_cell("# Discussion\n\nIt is small, and so is what it learns."),
-        new_code_cell("ledger.write()", metadata=hidden, outputs=[shown_as({MIME_TYPE: {}})])]
+        code_cell("ledger.write()", {MIME_TYPE: {}}, "notebook-only"),
+    ]
     return new_notebook(cells=cells)
+
+
+def code_cell(source, data, *tags):
+    """A code cell with tags that displays `data`, or nothing if it is None."""
+    outputs = []
+    if data is not None:
+        outputs.append(shown_as(data))
+    metadata = {"tags": list(tags)} if tags else {}
+    return new_code_cell(source, metadata=metadata, outputs=outputs)
 
 
 def shown_as(data):
@@ -171,26 +262,39 @@ def read_notebook(world):
 
 
 def write_notebook(world, notebook, sign=True):
-    """Put a notebook into the world, its record and the ledger's made to fit: nothing stops a forger from that."""
+    """Put a notebook into the world; if it is signed, its record and the ledger's fit."""
     if sign:
         results = json.loads(world.files[LEDGER])
-        code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-        texts = [data.get("text/latex") or data["text/markdown"] for cell in code for data in visible_outputs(cell)
-                 if {"text/latex", "text/markdown"} & data.keys()]
-        kept = {"cells": [code_hash(cell.source) for cell in code], "texts": [text_hash(text) for text in texts],
-                "files": {name: hashlib.sha256(data).hexdigest() for name, data in world.files.items()
-                          if name.endswith(".py") or name.startswith(("checkpoints/", "figures/"))},
-                "results": LEDGER, "results_hash": results_hash(results)}
-        world.files[LEDGER] = json.dumps(results | {"code": kept}).encode()
-        for output in (output for cell in code for output in cell.outputs):
-            if MIME_TYPE in output.get("data", {}) and "front-matter" not in cell_tags(code, output):
-                output.data[MIME_TYPE] = kept
+        signature = record_of(world, notebook, results)
+        world.files[LEDGER] = json.dumps(results | {"code": signature}).encode()
+        for cell in notebook.cells:
+            if "front-matter" in cell.metadata.get("tags", []):
+                continue
+            for output in cell.get("outputs", []):
+                if MIME_TYPE in output.get("data", {}):
+                    output.data[MIME_TYPE] = signature
     world.files[BOOK] = nbformat.writes(notebook).encode()
 
 
-def cell_tags(cells, output):
-    """The tags of the cell that has an output."""
-    return next(cell.metadata.get("tags", []) for cell in cells if any(output is other for other in cell.outputs))
+def record_of(world, notebook, results):
+    """The record that a run of the notebook would leave: hashes of cells, texts, files, results."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    texts = []
+    for cell in code:
+        for data in visible_outputs(cell):
+            if "text/latex" in data or "text/markdown" in data:
+                texts.append(text_hash(data.get("text/latex") or data["text/markdown"]))
+    files = {}
+    for name, data in world.files.items():
+        if name.endswith(".py") or name.startswith(("checkpoints/", "figures/")):
+            files[name] = hashlib.sha256(data).hexdigest()
+    return {
+        "cells": [code_hash(cell.source) for cell in code],
+        "texts": texts,
+        "files": files,
+        "results": LEDGER,
+        "results_hash": results_hash(results),
+    }
 
 
 def build_paper(world, folder):
@@ -198,9 +302,13 @@ def build_paper(world, folder):
     for name, data in world.files.items():
         (folder / "paper" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "paper" / name).write_bytes(data)
-    book, pdf = folder / "paper" / BOOK, folder / "paper.pdf"
-    subprocess.run([sys.executable, "-c", BUILD, str(ROOT), str(book.parent), str(pdf), book.name],
-                   check=True, capture_output=True)
+    book = folder / "paper" / BOOK
+    pdf = folder / "paper.pdf"
+    subprocess.run(
+        [sys.executable, "-c", BUILD, str(ROOT), str(book.parent), str(pdf), book.name],
+        check=True,
+        capture_output=True,
+    )
     world.files[PAPER] = pdf.read_bytes()
 
 
@@ -214,7 +322,7 @@ def pack(path, files, compression=zipfile.ZIP_STORED):
 
 def submission(world):
     """The world's files as the judge's reader gives them."""
-    return Submission("small", world.files, world.policy["archive"])
+    return Submission("small", world.files, world.policy.archive)
 
 
 def edit_results(world, change, sign=True):
@@ -225,10 +333,21 @@ def edit_results(world, change, sign=True):
     write_notebook(world, read_notebook(world), sign)
 
 
+def claim(world, name, **changes):
+    """Change a claim, and sign it."""
+    edit_results(world, lambda results: results["claims"][name].update(changes))
+
+
 def edit_cell(world, text, change, sign=True):
-    """Change the first cell whose source or output has `text` in it with a function of that cell, and sign it."""
+    """Change the first cell with `text` in its source or output by a function, and sign it."""
     notebook = read_notebook(world)
-    change(next(cell for cell in notebook.cells if text in cell.source + json.dumps(cell.get("outputs", ""))))
+    change(
+        next(
+            cell
+            for cell in notebook.cells
+            if text in cell.source + json.dumps(cell.get("outputs", ""))
+        )
+    )
     write_notebook(world, notebook, sign)
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from grading.checks import read_policy
+from grading.policy import read_policy
 from tools.project_files import ROOT
 
 POLICY = read_policy()
-NOTEBOOK = POLICY["files"]["notebook"]
+NOTEBOOK = POLICY.files.notebook
 RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
 RUN = RESULTS["claims"]["test_accuracy"]["source"]  # the name of the submission's main run
 

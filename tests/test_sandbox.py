@@ -14,6 +14,7 @@ import torch
 from helpers import POLICY, ROOT
 
 from grading import sandbox, verify
+from grading.policy import SandboxLimits
 
 needs_sandbox = pytest.mark.skipif(
     not sandbox.usable(), reason=f"{sandbox.NEEDED}: no proof of the sandbox"
@@ -25,6 +26,7 @@ LIMITS = {
     "processes": 30,
     "disk": 20,
     "output": 2,
+    "rerun_seconds": 0,
 }
 PROGRAM = "program.py"
 
@@ -33,7 +35,8 @@ def contained(code, **limits):
     """What a Python program prints in the sandbox, or the sentence on why it was stopped."""
     inputs = {PROGRAM: code.encode()}
     try:
-        return sandbox.run(inputs, sandbox.python(PROGRAM), LIMITS | limits).decode()
+        allowed = SandboxLimits(**(LIMITS | limits))
+        return sandbox.run(inputs, sandbox.python(PROGRAM), allowed).decode()
     except sandbox.SandboxError as error:
         return str(error)
 
@@ -219,7 +222,8 @@ def test_without_bubblewrap_no_code_of_a_student_runs(tmp_path, monkeypatch, one
     )
     verdict = verify.judge(forgeries.submission(world), world.policy, world.data)
     assert verdict.code == 2 and "bubblewrap" in verdict.reason
-    assert sum("bubblewrap" in row.said for row in verdict.rows) == 2  # the network, and the paper
+    named = [finding for finding in verdict.findings if "bubblewrap" in finding.message]
+    assert len(named) == 2  # the network, and the paper
 
 
 @needs_sandbox

@@ -401,11 +401,11 @@ def test_the_stored_runs_are_what_the_list_says():
         experiment = find_experiment(run.name)
         recipe = experiment.recipe
         start = training.load_run(STORED / experiment.start) if experiment.start else None
-        data = POLICY["data"]["held_out" if experiment.held_out else "official"]
+        data = POLICY.data["held_out" if experiment.held_out else "official"]
         torch.manual_seed(recipe.seed)
         expected = asdict(recipe)
         expected["network"] = training.network_probe(experiment.network(), recipe.seed)
-        expected["data"] = data["fingerprint"]
+        expected["data"] = data.fingerprint
         expected["start"] = start.key if start else ""
         assert not training.differences_between(run.info["config"], expected), run.name
 
@@ -417,7 +417,7 @@ def test_the_stored_runs_are_small_enough_for_a_repository():
 
 def judge_study(change=lambda submission: None):
     """Return the verdict on the committed study after `change` of what was read."""
-    policy = POLICY | POLICY["study"]
+    policy = POLICY.for_study()
     submission = read(ROOT, policy)
     change(submission)
     return judge(submission, policy)
@@ -425,9 +425,9 @@ def judge_study(change=lambda submission: None):
 
 def test_the_study_holds():
     verdict = judge_study()
-    assert not [row.said for row in verdict.rows if row.verdict not in ("holds", "recorded")]
+    assert not [row.message for row in verdict.findings if row.verdict not in ("holds", "recorded")]
     assert len(CLAIMS) > 50
-    assert set(CLAIMS) <= {row.what for row in verdict.rows}
+    assert set(CLAIMS) <= {row.claim for row in verdict.findings}
 
 
 def test_a_number_of_the_study_that_is_not_the_runs_is_found():
@@ -436,10 +436,10 @@ def test_a_number_of_the_study_that_is_not_the_runs_is_found():
         results["claims"]["long-restart/rise"]["value"] = 0.027
         submission.files["report/study.json"] = json.dumps(results).encode()
 
-    rows = judge_study(forge).rows
-    contradictions = [row.said for row in rows if row.verdict == "contradicted"]
+    findings = judge_study(forge).findings
+    contradictions = [row.message for row in findings if row.verdict == "contradicted"]
     found = "the paper claims long-restart/rise = 0.027; the runs' records give"
-    assert any(found in said for said in contradictions)
+    assert any(found in message for message in contradictions)
 
 
 def test_the_conclusions_follow_from_the_claims():
@@ -487,6 +487,6 @@ def test_nothing_of_the_study_is_in_the_submission():
     assert recorded_figures(submission)
     assert recorded_figures(RESULTS)
     assert not recorded_figures(submission) & recorded_figures(RESULTS)
-    cells = nbformat.read(ROOT / POLICY["files"]["notebook"], 4).cells
+    cells = nbformat.read(ROOT / POLICY.files.notebook, 4).cells
     sources = " ".join(cell.source for cell in cells if cell.cell_type == "code")
     assert not re.search(r"\bstudy\b|fast-|long-|trial-", sources)

@@ -1,4 +1,5 @@
 """make verify on this folder, the student's own check; what it catches is in test_grading.py."""
+
 import json
 import os
 import re
@@ -9,9 +10,9 @@ import sys
 import pytest
 from helpers import LEFT_OUT, NOTEBOOK, POLICY, ROOT, change_notebook, change_results
 
-from grading import paper_comparison
+from grading import paper_numbers
 from grading.archive import read
-from grading.checks import together
+from grading.records import check_files
 from grading.verify import judge
 
 
@@ -22,10 +23,10 @@ def copy(tmp_path):
 
 def test_the_submission_holds():
     verdict = judge(read(ROOT, POLICY), POLICY)
-    assert not [row.said for row in verdict.rows if row.verdict == "contradicted"]
+    assert not [row.message for row in verdict.findings if row.verdict == "contradicted"]
     assert not verdict.differences  # it is the template
     claims = json.loads((ROOT / "report" / "results.json").read_text())["claims"]
-    assert set(claims) <= {row.what for row in verdict.rows}
+    assert set(claims) <= {row.claim for row in verdict.findings}
 
 
 def test_the_command_exits_by_its_verdict(copy):
@@ -33,28 +34,51 @@ def test_the_command_exits_by_its_verdict(copy):
     bare = {"PATH": os.environ["PATH"], "HOME": str(copy)}  # without CIFAR10_DIR
     change_results(copy, lambda results: results["claims"]["test_accuracy"].update(value=99.0))
     done = subprocess.run(command, capture_output=True, text=True, env=bare, cwd=copy)
-    assert done.returncode == 1 and re.search(r"\nContradicted: ", done.stdout), done.stdout + done.stderr
-    assert re.search(r"^submission: claimed 99\.00 %, measured \d\d\.\d\d % \(its predictions\)", done.stdout, re.M)
-    assert "No CIFAR-10 in" in done.stdout and "the paper claims test_accuracy = 99; " in done.stdout
+    assert done.returncode == 1 and re.search(r"\nContradicted: ", done.stdout), (
+        done.stdout + done.stderr
+    )
+    assert re.search(
+        r"^submission: claimed 99\.00 %, measured \d\d\.\d\d % \(its predictions\)",
+        done.stdout,
+        re.M,
+    )
+    assert (
+        "No CIFAR-10 in" in done.stdout and "the paper claims test_accuracy = 99; " in done.stdout
+    )
     (copy / "report" / "results.json").write_text("{")
     done = subprocess.run(command, capture_output=True, text=True, env=bare, cwd=copy)
-    assert done.returncode == 2 and "is no JSON, or damaged" in done.stdout and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and "is not JSON, or damaged" in done.stdout
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_a_caption_may_change_without_a_rerun(copy):
     def caption(cells):
         for cell in cells.values():
-            cell.source = cell.source.replace("#| fig-cap: \"", "#| fig-cap: \"Here. ")
+            cell.source = cell.source.replace('#| fig-cap: "', '#| fig-cap: "Here. ')
+
     change_notebook(copy, caption)
     submission = read(copy, POLICY)
-    rows = together(submission, submission.notebook(NOTEBOOK), submission.json("report/results.json"), POLICY)
-    assert [row.said for row in rows] == ["notebook, code, runs, figures and ledger belong together"]
+    rows = check_files(
+        submission, submission.notebook(NOTEBOOK), submission.json("report/results.json"), POLICY
+    )
+    assert [row.message for row in rows] == [
+        "notebook, code, runs, figures and ledger belong together"
+    ]
 
 
 def test_numbers_are_found_as_they_are_written():
     text = "8,898,826 of 10,000 in 3.5 s, 2 and 0.2740; ８２.5 % or 7 per cent, v1.2.3, x2"
-    found = list(paper_comparison.numbers(text))
-    assert [(written, percent) for written, _, _, percent in found] == [
-        ("8,898,826", False), ("10,000", False), ("3.5", False), ("2", False), ("0.2740", False), ("82.5 %", True),
-        ("7 per cent", True)]
-    assert [value for _, value, _, _ in found] == [8898826, 10000, 3.5, 2, 0.274, 82.5, 7]
+    found = paper_numbers.find_numbers(text)
+    assert [(number.written, number.is_percent) for number in found] == [
+        ("8,898,826", False),
+        ("10,000", False),
+        ("3.5", False),
+        ("2", False),
+        ("0.2740", False),
+        ("82.5 %", True),
+        ("7 per cent", True),
+    ]
+    assert [number.value for number in found] == [8898826, 10000, 3.5, 2, 0.274, 82.5, 7]

@@ -74,7 +74,7 @@ def isolate_student(inputs, limits, data=None, user=None):
 
     Args:
         inputs: a folder, which becomes /in.
-        limits: grading.sandbox.Limits.
+        limits: grading.policy.SandboxLimits.
         data: a folder of images, which becomes /data.
         user: the number of the user who runs it where root grades, None for an ordinary user.
     """

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import nbformat
 
-from grading.archive import Refused, read
-from grading.checks import read_policy, together
-from grading.verify import images, judge
+from grading.archive import read
+from grading.policy import read_policy
+from grading.records import check_files
+from grading.verify import judge, load_images
 from report.freshness import file_hash, record
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
@@ -207,17 +208,19 @@ def check_placeholders():
 
 def check_freshness(submission, policy):
     """Raise PackingError if notebook, code, runs and figures are not of one execution."""
-    notebook = submission.notebook(policy["files"]["notebook"])
-    results = submission.json(policy["files"]["ledger"])
-    for row in together(submission, notebook, results, policy):
-        if row.verdict == "contradicted":
-            raise PackingError(f"{row.said}. {AGAIN}")
+    notebook = submission.notebook(policy.files.notebook)
+    results = submission.json(policy.files.ledger)
+    for finding in check_files(submission, notebook, results, policy):
+        if finding.verdict == "contradicted":
+            raise PackingError(f"{finding.message}. {AGAIN}")
 
 
 def check_numbers(submission, policy):
     """Raise PackingError if make verify would contradict the submission."""
-    verdict = judge(submission, policy, images())
-    contradicted = [row.said for row in verdict.rows if row.verdict == "contradicted"]
+    verdict = judge(submission, policy, load_images())
+    contradicted = [
+        finding.message for finding in verdict.findings if finding.verdict == "contradicted"
+    ]
     if contradicted:
         raise PackingError(
             f"make verify contradicts the submission ({len(contradicted)} times), first: "
@@ -323,7 +326,7 @@ def main():
     job = parser.parse_args().job
     try:
         JOBS[job]()
-    except (SubmissionError, Refused) as error:
+    except SubmissionError as error:
         sys.exit(str(error))
     except (OSError, ValueError, KeyError) as error:
         sys.exit(

@@ -25,6 +25,8 @@ ROLES = {
     "notebook": (*TRAINING, *ANALYSIS),
     # the same for the study's notebook
     "study": (*TRAINING, *ANALYSIS, "study/*.py"),
+    # code in an archive that a grader's copy hashes and compares; students may add modules
+    "archive": ("*.py", "report/*.py", *TRAINING, *ANALYSIS, "study/*.py"),
     # what a grader's copy puts into the sandbox, beside a submission
     "sandbox": (
         *TRAINING,

@@ -1,0 +1,279 @@
+"""Do the claims of results.json hold? A forged accuracy, interval or conclusion is caught here.
+
+Each claim is compared with what the weights, the stored predictions and the records of the runs
+give. A claim that is required and missing is caught here, too.
+"""
+from dataclasses import dataclass
+
+from analysis import run_statistics
+from grading.findings import Finding, Measurement, format_value
+from grading.policy import EXACT, Tolerance
+from grading.schema import Place, SchemaError, read_table
+
+MOST_CLAIMS = 2_000
+MOST_LETTERS = 60  # of a value
+MOST_NAME_LETTERS = 100
+# Claims that are compared on other images than the official ones; the rest are of few images each.
+ON_OTHER_IMAGES = ("/accuracy", "flips_averaged", "test_accuracy")
+
+
+@dataclass
+class Claim:
+    """What results.json claims: a value, its unit and its source, a cell or a run."""
+
+    value: object  # int, float, str or bool
+    unit: str = ""
+    source: str = ""
+
+    @classmethod
+    def read(cls, content, place):
+        """The Claim in an entry of results.json. Raises SchemaError."""
+        claim = read_table(cls, content, place)
+        allowed = type(claim.value) in (int, float, str, bool)
+        if not allowed or len(str(claim.value)) > MOST_LETTERS:
+            raise SchemaError(f"{place} has no value, or a value that is too long")
+        return claim
+
+    @property
+    def is_number(self):
+        """Whether the value is a number; as in Python, true and false count as 1 and 0."""
+        return not isinstance(self.value, str)
+
+
+def read_claims(results, policy):
+    """The well-formed claims, name -> Claim, and findings on the others.
+
+    Args:
+        results: the content of results.json.
+        policy: a Policy.
+    """
+    entries = None
+    if isinstance(results, dict):
+        entries = results.get("claims")
+    ledger = policy.files.ledger
+    if not isinstance(entries, dict) or len(entries) > MOST_CLAIMS:
+        message = f"{ledger} has no claims, or more than {MOST_CLAIMS:,}"
+        return {}, [Finding("claims", "contradicted", message)]
+    claims = {}
+    findings = []
+    place = Place(ledger, ("claims",))
+    for name, entry in entries.items():
+        try:
+            if len(name) > MOST_NAME_LETTERS:
+                raise SchemaError(f"{place.inside(name)} has too long a name")
+            claims[name] = Claim.read(entry, place.inside(name))
+        except SchemaError as error:
+            findings.append(Finding(name[:60], "contradicted", str(error)))
+    return claims, findings
+
+
+def check_claims(claims, measurements, policy):
+    """Findings on claims compared with what was computed here, within the policy's tolerances.
+
+    Args:
+        claims: name -> Claim.
+        measurements: a list of Measurement; one without a claim is a finding if the policy
+            requires the claim.
+        policy: a Policy.
+    """
+    findings = []
+    for measured in measurements:
+        name = measured.claim
+        if name not in claims:
+            findings += _missing_claim(measured, policy)
+            continue
+        if measured.other_images and not name.endswith(ON_OTHER_IMAGES):
+            continue
+        tolerance = policy.tolerance(name)
+        if tolerance is None or tolerance.kind == "any":
+            tolerance = EXACT
+        if measured.other_images:
+            tolerance = Tolerance(tolerance.kind, max(tolerance.limit, policy.images.other))
+        findings.append(compare(claims[name], measured, tolerance, "holds"))
+    return findings
+
+
+def check_recorded_claims(claims, measurements, policy):
+    """Findings on claims that have to be exactly what the records of the runs say."""
+    findings = []
+    for measured in measurements:
+        if measured.claim in claims:
+            findings.append(compare(claims[measured.claim], measured, EXACT, "recorded"))
+        else:
+            findings += _missing_claim(measured, policy)
+    return findings
+
+
+def compare(claim, measured, tolerance, verdict):
+    """The Finding on a Claim and a Measurement: `verdict` if both agree, else "contradicted"."""
+    if not tolerance.agrees(measured.value, claim.value):
+        verdict = "contradicted"
+    message = (
+        f"the paper claims {measured.claim} = {format_value(claim.value)}; "
+        f"{measured.origin} give {format_value(measured.value)}"
+    )
+    return Finding(
+        measured.claim,
+        verdict,
+        message,
+        claimed=claim.value,
+        found=measured.value,
+        tolerance=tolerance.limit,
+        source=measured.source,
+        other_images=measured.other_images,
+    )
+
+
+def _missing_claim(measured, policy):
+    """A list with the finding that a required claim is missing, or an empty one."""
+    if not policy.requires(measured.claim):
+        return []
+    value = format_value(measured.value)
+    message = f"the claim {measured.claim} is missing; its value here is {value}"
+    return [Finding(measured.claim, "contradicted", message, found=measured.value)]
+
+
+def check_conclusions(claims):
+    """Findings on conclusions: that a claim's 95 % interval lies above or below a number.
+
+    A conclusion is a claim `conclusion/<text>` whose unit is "<claim> < <number>" or ">".
+    """
+    values = {name: claim.value for name, claim in claims.items()}
+    findings = []
+    for name, claim in claims.items():
+        if not name.startswith("conclusion/"):
+            continue
+        follows = claim.value is True and _follows(claim.unit, values)
+        verdict = "holds"
+        message = f"{name}: {claim.unit[:200]}"
+        if not follows:
+            verdict = "contradicted"
+            message += " does not hold"
+        findings.append(
+            Finding(
+                name,
+                verdict,
+                message,
+                claimed=claim.value,
+                found=follows,
+                tolerance=0,
+                source="the ledger",
+            )
+        )
+    return findings
+
+
+def _follows(condition, values):
+    """Whether "<claim> < <number>" or ">" follows from values, a dict by claim, and intervals."""
+    parts = condition.split()
+    if len(parts) != 3:
+        return False
+    name, comparison, bound = parts
+    needed = (values.get(name), values.get(f"{name}_interval"))
+    if comparison not in ("<", ">") or not all(isinstance(value, int | float) for value in needed):
+        return False
+    try:
+        return run_statistics.interval_supports(values, name, comparison, float(bound))
+    except ValueError:  # the bound is no number
+        return False
+
+
+# ---------------------------------------------------------------------- values from the records
+
+
+def published_measurements():
+    """Measurements of what published reports say, from the table in analysis/."""
+    _, values = run_statistics.published()
+    source = "the reports in analysis/published.csv"
+    return [
+        Measurement(f"published/{name}", float(value), source)
+        for name, value in values.items()
+    ]
+
+
+def recorded_measurements(main, runs, claims):
+    """Measurements of what the runs have recorded and nothing here repeats.
+
+    What belongs to one run has its name, means over runs that differ by their seeds the name of
+    their group.
+
+    Args:
+        main: the SubmittedRun whose accuracy is claimed, or None.
+        runs: name -> SubmittedRun.
+        claims: name -> Claim; only runs count whose accuracy is claimed.
+    """
+    source = "the runs' records"
+    measurements = []
+    if main:
+        measurements.append(Measurement("epochs", len(main.history), source))
+        measurements.append(Measurement("training_time", main.record.seconds / 60, source))
+    claimed = [run for name, run in runs.items() if f"{name}/accuracy" in claims]
+    groups = {}
+    values_of = {}
+    for run in claimed:
+        name = str(run.folder)
+        values_of[name] = _values_of_run(run, claimed)
+        measurements += _measurements(name, values_of[name], source)
+        groups.setdefault(run_statistics.group_name(run.name), []).append(run)
+    for group, members in groups.items():
+        values = {}
+        if len(members) > 1:
+            of_members = [values_of[str(run.folder)] for run in members]
+            values |= run_statistics.mean_over_runs(of_members)
+            values |= run_statistics.summarize_seeds(members)
+        values |= _gain(group, members, groups)
+        measurements += _measurements(group, values, source)
+    return measurements
+
+
+def _measurements(prefix, values, source):
+    return [Measurement(f"{prefix}/{name}", value, source) for name, value in values.items()]
+
+
+def _values_of_run(run, claimed):
+    """What the records of one run give: a dict name -> float."""
+    images = len(run.predictions["labels"])
+    values = {
+        "accuracy": run.accuracy,
+        "accuracy_flips_averaged": run.flip_tta_accuracy,
+        "accuracy_interval": run_statistics.accuracy_interval(run.accuracy, images),
+    }
+    before = [other for other in claimed if other.key == run.record.config.start]
+    if before and _comparable(run, before[0]):
+        candidates = [other for other in claimed if _can_control(run, other)]
+        control = run_statistics.control_of(run, candidates)
+        values |= run_statistics.epoch_measures(run, before[0], control)
+    return values
+
+
+def _gain(group, members, groups):
+    """The mean gain of a group of runs over its reference, {} if there is no such comparison."""
+    references = []
+    for name in run_statistics.reference_groups(group):
+        references += [run for run in groups.get(name, []) if _comparable(run, members[0])]
+    try:
+        return run_statistics.gain(members, references)
+    except KeyError:  # a run has no partner of its seed and machine
+        return {}
+
+
+def _comparable(run, other):
+    """Whether two runs were tested on as many images, and have one value of the loss a step."""
+    tested = len(run.predictions["labels"]) == len(other.predictions["labels"])
+    return tested and _has_whole_epochs(run) and _has_whole_epochs(other)
+
+
+def _has_whole_epochs(run):
+    return len(run.losses) % len(run.history) == 0
+
+
+def _can_control(run, other):
+    """Whether `other` has what a comparison with `run` needs, step by step and image by image."""
+    if not (run.record.machine and other.record.machine and _comparable(run, other)):
+        return False
+    steps = len(run.losses) // len(run.history)
+    if len(other.losses) // len(other.history) != steps:
+        return False
+    losses = run.predictions.get("train_losses")
+    others = other.predictions.get("train_losses")
+    return losses is not None and others is not None and losses.shape == others.shape

@@ -1,0 +1,338 @@
+"""Do the weights give the claimed accuracies? Definitions, weights and predictions are evaluated.
+
+The template's definitions are evaluated here; changed ones are a student's code and run in the
+sandbox, which sees shuffled images and no labels.
+"""
+import functools
+import json
+from dataclasses import dataclass, field
+
+import torch
+
+from analysis import run_statistics
+from grading import sandbox
+from grading.archive import ArchiveError, parse_json
+from grading.findings import Finding, Measurement
+from grading.policy import is_number
+from grading.records import WEIGHTS
+from grading.sandbox_tasks import definition_facts, probabilities
+from report.freshness import code_hash, definition_cells
+from tools.errors import SubmissionError
+from tools.notebook_definitions import load_definitions
+from tools.project_files import ROOT, project_files
+
+# What definitions may say of themselves, beside layer_output/<number>.
+FACTS = ("parameters", "forward_cost", "block_difference")
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: no parameters
+
+
+@dataclass
+class NetworkReport:
+    """What network, stored predictions and weights say.
+
+    Attributes:
+        findings: what could not be evaluated, and what does not fit.
+        measurements: what was computed.
+        accuracy: the Measurement of the test accuracy, of the weights or, without them, of the
+            stored predictions; None if there is neither.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    accuracy: Measurement | None = None
+
+    def add(self, measurements):
+        """Enter measurements; from now on, a test accuracy among them is the one measured."""
+        for measured in measurements:
+            self.measurements.append(measured)
+            if measured.claim == "test_accuracy":
+                self.accuracy = measured
+
+
+def sandbox_code():
+    """This copy's own code as the sandbox takes it: name -> path."""
+    return {str(file.relative_to(ROOT)): file for file in project_files("sandbox")}
+
+
+def check_network(submission, notebook, template, runs, main, data, policy):
+    """The NetworkReport on a submission.
+
+    Args:
+        submission: a Submission.
+        notebook: its notebook.
+        template: this copy's notebook.
+        runs: name -> SubmittedRun.
+        main: the run whose accuracy is claimed, None for a document without one.
+        data: the test images at hand as utils.Data, or None.
+        policy: a Policy.
+    """
+    report = NetworkReport()
+    changed = _definition_hashes(notebook) != _definition_hashes(template)
+    if main:
+        report.add(stored_measurements(main, policy))
+    if not changed:
+        report.add(template_measurements())
+    report.findings += _missing_inputs(submission, main, data, policy)
+    try:
+        weights = read_weights(submission, runs, policy)
+        for name, tensors in weights.items():
+            count = count_parameters(tensors)
+            report.add([Measurement("parameters", count, f"the weights of {name}")])
+        normalisations = {name: normalisation_of(runs[name]) for name in weights}
+        if changed:
+            source = "the weights, by the student's definitions"
+            cells = definition_cells(notebook)
+            files = {name: submission.bytes(weights_file(name, policy)) for name in weights}
+            computed, facts = evaluate_in_sandbox(cells, files, data, normalisations, policy)
+            report.add(facts)
+        else:
+            source = "the weights"
+            computed = evaluate_template(weights, data, normalisations)
+    except sandbox.SandboxError as error:
+        message = f"the network's changed definitions did not run in the sandbox: {error}"
+        report.findings.append(Finding("definitions", "unverified", message))
+        return report
+    except SubmissionError as error:
+        message = f"the weights could not be evaluated: {error}"
+        report.findings.append(Finding("weights", "contradicted", message))
+        return report
+    for name, values in computed.items():
+        is_main = main is not None and name == main.folder.name
+        report.add(weight_measurements(runs[name], values, data, source, is_main, policy))
+    return report
+
+
+def weights_file(run, policy):
+    """The name of the file of a run's weights in an archive."""
+    return f"{policy.files.runs}/{run}/{WEIGHTS}"
+
+
+def _definition_hashes(notebook):
+    return [code_hash(cell.source) for cell in definition_cells(notebook)]
+
+
+def _missing_inputs(submission, main, data, policy):
+    """Findings on why the accuracy claimed cannot be measured, if it cannot."""
+    if not main:
+        return []
+    file = weights_file(main.folder, policy)
+    if file not in submission.files:
+        message = f"{file} is missing: no accuracy was measured"
+        return [Finding("weights", "unverified", message)]
+    if data is None:
+        message = (
+            "there is no CIFAR-10 here to evaluate the weights on: put it into data/, or name "
+            "its folder with CIFAR10_DIR"
+        )
+        return [Finding("weights", "unverified", message)]
+    return []
+
+
+@functools.cache
+def template_measurements():
+    """Measurements of what this copy's own definitions say."""
+    source = "the template's definitions"
+    return [
+        Measurement(claim, value, source) for claim, value in definition_facts(load_definitions())
+    ]
+
+
+def read_weights(submission, runs, policy):
+    """The weights of those runs that have any: run -> tensors by name."""
+    weights = {}
+    for name in runs:
+        file = weights_file(name, policy)
+        if file in submission.files:
+            weights[name] = submission.tensors(file)
+    return weights
+
+
+def count_parameters(weights):
+    """The number of parameters among tensors by name, without batch norms' statistics."""
+    return sum(
+        tensor.numel() for name, tensor in weights.items() if not name.endswith(BUFFERS)
+    )
+
+
+def normalisation_of(run):
+    """Means and standard deviations of three channels, from a run's record.
+
+    Raises ArchiveError if the record has others.
+    """
+    rows = run.record.normalisation
+    if [len(row) for row in rows] != [3, 3]:
+        raise ArchiveError("the run's normalisation is not three means and three deviations")
+    means, deviations = rows
+    if max(map(abs, means + deviations)) >= 1e3 or min(deviations) <= 0:
+        raise ArchiveError("the run's normalisation has values that no images have")
+    return rows
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+
+def test_views(data):
+    """The test images and, after them, the mirrored ones: a uint8 tensor (2N, 3, 32, 32)."""
+    return torch.cat([data.test_images, data.test_images.flip(3)])
+
+
+def evaluate_template(weights, data, normalisations):
+    """Probabilities of the test views by the template's network: run -> tensor (2N, 10).
+
+    Args:
+        weights: run -> tensors by name.
+        data: utils.Data, or None, for which nothing is evaluated.
+        normalisations: run -> means and standard deviations.
+    """
+    if data is None:
+        return {}
+    images = test_views(data)
+    computed = {}
+    for name, tensors in weights.items():
+        net = load_definitions()["ResNet"]()
+        try:
+            net.load_state_dict(tensors)
+        except RuntimeError as error:
+            fault = str(error).splitlines()[-1].strip()[:200]
+            raise ArchiveError(
+                f"they are not of the network that the notebook defines ({fault})"
+            ) from None
+        computed[name] = probabilities(net, images, normalisations[name])
+    return computed
+
+
+def evaluate_in_sandbox(cells, weights, data, normalisations, policy):
+    """What the student's definitions give: probabilities by run, and Measurements of themselves.
+
+    The images are shuffled, so that definitions that know the test set cannot tell their labels.
+
+    Args:
+        cells: the notebook's definition cells.
+        weights: run -> bytes of its safetensors file.
+        data: utils.Data, or None, for which the definitions are only asked about themselves.
+        normalisations: run -> means and standard deviations.
+        policy: a Policy.
+
+    Raises sandbox.SandboxError if they do not run, ArchiveError if they give anything else.
+    """
+    inputs = sandbox_code() | {"definitions.ipynb": _definitions_notebook(cells)}
+    order = None
+    if data is not None:
+        images = test_views(data)
+        order = torch.randperm(len(images))
+        inputs["images.raw"] = images[order].numpy().tobytes()
+        inputs["runs.json"] = json.dumps(normalisations).encode()
+        for name, content in weights.items():
+            inputs[f"{name}/{WEIGHTS}"] = content
+    results = sandbox.results(inputs, "network", policy)
+    facts = _student_facts(results.get("facts.json", b"[]"))
+    computed = {}
+    if order is not None:
+        for name in weights:
+            computed[name] = _unshuffled(results.get(f"{name}.raw", b""), order)
+    return computed, facts
+
+
+def _definitions_notebook(cells):
+    """A notebook of definition cells alone, as JSON."""
+    tagged = []
+    for number, cell in enumerate(cells):
+        metadata = {"tags": ["definition"]}
+        tagged.append(
+            {
+                "cell_type": "code",
+                "id": f"c{number}",
+                "metadata": metadata,
+                "source": cell.source,
+            }
+        )
+    return json.dumps({"cells": tagged}).encode()
+
+
+def _student_facts(content):
+    """Measurements of what definitions say of themselves; whatever else they say is dropped."""
+    facts = parse_json(content, "what the definitions say")
+    if not isinstance(facts, list):
+        raise ArchiveError("what the definitions say is not a list of facts")
+    source = "the student's definitions, by their own word"
+    measurements = []
+    for fact in facts:
+        if not isinstance(fact, list) or len(fact) != 2:
+            continue
+        name = str(fact[0])
+        value = fact[1]
+        is_known = name in FACTS or name.startswith("layer_output/")
+        if is_known and (is_number(value) or isinstance(value, str)):
+            measurements.append(Measurement(name, value, source))
+    return measurements
+
+
+def _unshuffled(content, order):
+    """Probabilities, float32 (N, 10), from bytes in the order `order`, a permutation (N,)."""
+    if len(content) != 4 * 10 * len(order):
+        raise ArchiveError(
+            "the student's definitions did not give ten probabilities for each image"
+        )
+    shuffled = torch.frombuffer(bytearray(content), dtype=torch.float32).view(-1, 10)
+    if not shuffled.isfinite().all():
+        raise ArchiveError("the student's definitions gave probabilities that are not finite")
+    values = torch.empty_like(shuffled)
+    values[order] = shuffled
+    return values
+
+
+# ------------------------------------------------------------------------------------- accuracies
+
+
+def stored_measurements(main, policy):
+    """Measurements of the predictions that the main run has stored."""
+    stored = main.predictions
+    values = accuracies(
+        main.folder,
+        stored["predicted"],
+        stored["predicted_with_mirrored"],
+        stored["labels"],
+        policy.images.classes,
+    )
+    return [Measurement(claim, value, "its predictions") for claim, value in values.items()]
+
+
+def weight_measurements(run, probabilities, data, source, is_main, policy):
+    """Measurements of the probabilities of the test views, (2N, 10), that a run's weights give."""
+    plain, mirrored = probabilities.split(len(data.test_labels))
+    classes = policy.images.classes if is_main else []
+    values = accuracies(
+        run.folder, plain.argmax(1), (plain + mirrored).argmax(1), data.test_labels, classes
+    )
+    official = policy.data["official"].fingerprint
+    own_images = data.fingerprint == official == run.record.config.data
+    return [
+        Measurement(claim, value, source, other_images=not own_images)
+        for claim, value in values.items()
+    ]
+
+
+def accuracies(run, predicted, with_mirrored, labels, classes):
+    """What follows from predicted classes: claim -> value in per cent.
+
+    Args:
+        run: the run's name.
+        predicted: classes, a tensor (N,).
+        with_mirrored: classes by flip test-time augmentation, a tensor (N,).
+        labels: true classes, a tensor (N,).
+        classes: names of classes for the main run, whose test accuracy and accuracy by class are
+            computed as well; none for other runs.
+    """
+    values = {}
+    for name, answers in (("accuracy", predicted), ("accuracy_flips_averaged", with_mirrored)):
+        accuracy = 100 * (answers == labels).double().mean().item()
+        values[f"{run}/{name}"] = accuracy
+        if classes:
+            values[f"test_{name}"] = accuracy
+    if classes:
+        confusion = run_statistics.confusion_matrix(predicted, labels, len(classes))
+        for name, right, number in zip(classes, confusion.diagonal(), confusion.sum(1)):
+            values[f"class_accuracy/{name}"] = float(100 * right / max(number, 1))
+        _, _, share = run_statistics.most_confused(confusion)
+        values["most_confused_share"] = float(share)
+    return values

@@ -1,0 +1,387 @@
+"""Do notebook, code, figures and stored runs belong together? Do the records of a run agree?
+
+Forged histories, losses, labels and stored predictions are caught here.
+"""
+import base64
+import contextlib
+import hashlib
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import training
+from grading.archive import ArchiveError, allowed
+from grading.findings import Finding
+from grading.policy import is_number
+from grading.schema import Place, SchemaError, read_table, read_value
+from report.freshness import cell_names, record, results_hash, stale, visible_outputs
+from tools.errors import SubmissionError
+
+HISTORY = "epoch,train_loss,train_accuracy,learning_rate,seconds"
+WEIGHTS = "weights.safetensors"
+RECIPE_TYPES = {setting.name: type(setting.default) for setting in fields(training.Recipe)}
+
+
+@dataclass
+class NotebookRecord:
+    """Hashes that the notebook's last cell has recorded: of cells, of shown texts, of files."""
+
+    cells: list[str]
+    texts: list[str]
+    files: dict[str, str]
+    results_hash: str = ""
+
+
+@dataclass
+class DataRecord:
+    """What results.json says of the data; `standin` tells of the fallback data set."""
+
+    source: str
+    fingerprint: str
+    train_images: int
+    test_images: int
+    standin: bool
+
+
+@dataclass
+class RunConfig:
+    """The configuration of a run: its recipe's settings, its data, the run that it starts from."""
+
+    epochs: int
+    batch_size: int
+    data: str
+    start: str
+    settings: dict[str, object]  # all of the configuration
+
+    @classmethod
+    def read(cls, content, place):
+        """The RunConfig in a table of run.json. Raises SchemaError."""
+        settings = read_value(dict[str, object], content, place)
+        for name, kind in RECIPE_TYPES.items():
+            if name in settings:
+                read_value(kind, settings[name], place.inside(name))
+        for name in ("epochs", "batch_size", "data", "start"):
+            if name not in settings:
+                raise SchemaError(f"{place.inside(name)} is missing")
+        for name in ("epochs", "batch_size"):
+            if settings[name] < 1:
+                raise SchemaError(f"{place.inside(name)} is {settings[name]}; expected at least 1")
+        return cls(
+            epochs=settings["epochs"],
+            batch_size=settings["batch_size"],
+            data=read_value(str, settings["data"], place.inside("data")),
+            start=read_value(str, settings["start"], place.inside("start")),
+            settings=settings,
+        )
+
+    @property
+    def numbers(self):
+        """All settings that are numbers."""
+        return [value for value in self.settings.values() if is_number(value)]
+
+    @property
+    def augmentation(self):
+        """The names of the augmentations, a set of strings."""
+        return set(self.settings.get("augmentation", "").split())
+
+    def learning_rate(self, step, steps_per_epoch):
+        """The rate at a step by the schedule; None for recipes that this copy does not know."""
+        known = {name: self.settings[name] for name in RECIPE_TYPES if name in self.settings}
+        try:
+            return training.Recipe(**known).rate(step, steps_per_epoch)
+        except SubmissionError:
+            return None
+
+
+@dataclass
+class RunRecord:
+    """The content of run.json."""
+
+    run: str
+    config: RunConfig
+    train_images: int
+    seconds: float
+    accuracy: float
+    normalisation: list[list[float]]
+    finished: str = ""
+    choices: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def machine(self):
+        """The kind of device and the number format, None if the record does not say."""
+        if "device" in self.choices and "precision" in self.choices:
+            return self.choices["device"], self.choices["precision"]
+        return None
+
+
+@dataclass
+class SubmittedRun(training.Run):
+    """A run of a submission, with the typed content of its run.json."""
+
+    record: RunRecord = field(kw_only=True)
+
+
+# -------------------------------------------------------------------------- files of one notebook
+
+
+def check_files(submission, notebook, results, policy):
+    """Findings on whether notebook, code, runs, figures and results.json are of one run.
+
+    Args:
+        submission: a Submission.
+        notebook: nbformat's node.
+        results: the content of results.json.
+        policy: a Policy.
+    """
+    faults = _file_faults(submission, notebook, results, policy)
+    if not faults:
+        message = "notebook, code, runs, figures and ledger belong together"
+        return [Finding("files", "holds", message, source="their hashes")]
+    return [Finding("files", "contradicted", fault) for fault in faults]
+
+
+def _file_faults(submission, notebook, results, policy):
+    """What does not belong to the run of the notebook, a list of sentences."""
+    content = record(notebook)
+    if not content:
+        return ["the notebook was not run to its end"]
+    try:
+        recorded = read_table(NotebookRecord, content, Place("the notebook's record"))
+    except SchemaError as error:
+        return [f"the notebook's record is damaged: {error}"]
+    faults = list(stale(notebook, None))
+    for name, expected in recorded.files.items():
+        if not allowed(name, policy.files.recorded):
+            faults.append(
+                f"the notebook's record names {name[:60]!r}, which is no file of a submission"
+            )
+        elif name.endswith(f"/{WEIGHTS}") and name not in submission.files:
+            continue  # weights may be left out of an archive
+        elif submission.hash(name) != expected:
+            faults.append(
+                f"{name} is missing, or is not the file that the notebook was run with"
+            )
+    ledger = policy.files.ledger
+    if results.get("code") != content:
+        faults.append(f"{ledger} is of another run than the notebook")
+    elif results_hash(results) != recorded.results_hash:
+        faults.append(f"{ledger} has been changed since the notebook was run")
+    return faults + _foreign_pictures(notebook, set(recorded.files.values()))
+
+
+def _foreign_pictures(notebook, recorded):
+    """Sentences on cells that show pictures whose hashes are not in the set `recorded`."""
+    faults = []
+    for cell, name in zip(notebook.cells, cell_names(notebook)):
+        shown = set()
+        for data in visible_outputs(cell):
+            shown |= _picture_hashes(data)
+        if not shown <= recorded:
+            faults.append(f"{name} shows a picture that is not among the figures of its run")
+    return faults
+
+
+def _picture_hashes(data):
+    """SHA-256 of an output's pictures, in whichever format."""
+    hashes = set()
+    for kind, text in data.items():
+        if kind == "application/pdf" or kind.startswith("image/"):
+            content = str(text).encode(errors="surrogatepass")
+            with contextlib.suppress(ValueError):  # SVG is no base64
+                content = base64.b64decode(str(text))
+            hashes.add(hashlib.sha256(content).hexdigest())
+    return hashes
+
+
+# ------------------------------------------------------------------------------------------- data
+
+
+def check_data(results, policy):
+    """What results.json says of the data, a DataRecord or None, and findings on it.
+
+    The data may be another copy of CIFAR-10, but not the fallback data set.
+    """
+    try:
+        data = read_table(DataRecord, results.get("data"), Place(policy.files.ledger, ("data",)))
+    except SchemaError as error:
+        return None, [Finding("data", "contradicted", str(error))]
+    official = policy.data["official"]
+    counts = (data.train_images, data.test_images)
+    if data.standin or counts != (official.train_images, official.test_images):
+        message = (
+            f"the results are of {data.source[:60]!r} with {counts[0]} and {counts[1]} images, "
+            "not of the data that the assignment asks for"
+        )
+        return data, [Finding("data", "contradicted", message)]
+    if data.fingerprint != official.fingerprint:
+        message = (
+            "the results are of another copy of the data than the official one: its labels "
+            "cannot be checked"
+        )
+        return data, [Finding("data", "unverified", message)]
+    message = "the results are of the official data"
+    return data, [Finding("data", "holds", message, source="their fingerprint")]
+
+
+def check_run_data(main, data):
+    """Findings if the main run was trained on other data than a DataRecord says."""
+    if main is None or (data and main.record.config.data == data.fingerprint):
+        return []
+    message = f"the run {main.folder} was trained on other data than the ledger says"
+    return [Finding("data", "contradicted", message)]
+
+
+# ------------------------------------------------------------------------------------------- runs
+
+
+def load_runs(submission, policy):
+    """The runs that can be read, name -> SubmittedRun, and findings.
+
+    There are findings for runs that cannot be read, that contradict themselves, or whose data the
+    policy does not know.
+    """
+    start = f"{policy.files.runs}/"
+    names = set()
+    for file in submission.files:
+        if file.startswith(start):
+            names.add(file.removeprefix(start).partition("/")[0])
+    runs = {}
+    findings = []
+    for name in sorted(names):
+        try:
+            run = _load_run(submission, name, f"{start}{name}")
+            known = policy.known_data(run.record.config.data)
+            check_predictions(run, known)
+        except SubmissionError as error:
+            findings.append(_run_finding(name, "contradicted", error))
+            continue
+        for fault in run_faults(run, known):
+            findings.append(_run_finding(name, "contradicted", fault))
+        if known is None:
+            message = f"the run {name} is of data that this copy does not know"
+            findings.append(
+                Finding(f"run {name}", "unverified", f"{message}: its labels cannot be checked")
+            )
+        runs[name] = run
+    return runs, findings
+
+
+def _run_finding(name, verdict, fault):
+    return Finding(f"run {name}", verdict, f"the run {name}: {fault}")
+
+
+def _load_run(submission, name, folder):
+    """The SubmittedRun whose files are in `folder`, without its weights."""
+    rows = submission.numbers(f"{folder}/history.csv", HISTORY)
+    losses = np.array(submission.numbers(f"{folder}/losses.csv"))[:, 0]
+    file = f"{folder}/run.json"
+    info = submission.json(file)
+    return SubmittedRun(
+        folder=Path(name),
+        info=info,
+        history=pd.DataFrame(rows, columns=HISTORY.split(",")),
+        losses=losses,
+        predictions=submission.tensors(f"{folder}/predictions.safetensors"),
+        record=read_table(RunRecord, info, Place(file)),
+    )
+
+
+def check_predictions(run, known):
+    """Raise ArchiveError if stored predictions are not one class for each test image.
+
+    Args:
+        run: a SubmittedRun.
+        known: the DataSet of the policy that it was trained on, or None.
+    """
+    names = ("predicted", "predicted_with_mirrored", "labels")
+    for name in names:
+        if name not in run.predictions:
+            raise ArchiveError(f"its predictions.safetensors lacks {name}")
+    images = len(run.predictions["labels"].flatten())
+    if known:
+        images = known.test_images
+    for name in names:
+        values = run.predictions[name]
+        is_class = values.dtype == torch.uint8 and values.shape == (images,) and images > 0
+        if not is_class or values.max() >= 10:
+            raise ArchiveError(
+                f"its predictions are not one class for each of {images:,} test images"
+            )
+
+
+def run_faults(run, known):
+    """What in the records of a run contradicts the rest of them, a list of phrases.
+
+    `known` is the policy's DataSet that it was trained on, or None.
+    """
+    faults = []
+    if run.record.run != run.folder.name:
+        faults.append(f"its record is that of a run {run.record.run[:40]!r}")
+    faults += _data_faults(run, known)
+    faults += _history_faults(run)
+    last = run.history.seconds.iloc[-1]
+    seconds = run.record.seconds
+    increasing = run.history.seconds.is_monotonic_increasing
+    if not increasing or not math.isclose(last, seconds, rel_tol=1e-6):
+        faults.append(
+            f"its history ends after {last:.0f} seconds, its record says {seconds:.0f}"
+        )
+    if not math.isclose(run.accuracy, run.record.accuracy, abs_tol=1e-6):
+        faults.append(
+            f"its record says {run.record.accuracy} % and its predictions {run.accuracy:.2f} %"
+        )
+    return faults
+
+
+def _data_faults(run, known):
+    """Phrases on labels, numbers of images and losses that are not those of the run's data."""
+    faults = []
+    train_losses = run.predictions.get("train_losses")
+    if train_losses is not None:
+        images = min(training.FIXED, run.record.train_images)
+        if train_losses.dtype != torch.float32 or train_losses.shape != (images,):
+            faults.append("its losses of the first training images are not one for each")
+    if known:
+        labels = hashlib.sha256(run.predictions["labels"].numpy().tobytes()).hexdigest()
+        if labels != known.test_labels:
+            faults.append(
+                f"its labels are not those of the {known.test_images:,} official test images"
+            )
+        if run.record.train_images != known.train_images:
+            faults.append(
+                f"it was trained on {run.record.train_images} images, not {known.train_images:,}"
+            )
+    return faults
+
+
+def _history_faults(run):
+    """Phrases on epochs, losses and learning rates that contradict each other."""
+    config = run.record.config
+    history = run.history
+    epochs = len(history)
+    steps = run.record.train_images // config.batch_size
+    if epochs != config.epochs or list(history.epoch) != list(range(1, epochs + 1)):
+        return [f"its history has {epochs} epochs, its recipe {config.epochs}"]
+    if len(run.losses) != steps * epochs:
+        return [f"it has {len(run.losses):,} losses for {epochs} epochs of {steps} steps"]
+    faults = []
+    means = run.losses.reshape(epochs, steps).mean(1)
+    for row, mean in zip(history.itertuples(), means):
+        if not math.isclose(mean, row.train_loss, rel_tol=1e-4):
+            faults.append(
+                f"the loss of epoch {row.epoch:.0f} is {row.train_loss:.4f} in its history "
+                f"and {mean:.4f} by its losses"
+            )
+        rate = config.learning_rate(int(row.epoch) * steps - 1, steps)
+        if rate is not None and not math.isclose(
+            rate, row.learning_rate, rel_tol=1e-6, abs_tol=1e-12
+        ):
+            faults.append(
+                f"the rate of epoch {row.epoch:.0f} is {row.learning_rate:.4g} in its history "
+                f"and {rate:.4g} by its schedule"
+            )
+    return faults

@@ -1,0 +1,65 @@
+"""What differs from the template? Definitions are shown as a diff, cells and modules by name."""
+import difflib
+
+from report.freshness import cell_names, code_hash, definition_cells
+from tools.project_files import ROOT
+
+MOST_LINES = 200
+LINE_LENGTH = 160
+MOST_NAMES = 20
+
+
+def differences(submission, notebook, template):
+    """Lines that say what differs from the template, a list of strings.
+
+    Args:
+        submission: a Submission.
+        notebook: its notebook.
+        template: this copy's notebook.
+    """
+    lines = definitions_diff(notebook, template)
+    if lines:
+        lines.insert(0, "The network's definitions have been changed:")
+    cells = other_cells(notebook, template)
+    if cells:
+        names = "; ".join(cells[:MOST_NAMES])[:600]
+        lines.append(f"{len(cells)} code cells are not the template's: {names}.")
+    modules = other_modules(submission)
+    if modules:
+        names = ", ".join(modules[:MOST_NAMES])
+        lines.append(f"Modules that are not the template's (they were not run here): {names}.")
+    return lines
+
+
+def definitions_diff(notebook, template):
+    """A unified diff of the definition cells' sources, a list of lines."""
+    old, new = (
+        "\n\n".join(cell.source for cell in definition_cells(book)).splitlines()
+        for book in (template, notebook)
+    )
+    diff = difflib.unified_diff(
+        old, new, "the template's definitions", "the submission's", lineterm="", n=1
+    )
+    return [f"  {line[:LINE_LENGTH]}" for line in diff][:MOST_LINES]
+
+
+def other_cells(notebook, template):
+    """Names of code cells, without definitions, whose code is not in the template."""
+    known = {code_hash(cell.source) for cell in template.cells}
+    names = []
+    for cell, name in zip(notebook.cells, cell_names(notebook)):
+        is_definition = "definition" in cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and not is_definition and code_hash(cell.source) not in known:
+            names.append(name)
+    return names
+
+
+def other_modules(submission):
+    """Names of the submission's Python files that this copy has not, or has with other content."""
+    names = []
+    for name in sorted(submission.files):
+        own = ROOT / name
+        is_same = own.is_file() and own.read_bytes() == submission.files[name]
+        if name.endswith(".py") and not is_same:
+            names.append(name)
+    return names

@@ -1,0 +1,192 @@
+"""make grade: a course is graded whatever an archive does, and stored verdicts go out of date."""
+
+import csv
+import os
+import shutil
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+from forgeries import BOOK, POLICY, pack
+from helpers import LEFT_OUT, ROOT
+
+from grading import grade
+from grading.policy import TimeLimit
+
+JUDGE = """
+import json, os, pathlib, sys, time
+name, report = pathlib.Path(sys.argv[1]).name, pathlib.Path(sys.argv[2])
+with open(pathlib.Path(__file__).parents[1] / "calls", "a") as file:
+    file.write(name + "\\n")
+if "crash" in name:
+    os.kill(os.getpid(), 11)
+if "hang" in name:
+    time.sleep(99)
+if "slow" in name:
+    time.sleep(float(os.environ.get("SLOW", 0)))
+finding = {"verdict": "contradicted", "message": "the paper says <script>alert(1)</script>"}
+verdict = {"code": 0, "reason": "all holds", "findings": [], "claimed": 82.5, "measured": 82.456,
+           "weights": "", "seconds": 1.0, "first_page": "AAAA", "differences": []}
+if "bad" in name:
+    verdict |= {"code": 1, "reason": finding["message"], "findings": [finding]}
+if "twin" in name:
+    verdict["weights"] = "same"
+report.write_text(json.dumps(verdict))
+sys.exit(verdict["code"])
+"""
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch, restored_environment):
+    """A folder of archives, and a judge that does by their names what archives may bring about."""
+    own = tmp_path / "own"
+    shutil.copytree(ROOT / "grading", own / "grading")
+    (own / "grading" / "verify.py").write_text(JUDGE)
+    (own / "notebooks").mkdir()
+    shutil.copy(ROOT / BOOK, own / "notebooks")
+    monkeypatch.setattr(grade, "ROOT", own)
+    monkeypatch.setattr(grade, "read_policy", lambda: replace(POLICY, verdict=TimeLimit(-57)))
+    folder = tmp_path / "course"
+    for name in (
+        "Müller, Jörg_77_file_/a.zip",
+        "=HYPERLINK(1)<b>.zip",
+        "bad.zip",
+        "crash.zip",
+        "hang.zip",
+        "twin 1.zip",
+        "twin 2.zip",
+        "slow.zip",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pack(folder / name, {"a": b"b"})
+    (folder / "notes.txt").write_text("no archive")
+    return folder
+
+
+def graded(folder, code=0):
+    with pytest.raises(SystemExit) as ended:
+        grade.main(folder, folder.parent / "build")
+    assert (ended.value.code or 0) == code
+    with open(folder.parent / "build" / "grades.csv", newline="") as file:
+        return {row["archive"]: row for row in csv.DictReader(file)}, (
+            folder.parent / "build" / "grades.html"
+        ).read_text()
+
+
+def test_a_class_is_graded_whatever_an_archive_does(course, monkeypatch):
+    rows, page = graded(course)
+    assert len(rows) == 8
+    assert rows["Müller, Jörg_77_file_/a.zip"] | {"seconds": ""} == {
+        "archive": "Müller, Jörg_77_file_/a.zip",
+        "verdict": "holds",
+        "claimed": "82.5",
+        "measured": "82.46",
+        "contradictions": "0",
+        "unverified": "0",
+        "seconds": "",
+        "reason": "all holds",
+    }
+    assert rows["bad.zip"]["verdict"] == "contradicted" and rows["bad.zip"]["contradictions"] == "1"
+    assert "'=HYPERLINK(1)<b>.zip" in rows
+    for name in ("crash.zip", "hang.zip"):
+        assert (
+            rows[name]["verdict"] == "not verifiable"
+            and "did not end as it should" in rows[name]["reason"]
+        )
+    assert rows["twin 2.zip"]["reason"] == "its weights are also those of twin 1.zip"
+    assert rows["twin 1.zip"]["verdict"] == "not verifiable"
+    assert page.count("<tr") == 9 and page.count("<script>") == 1 and "<b>" not in page
+    assert page.count('<img alt="first page"') == 6
+    calls = course.parent / "own" / "calls"
+    before = len(calls.read_text().splitlines())
+    graded(course)  # all verdicts are kept
+    pack(course / "bad.zip", {"a": b"other"})
+    graded(course)
+    assert len(calls.read_text().splitlines()) == before + 1
+
+
+def test_grading_can_be_stopped_and_goes_on(course, monkeypatch):
+    monkeypatch.setenv("SLOW", "60")
+    monkeypatch.setattr(grade, "read_policy", lambda: POLICY)
+    for name in ("hang.zip", "crash.zip"):
+        (course / name).unlink()
+    timer = threading.Timer(8, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    rows, _ = graded(course, 130)
+    assert "bad.zip" in rows and "slow.zip" not in rows
+    monkeypatch.setenv("SLOW", "0")
+    assert graded(course)[0].keys() == rows.keys() | {"slow.zip"}
+
+
+def test_a_cluster_grades(course, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    for name in ("hang.zip", "slow.zip"):
+        (course / name).unlink()
+    with distributed.LocalCluster(1, threads_per_worker=2, dashboard_address=None) as cluster:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.scheduler_address)
+        assert len(graded(course)[0]) == 6
+
+
+JUDGED_BY = (
+    "utils.py",
+    "training/__init__.py",
+    "training/speed.py",
+    "tools/notebook_definitions.py",
+    "analysis/published.csv",
+    "analysis/run_statistics.py",
+    "report/exporter.py",
+    "grading/policy.toml",
+    "grading/claims.py",
+    "grading/sandbox_tasks.py",
+    "requirements.txt",
+    BOOK,
+)
+
+
+@pytest.fixture(scope="module")
+def judge_copy(tmp_path_factory):
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("judge") / "copy", ignore=LEFT_OUT)
+
+
+@pytest.mark.parametrize("name", JUDGED_BY)
+def test_a_stored_verdict_is_of_one_judge(judge_copy, tmp_path, name):
+    archive = pack(tmp_path / "a.zip", {"a": b"b"})
+    before = grade.verdict_key(archive, judge_copy)
+    file = judge_copy / name
+    content = file.read_bytes()
+    file.write_bytes(content + b"\n")
+    assert grade.verdict_key(archive, judge_copy) != before
+    file.write_bytes(content)
+    assert grade.verdict_key(archive, judge_copy) == before
+
+
+def test_a_stored_verdict_is_of_every_file_of_training(judge_copy, tmp_path):
+    archive = pack(tmp_path / "a.zip", {"a": b"b"})
+    keys = {grade.verdict_key(archive, judge_copy)}
+    files = list((judge_copy / "training").glob("*.py"))
+    for file in files:
+        file.write_bytes(file.read_bytes() + b"\n")
+        keys.add(grade.verdict_key(archive, judge_copy))
+    assert len(keys) == len(files) + 1
+
+
+def test_a_stored_verdict_is_of_one_archive_and_one_data_set(judge_copy, tmp_path, monkeypatch):
+    archive = pack(tmp_path / "a.zip", {"a": b"b"})
+    before = grade.verdict_key(archive, judge_copy)
+    (judge_copy / "README.md").write_text("no part of a verdict")
+    assert grade.verdict_key(archive, judge_copy) == before
+    pack(archive, {"a": b"other"})
+    changed = grade.verdict_key(archive, judge_copy)
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
+    assert len({before, changed, grade.verdict_key(archive, judge_copy)}) == 3
+
+
+def test_a_damaged_stored_verdict_is_judged_again(tmp_path):
+    file = tmp_path / "verdict.json"
+    assert grade.read_verdict(file) is None
+    for content in ("{", "[]", '{"code": 0}', '{"code": "0", "reason": ""}'):
+        file.write_text(content)
+        assert grade.read_verdict(file) is None
+    file.write_text('{"code": 0, "reason": "all holds", "differences": []}')
+    assert grade.read_verdict(file).reason == "all holds"

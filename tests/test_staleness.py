@@ -1,0 +1,50 @@
+"""A notebook's record names every file that its numbers rest on: editing one makes it stale."""
+
+import shutil
+
+import nbformat
+import pytest
+from helpers import LEFT_OUT, ROOT
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+
+from report.freshness import record, stale
+from tools.project_files import project_files
+
+CELLS = (
+    "from analysis.ledger import Ledger\nimport utils\nledger = Ledger()",
+    "ledger.write(utils.load_data(None, 'digits'), [])",
+)
+EDITED = (
+    "analysis/run_statistics.py",
+    "analysis/published.csv",
+    "analysis/ledger.py",
+    "training/__init__.py",
+    "utils.py",
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A copy of the project, and a notebook that was run in it."""
+    root = shutil.copytree(ROOT, tmp_path_factory.mktemp("stale") / "project", ignore=LEFT_OUT)
+    notebook = new_notebook(cells=[new_code_cell(source) for source in CELLS])
+    NotebookClient(notebook, resources={"metadata": {"path": str(root)}}).execute()
+    return root, nbformat.from_dict(notebook)
+
+
+def test_the_record_names_every_file_that_computes_numbers(recorded):
+    root, notebook = recorded
+    files = {file.relative_to(root).as_posix() for file in project_files("notebook", root)}
+    assert files and files <= set(record(notebook)["files"])
+    assert list(stale(notebook, root)) == []
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_editing_a_file_makes_the_notebook_stale(recorded, name):
+    root, notebook = recorded
+    file = root / name
+    content = file.read_bytes()
+    file.write_bytes(content + b"\n")
+    assert f"{name} is not the file that the notebook was run with" in list(stale(notebook, root))
+    file.write_bytes(content)
