@@ -113,7 +113,7 @@ def test_run_all_in_jupyterlab(lab, page):
     page.get_by_text("| Idle").first.wait_for(timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(f"!({RUNNING})()", timeout=240_000)
+    page.wait_for_function(f"!({RUNNING})()", timeout=600_000)
     assert page.locator(ERROR).all_inner_texts() == []
     curve = page.locator(CURVE)
     curve.scroll_into_view_if_needed()

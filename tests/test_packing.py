@@ -21,6 +21,11 @@ NAMES = ("Ada Lovelace", "1815", "London", "ada@example.org", "ada")
 SIGNED = dict(zip(packing.PLACEHOLDERS, NAMES))
 
 
+def threads():
+    """The limit on threads that `make test` sets, for processes with few variables."""
+    return {name: os.environ[name] for name in ["OMP_NUM_THREADS"] if name in os.environ}
+
+
 def run_packing(root, job, **environment):
     """Do one job of tools.packing in the project `root`, in a process with few variables."""
     return subprocess.run(
@@ -28,7 +33,7 @@ def run_packing(root, job, **environment):
         capture_output=True,
         text=True,
         cwd=root,
-        env={"PATH": "/usr/bin:/bin", **environment},
+        env={"PATH": "/usr/bin:/bin", **threads(), **environment},
     )
 
 
@@ -174,7 +179,7 @@ def test_zip_refuses_what_verify_contradicts(with_paper, tmp_path):
 def verify_elsewhere(folder):
     """Run make verify's command in a folder that holds an unpacked submission and no images."""
     command = [sys.executable, "-m", "grading.verify"]
-    bare = {"PATH": os.environ["PATH"]}
+    bare = {"PATH": os.environ["PATH"], **threads()}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=bare)
 
 
@@ -258,7 +263,7 @@ from nbclient import NotebookClient
 print("IPython", IPython.__version__, "pandas", pandas.__version__)
 notebook = nbformat.read(sys.argv[1], 4)
 resources = {"metadata": {"path": sys.argv[2]}}
-NotebookClient(notebook, timeout=600, resources=resources).execute()
+NotebookClient(notebook, timeout=1800, resources=resources).execute()
 for cell in notebook.cells:
     for output in cell.get("outputs", []):
         print(output.get("text", ""), end="")
@@ -308,6 +313,7 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
         "DATASET": "digits",
         "RUNS": str(tmp_path / "runs"),
         "HOME": str(tmp_path),
+        **threads(),
     }
     command = [colab_python, "-c", RUN_AND_PRINT, str(file), str(content)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
