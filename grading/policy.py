@@ -144,8 +144,6 @@ class SandboxLimits:
         rerun_seconds: by the clock, for a new run of a notebook.
     """
 
-    gpu: ClassVar[bool] = False  # no entry of the policy: only a new run may see the GPU
-
     processor_seconds: int
     seconds: int
     memory: int
@@ -153,6 +151,7 @@ class SandboxLimits:
     disk: int
     output: int
     rerun_seconds: int
+    gpu: ClassVar[bool] = False  # no entry of the policy: only a new run may see the GPU
 
 
 @dataclass
