@@ -214,7 +214,7 @@ def write_rule(_):
 def write_quote(element):
     """A quotation of one or more paragraphs."""
     text = "\n\n".join(write_blocks(element))
-    return [f"\\begin{{quote}}\n{text}\n\\end{{quote}}"]
+    return [f"\\begin{{quote}}\n{text}\n\\end{{quote}}"] if text else []
 
 
 def write_list(element):
@@ -228,7 +228,7 @@ def write_list(element):
         lines.append("\\tightlist")
     for item in items:
         text = "\n\n".join(write_blocks(item))
-        lines += ["\\item", _indent(text)]
+        lines += ["\\item", _indent(text)] if text else ["\\item"]
     environment = "enumerate" if element.name == "ol" else "itemize"
     return [_environment(environment, lines)]
 
