@@ -15,6 +15,7 @@ from pypdf import PdfWriter
 from test_notebook_content import picture
 
 from report import exporter, formulas, typeset
+from tools.errors import PaperError
 
 SECRET = "only-on-this-machine"
 
@@ -123,7 +124,7 @@ def test_the_record_names_no_file_outside_of_the_project(tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "ROOT", tmp_path / "project")
     record = {"cells": [], "files": {}, "texts": [], "results": "../foreign.json"}
     nb = new_notebook(cells=[code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])])
-    with pytest.raises(SystemExit, match="outside of the project"):
+    with pytest.raises((SystemExit, PaperError), match="outside of the project"):
         exporter.sources_of(nb, "notebook")
 
 
