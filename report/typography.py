@@ -7,7 +7,7 @@ from bs4 import NavigableString
 from report.latex import Latex
 
 SPACE = " \t\n\r\f\v"
-CODE = ("code", "pre", "samp", "tt")
+CODE = ("code", "pre")
 YEARS = re.compile(r"\d\ds?\b")  # '90s: an apostrophe, and no quotation
 CLOSING = re.compile(r"'(?![^\W_])")
 

@@ -28,6 +28,8 @@ COMMANDS = {
     "strike": "sout",
     "u": "uline",
     "ins": "uline",
+    "samp": "texttt",
+    "tt": "texttt",
 }
 HEADINGS = {
     "h1": "section",
@@ -129,8 +131,14 @@ def write_command(element):
 
 
 def write_code(element):
-    """Code within a line; long names may be broken."""
-    return write_code_words(" ".join(element.get_text().split("\n")))
+    """Code within a line; long names may be broken, and formulas stay formulas."""
+    parts = []
+    for text in element.find_all(string=True):
+        if isinstance(text, Latex):
+            parts.append(str(text))
+        else:
+            parts.append(write_code_words(text.replace("\n", " ")))
+    return "".join(parts)
 
 
 def write_code_words(text):
@@ -149,7 +157,8 @@ def write_listing(element):
         indent = "\u00a0" * (len(line) - len(code))
         lines.append(write_code_words(indent + code or "\u00a0"))
     listing = "\\\\\n".join(lines)
-    return f"\\begin{{quote}}\\footnotesize\\raggedright {listing}\\end{{quote}}"
+    anchors = "".join(text for text in element.find_all(string=True) if isinstance(text, Latex))
+    return f"{anchors}\\begin{{quote}}\\footnotesize\\raggedright {listing}\\end{{quote}}"
 
 
 def write_link(element):
@@ -186,8 +195,6 @@ INLINE = {
     "code": write_code,
     "pre": write_listing,  # in a cell of a table
     "q": write_quotation,
-    "samp": write_code,
-    "tt": write_code,
 }
 
 
@@ -214,7 +221,7 @@ def write_rule(_):
 def write_quote(element):
     """A quotation of one or more paragraphs."""
     text = "\n\n".join(write_blocks(element))
-    return [f"\\begin{{quote}}\n{text}\n\\end{{quote}}"]
+    return [f"\\begin{{quote}}\n{text}\n\\end{{quote}}"] if text else []
 
 
 def write_list(element):
@@ -228,7 +235,7 @@ def write_list(element):
         lines.append("\\tightlist")
     for item in items:
         text = "\n\n".join(write_blocks(item))
-        lines += ["\\item", _indent(text)]
+        lines += ["\\item", _indent(text)] if text else ["\\item"]
     environment = "enumerate" if element.name == "ol" else "itemize"
     return [_environment(environment, lines)]
 

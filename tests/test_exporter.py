@@ -454,14 +454,13 @@ def test_latex_faults_are_one_sentence(tmp_path, monkeypatch, source, words):
 
 def test_a_full_disk_keeps_the_paper_before(tmp_path):
     script = (  # files of more than 10,000 bytes cannot be written
-        "import resource, exporter; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "import resource\nfrom report import exporter\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         f"writer = exporter.PaperWriter(build_directory={str(tmp_path)!r})\n"
         "writer.write(b'new' * 10_000, {'tex': 'new'}, 'report')"
     )
     (tmp_path / "report.pdf").write_bytes(b"before")
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT / "report", capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1
     assert "report.pdf cannot be written" in done.stderr and "kept" in done.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {

@@ -155,6 +155,16 @@ QUOTES = {  # Markdown: LaTeX
 }
 
 
+def test_formulas_and_citations_in_typewriter_type():
+    tex = body(
+        markdown(
+            "a <code>b $x$</code> <tt>c *d* [@he2016]</tt> [e](#f)\n\n<pre><a id=f></a>g</pre>"
+        )
+    )
+    assert r"\texttt{b\ }\(x\) \texttt{c \emph{d} \citep{he2016}}" in tex
+    assert r"\hyperref[f]{e}" in tex and r"\label{f}\begin{quote}" in tex
+
+
 @pytest.mark.parametrize("source", QUOTES)
 def test_quotation_marks(source):
     assert body(markdown(source)) == QUOTES[source]
