@@ -228,7 +228,7 @@ def _top_folder(members, notebook):
 def allowed(name, patterns):
     """Whether a name matches one of the patterns, part by part; hidden files never do."""
     parts = name.split("/")
-    if any(part.startswith(".") or part == "__pycache__" for part in parts):
+    if any(part.startswith((".", "__")) for part in parts):
         return False
     for pattern in patterns:
         wanted = pattern.split("/")
