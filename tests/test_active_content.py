@@ -31,6 +31,7 @@ def secret(tmp_path, monkeypatch):
     file.unlink()
 
 
+@pytest.mark.sandbox
 @pytest.mark.skipif(not typeset.sandbox(), reason="no bubblewrap")
 def test_the_sandbox_sees_nothing_of_the_machine_but_programs(secret):
     for command in (
@@ -89,6 +90,7 @@ def test_commands_of_mathematics_are_not_refused():
     )
 
 
+@pytest.mark.tex
 def test_a_formula_that_calls_itself_ends(monkeypatch, secret):
     monkeypatch.setattr(typeset, "SECONDS", 3)
     started = time.monotonic()
@@ -115,6 +117,7 @@ def direct(latex):
         return str(error).encode()
 
 
+@pytest.mark.tex
 @pytest.mark.parametrize(
     "latex",
     [
@@ -138,6 +141,7 @@ def test_the_machines_files_cannot_be_read(latex, secret, tmp_path):
         assert SECRET not in "".join(map(str, streams))
 
 
+@pytest.mark.tex
 @pytest.mark.parametrize(
     "latex",
     [
@@ -186,6 +190,7 @@ def test_links_of_the_paper_lead_to_the_web_alone():
     assert body(markdown(" ".join(links))).strip() == "a b c d"
 
 
+@pytest.mark.tex
 def test_scripts_do_not_survive_in_html(tmp_path):
     png = base64.b64encode(picture("PNG")).decode()
     scripts = "<script>alert(4)</script><b onclick='alert(5)'>bold</b>"

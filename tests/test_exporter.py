@@ -309,6 +309,8 @@ def test_lists_in_markdown_outputs():
     )
 
 
+@pytest.mark.tex
+@pytest.mark.slow
 def test_paper(tmp_path):
     cells = [
         front("Of 100 % {braces} & more_underscores", "Zoë O’Brien #1 ~ ^ \\"),
@@ -387,6 +389,7 @@ def fonts(monkeypatch, tmp_path, *folders):
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
 
 
+@pytest.mark.tex
 def test_other_scripts_borrow_a_font(monkeypatch, tmp_path):
     fonts(monkeypatch, tmp_path, Path(matplotlib.get_data_path()) / "fonts/ttf")  # DejaVu
     pdf, resources = exporter.PaperExporter().from_notebook_node(
@@ -408,6 +411,7 @@ def test_other_scripts_borrow_a_font(monkeypatch, tmp_path):
     assert re.search("Title: +Часть 1\n", info) and re.search("Author: +Жанна\n", info)
 
 
+@pytest.mark.tex
 @pytest.mark.skipif(
     not shutil.which("fc-list") or not subprocess.check_output(["fc-list", ":charset=d55c"]),
     reason="needs a Korean font: fonts-nanum or fonts-noto-cjk",
@@ -421,6 +425,7 @@ def test_korean(tmp_path):
     )
 
 
+@pytest.mark.tex
 @pytest.mark.parametrize(
     "source, words",
     [
@@ -452,6 +457,7 @@ def test_latex_faults_are_one_sentence(tmp_path, monkeypatch, source, words):
     assert {path.name for path in (tmp_path / "build").iterdir()} == {"report.tex", "report.log"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_paper_before(tmp_path):
     script = (  # files of more than 10,000 bytes cannot be written
         "import resource\nfrom report import exporter\n"
@@ -468,6 +474,7 @@ def test_a_full_disk_keeps_the_paper_before(tmp_path):
     }
 
 
+@pytest.mark.tex
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     done = convert(tmp_path, markdown("text"))
@@ -478,6 +485,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     )
 
 
+@pytest.mark.tex
 def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
     slow, out = tmp_path / "bin" / "bwrap", tmp_path / "out"
     for folder in (slow.parent, out):
@@ -519,6 +527,7 @@ def test_no_room_for_temporary_files_is_one_sentence(tmp_path, monkeypatch):
         exporter.PaperExporter().from_notebook_node(new_notebook(cells=[markdown("text")]))
 
 
+@pytest.mark.tex
 @pytest.mark.parametrize("tool", ["latexmk", "xelatex"])
 def test_missing_tools_are_one_sentence(tmp_path, monkeypatch, tool):
     (tmp_path / "bin").mkdir()

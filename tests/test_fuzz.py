@@ -156,6 +156,7 @@ def paper_or_sentence(convert, nb):
         assert 0 < len(str(stop)) < 2000 and "\n" not in str(stop) and "Traceback" not in str(stop)
 
 
+@pytest.mark.slow
 @given(notebook)
 @tries(EXAMPLES)
 def test_any_notebook_becomes_latex_or_one_sentence(nb):
@@ -163,6 +164,8 @@ def test_any_notebook_becomes_latex_or_one_sentence(nb):
     assert latex is None or r"\end{document}" in latex
 
 
+@pytest.mark.tex
+@pytest.mark.slow
 @given(notebook)
 @tries(max(1, EXAMPLES // 20))
 def test_any_notebook_becomes_a_pdf_or_one_sentence(nb):

@@ -18,6 +18,8 @@ from grading import records, verify
 from grading.archive import ArchiveError, read
 from grading.policy import TimeLimit
 
+pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
+
 RUN = "checkpoints/fast-0"
 
 

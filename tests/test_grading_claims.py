@@ -25,6 +25,8 @@ from grading import network_check, verify
 from grading.archive import read
 from report.freshness import MIME_TYPE
 
+pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
+
 ACCURACY = "test_accuracy"
 RUN = "checkpoints/fast-0"
 

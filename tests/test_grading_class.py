@@ -14,6 +14,8 @@ from helpers import LEFT_OUT, ROOT
 from grading import grade
 from grading.policy import TimeLimit
 
+pytestmark = pytest.mark.slow
+
 JUDGE = """
 import json, os, pathlib, sys, time
 name, report = pathlib.Path(sys.argv[1]).name, pathlib.Path(sys.argv[2])

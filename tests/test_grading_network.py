@@ -6,6 +6,8 @@ import torch
 from forgeries import claim, edit_cell
 from grading_fixtures import judged, needs_sandbox
 
+pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
+
 ACCURACY = "test_accuracy"
 RUN = "checkpoints/fast-0"
 

@@ -14,6 +14,8 @@ from pypdf import PdfReader, PdfWriter
 from grading import paper_numbers
 from grading.claims import Claim
 
+pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
+
 ACCURACY = "test_accuracy"
 
 

@@ -13,6 +13,8 @@ from grading.claims import Claim, read_claims
 from grading.findings import Verdict
 from grading.policy import read_policy
 
+pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
+
 ACCURACY = "test_accuracy"
 LIMITS = {
     "processor_seconds": 20,

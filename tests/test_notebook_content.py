@@ -301,6 +301,7 @@ def test_a_title_may_hold_a_formula():
     assert r"\bfseries % cell 1" in tex and r"The \(\ell_2\) norm" in tex
 
 
+@pytest.mark.tex
 def test_emoji_are_left_out_and_named(tmp_path):
     text, resources = paper(
         tmp_path, markdown("## Start"), markdown("\U0001fae8 good \U0001fae8 ones")
@@ -311,6 +312,7 @@ def test_emoji_are_left_out_and_named(tmp_path):
     )
 
 
+@pytest.mark.tex
 def test_greek_is_bold_and_upright(tmp_path):
     text, _ = paper(
         tmp_path, markdown(r"$\mathbf{\theta}, \mathrm{\Delta}x, \boldsymbol\Sigma, \mathsf{A}$")
@@ -486,6 +488,8 @@ def paper(tmp_path, *cells):
     return pdf_text(tmp_path / "paper.pdf"), resources
 
 
+@pytest.mark.tex
+@pytest.mark.slow
 def test_every_kind_is_typeset(tmp_path, entries):
     """All of the above in one paper, with BibTeX."""
     cells = [
@@ -518,12 +522,14 @@ def test_every_kind_is_typeset(tmp_path, entries):
     assert "noauthor" not in text and "??" not in text and "[?]" not in text
 
 
+@pytest.mark.tex
 def test_bibtex_errors_name_the_entry(tmp_path, entries):
     entries.write_text("@misc{good, title={A}}\n@misc{bad, title={A} year={1}}\n")
     with pytest.raises(SystemExit, match="entry bad, line 2"):
         paper(tmp_path, markdown("[(A)](#ref-good) [(B)](#ref-bad)"))
 
 
+@pytest.mark.tex
 def test_any_format_and_any_id(tmp_path):
     old = nbformat.v3.new_notebook(
         worksheets=[

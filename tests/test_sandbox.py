@@ -16,6 +16,8 @@ from helpers import POLICY, ROOT
 from grading import sandbox, verify
 from grading.policy import SandboxLimits
 
+pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
+
 needs_sandbox = pytest.mark.skipif(
     not sandbox.usable(), reason=f"{sandbox.NEEDED}: no proof of the sandbox"
 )

@@ -169,6 +169,7 @@ def small_groups(monkeypatch):
     monkeypatch.setattr("study.store.groups", lambda plan: {"parents": [parent], "later": later})
 
 
+@pytest.mark.slow
 def test_a_store_trains_what_is_missing_and_loads_the_rest(
     small_groups, digits, tmp_path, monkeypatch
 ):
@@ -202,6 +203,7 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(
     assert missing == ["parent-0-1", "later", "later-control"]  # of another plan's parent, perhaps
 
 
+@pytest.mark.slow
 def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     store = Store(None, digits, tmp_path / "runs", tmp_path / "stored")
     store.train_all()
@@ -354,6 +356,7 @@ def test_runs_are_compared_on_one_machine_alone():
     assert run_statistics.control_of(make_run("x", 0, "cpu", 5), [control]) is None
 
 
+@pytest.mark.slow
 def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
     """Its first step on a few images, with its recipe's first filters and optimiser."""
     for experiment in experiments.ablations(experiments.PLANS["gpu"]):
@@ -393,6 +396,7 @@ def find_experiment(name):
     raise LookupError(name)
 
 
+@pytest.mark.slow
 def test_the_stored_runs_are_what_the_list_says():
     """On the official images' fingerprint, without the images."""
     for folder in sorted(STORED.iterdir()):
@@ -423,6 +427,9 @@ def judge_study(change=lambda submission: None):
     return judge(submission, policy)
 
 
+@pytest.mark.tex
+@pytest.mark.sandbox
+@pytest.mark.slow
 def test_the_study_holds():
     verdict = judge_study()
     assert not [row.message for row in verdict.findings if row.verdict not in ("holds", "recorded")]
@@ -430,6 +437,9 @@ def test_the_study_holds():
     assert set(CLAIMS) <= {row.claim for row in verdict.findings}
 
 
+@pytest.mark.tex
+@pytest.mark.sandbox
+@pytest.mark.slow
 def test_a_number_of_the_study_that_is_not_the_runs_is_found():
     def forge(submission):
         results = json.loads(submission.files["report/study.json"])
@@ -448,6 +458,7 @@ def test_the_conclusions_follow_from_the_claims():
     assert all(CLAIMS[name] is True for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("CIFAR10_DIR"), reason="needs CIFAR-10 in CIFAR10_DIR")
 def test_the_long_recipes_weights_reach_the_accuracy_claimed():
     data = utils.load_data(os.environ["CIFAR10_DIR"], "cifar10")

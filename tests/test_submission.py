@@ -59,6 +59,7 @@ def test_the_claims_follow_from_the_committed_predictions():
         assert CLAIMS[f"class_accuracy/{name}"] == pytest.approx(100 * correct, abs=0.5)
 
 
+@pytest.mark.tex
 def test_the_paper_says_what_the_ledger_says():
     done = subprocess.run(
         ["pdftotext", str(PAPER), "-"], capture_output=True, text=True, check=True
@@ -75,6 +76,8 @@ def test_the_paper_says_what_the_ledger_says():
     assert len(PdfReader(PAPER).pages) <= 3
 
 
+@pytest.mark.tex
+@pytest.mark.slow
 def test_plain_nbconvert_makes_a_pdf_without_what_leaves_the_page(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "nbconvert", "--to", "latex", "--output-dir", tmp_path, NOTEBOOK],
@@ -115,6 +118,7 @@ def stored_runs():
     return {name: training.load_run(ROOT / "checkpoints" / name) for name in names}
 
 
+@pytest.mark.slow
 def test_the_runs_are_of_the_notebooks_network_on_the_official_images():
     runs = stored_runs()
     for name, run in runs.items():
@@ -138,6 +142,7 @@ def test_one_more_epoch_has_other_batches_than_its_parent():
     assert not np.array_equal(*orders)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("CIFAR10_DIR"), reason="needs CIFAR-10 in CIFAR10_DIR")
 def test_the_weights_reach_the_accuracy_claimed():
     data = utils.load_data(os.environ["CIFAR10_DIR"], "cifar10")

@@ -100,6 +100,7 @@ def uninterrupted(digits, tmp_path_factory):
     return training.fit(tiny(), digits, tmp_path_factory.mktemp("runs") / "whole", RECIPE)
 
 
+@pytest.mark.slow
 def test_learns_and_repeats(digits, tmp_path, precision):
     run = training.fit(tiny(), digits, tmp_path / "run", RECIPE)
     assert run.history.train_loss.iloc[-1] < run.history.train_loss.iloc[0]
@@ -143,6 +144,7 @@ def stored(digits, tmp_path):
     return tmp_path / "stored"
 
 
+@pytest.mark.slow
 def test_a_run_is_used_where_it_is_of_the_same_network_recipe_data_and_start(
     digits, stored, tmp_path, capsys
 ):
@@ -177,6 +179,7 @@ def test_a_run_is_used_where_it_is_of_the_same_network_recipe_data_and_start(
     assert where == "trained" and "not used: no weights.safetensors" in said
 
 
+@pytest.mark.slow
 def test_a_run_asked_for_again_is_loaded_or_continued(digits, tmp_path, monkeypatch):
     calls = []
     train = loop.train
@@ -197,6 +200,7 @@ def test_a_run_asked_for_again_is_loaded_or_continued(digits, tmp_path, monkeypa
     assert "weights.safetensors" not in [file.name for file in continued.files]
 
 
+@pytest.mark.slow
 def test_a_run_starts_with_the_weights_of_another(digits, stored, tmp_path):
     start = training.load_run(stored / "run")
     recipe = replace(RECIPE, epochs=1, learning_rate=0)
@@ -208,6 +212,7 @@ def test_a_run_starts_with_the_weights_of_another(digits, stored, tmp_path):
     assert run.info["config"]["start"] == start.key
 
 
+@pytest.mark.slow
 def test_initial_weights_are_drawn_with_the_recipes_seed(digits, tmp_path):
     """Whatever was drawn before; with whitening the first filters look at the data instead."""
 
@@ -241,6 +246,7 @@ def test_initial_weights_are_drawn_with_the_recipes_seed(digits, tmp_path):
 
 
 # The first step, mid-epoch, an epoch's last, the second epoch.
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 10, 22, 30])
 @pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 def test_ctrl_c_saves_and_resumes_to_the_same_bits(digits, tmp_path, step, optimizer, precision):
@@ -405,6 +411,7 @@ def test_a_setting_out_of_range_is_one_sentence(setting):
         training.Recipe(**setting)
 
 
+@pytest.mark.slow
 def test_recipes_at_the_limits_train(digits, tmp_path):
     for i, setting in enumerate(
         ({"momentum": 0}, {"seed": 2**32 - 1}, {"learning_rate": 0}, {"augmentation": ""})
@@ -601,6 +608,7 @@ def test_state_is_saved_by_the_clock_and_at_the_end(digits, tmp_path, monkeypatc
     assert saved == [3]  # on a fast GPU every epoch would be too often
 
 
+@pytest.mark.slow
 def test_a_log_file_gets_lines_and_no_bars(digits, tmp_path, capfd):
     run = training.fit(tiny(), digits, tmp_path / "long", replace(RECIPE, epochs=4))
     training.fit(tiny(), digits, tmp_path / "short", replace(RECIPE, epochs=1, batch_size=12))
@@ -640,6 +648,7 @@ def child(folder, before="pass"):
     )
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments_never_loses_or_changes_the_run(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     dice = random.Random(0)
@@ -663,6 +672,7 @@ def test_kill_at_random_moments_never_loses_or_changes_the_run(uninterrupted, tm
     assert kills > 2 and same(uninterrupted, training.load_run(folder))
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_state_before_and_says_so(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     process = child(folder)
@@ -1013,6 +1023,7 @@ def test_whatever_changes_what_a_network_computes_changes_its_identity(monkeypat
     assert not training.same_probe(before, probe())
 
 
+@pytest.mark.slow
 def test_initial_weights_hooks_running_statistics_and_gradients_are_part_of_the_identity():
     def initialised():
         net = Probed()

@@ -21,6 +21,9 @@ def copy(tmp_path):
     return shutil.copytree(ROOT, tmp_path / "submission", ignore=LEFT_OUT)
 
 
+@pytest.mark.tex
+@pytest.mark.sandbox
+@pytest.mark.slow
 def test_the_submission_holds():
     verdict = judge(read(ROOT, POLICY), POLICY)
     assert not [row.message for row in verdict.findings if row.verdict == "contradicted"]
@@ -29,6 +32,9 @@ def test_the_submission_holds():
     assert set(claims) <= {row.claim for row in verdict.findings}
 
 
+@pytest.mark.tex
+@pytest.mark.sandbox
+@pytest.mark.slow
 def test_the_command_exits_by_its_verdict(copy):
     command = [sys.executable, "-m", "grading.verify"]
     bare = {"PATH": os.environ["PATH"], "HOME": str(copy)}  # without CIFAR10_DIR
