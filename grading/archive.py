@@ -226,10 +226,14 @@ def _top_folder(members, notebook):
 
 
 def allowed(name, patterns):
-    """Whether a name matches one of the patterns, part by part; hidden files never do."""
+    """Whether a name matches one of the patterns, part by part.
+
+    Hidden files and what programs leave behind (__pycache__, __MACOSX) never do.
+    """
     parts = name.split("/")
-    if any(part.startswith((".", "__")) for part in parts):
-        return False
+    for part in parts:
+        if part.startswith((".", "__")) and part != "__init__.py":
+            return False
     for pattern in patterns:
         wanted = pattern.split("/")
         if len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted)):

@@ -90,10 +90,8 @@ def read_value(kind, value, place, strict=False):
     is_whole = type(value) is int and abs(value) < LARGEST_WHOLE
     if container is float and is_whole:
         return float(value)
-    if container is int:
-        fits = is_whole
-    else:
-        fits = isinstance(value, container)  # nbformat's tables are dicts of their own class
+    # isinstance, because nbformat's tables are dicts of their own class
+    fits = is_whole if container is int else isinstance(value, container)
     if not fits:
         raise _wrong_type(value, container, place)
     if container is list and typing.get_args(kind):

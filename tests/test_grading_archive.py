@@ -10,12 +10,12 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from forgeries import BOOK, LEDGER, pack
+from forgeries import BOOK, LEDGER, POLICY, pack
 from grading_fixtures import judged
 from helpers import ROOT
 
 from grading import records, verify
-from grading.archive import ArchiveError, read
+from grading.archive import ArchiveError, allowed, read
 from grading.policy import TimeLimit
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
@@ -166,6 +166,27 @@ def test_a_folder_is_read_without_following_links(world, tmp_path):
     os.mkfifo(tmp_path / "figures" / "x.png")
     with pytest.raises(ArchiveError, match="a link or device in it"):
         read(tmp_path, world.policy)
+
+
+NAMES = {
+    "utils.py": True,
+    "training/__init__.py": True,
+    "analysis/published.csv": True,
+    "figures/fig-loss.pdf": True,
+    "checkpoints/fast-0/run.json": True,
+    "my_module.py": True,
+    "analysis/__pycache__/ledger.py": False,
+    "__MACOSX/utils.py": False,
+    "training/.hidden.py": False,
+    "report/twocolumn/index.py": False,
+    "checkpoints/run.json": False,
+    "data/batch.bin": False,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_files_of_a_submission_are_read(name):
+    assert allowed(name, POLICY.files.patterns) is NAMES[name]
 
 
 RUNS_CODE = "import pathlib; pathlib.Path({!r}).touch()"

@@ -28,7 +28,9 @@ EDITED = (
 def recorded(tmp_path_factory):
     """A copy of the project, and a notebook that was run in it."""
     root = shutil.copytree(ROOT, tmp_path_factory.mktemp("stale") / "project", ignore=LEFT_OUT)
-    notebook = new_notebook(cells=[new_code_cell(source) for source in CELLS])
+    hidden = {"tags": ["notebook-only"]}
+    cells = [new_code_cell(source, metadata=hidden) for source in CELLS]
+    notebook = new_notebook(cells=cells)
     NotebookClient(notebook, resources={"metadata": {"path": str(root)}}).execute()
     return root, nbformat.from_dict(notebook)
 
