@@ -17,14 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import training
 import utils
 from analysis import figures, run_statistics
-from grading import checks
 from grading.archive import read
+from grading.policy import read_policy
 from grading.verify import judge
 from study import experiments, gradients, image_losses, networks
 from study.course_network import CourseBlock, CourseNetwork
 from study.store import Store
 
-POLICY = checks.read_policy()
+POLICY = read_policy()
 STORED = ROOT / "checkpoints" / "study"
 RESULTS = json.loads((ROOT / "report" / "study.json").read_text(encoding="utf-8"))
 CLAIMS = {name: claim["value"] for name, claim in RESULTS["claims"].items()}
