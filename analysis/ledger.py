@@ -90,7 +90,7 @@ class Ledger:
         return holds
 
     def write(self, data, runs):
-        """Write the claims to the results file; show the record of what belongs to this run.
+        """Write the claims to the results file; show the hashes of all that this execution used.
 
         `data` is a utils.Data, `runs` a list of training.Run. report/freshness.py reads the record.
         """
@@ -99,7 +99,7 @@ class Ledger:
             "data": describe_data(data),
             "environment": installed_versions(),
         }
-        results = json.loads(json.dumps(results))  # as a reader of the file has them
+        results = json.loads(json.dumps(results))  # as the file stores them
         record = self.record(data, runs)
         record["results_hash"] = results_hash(results)
         text = json.dumps(results | {"code": record}, indent=1, ensure_ascii=False)
@@ -109,7 +109,7 @@ class Ledger:
         display({MIME_TYPE: record, "text/markdown": message}, raw=True)
 
     def record(self, data, runs):
-        """Return hashes of the cells, files and texts of this run, a dict for the record."""
+        """Return the hashes of the cells, files and texts that this execution used, a dict."""
         files = {relative_path(file): file for file in self.code_files() + shown.figure_files}
         for run in runs:
             folder = self.recorded_folder(run)

@@ -13,7 +13,7 @@ from PIL import Image
 from grading import paper_numbers, sandbox
 from grading.archive import ArchiveError, parse_json
 from grading.findings import Finding, join_names
-from grading.network_check import sandbox_code
+from grading.network_measurements import sandbox_code
 from grading.schema import Place, read_value
 
 # Two pages differ if in a square of SQUARE pixels so many are so much darker or lighter.

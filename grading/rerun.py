@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 
 from grading import sandbox
 from grading.archive import parse_json
-from grading.claims import read_claims
+from grading.claim_check import read_claims
 from grading.findings import Finding, format_value
-from grading.network_check import sandbox_code
+from grading.network_measurements import sandbox_code
 from grading.policy import RerunLimits
 from tools.errors import SubmissionError
 

@@ -22,9 +22,9 @@ import psutil
 
 from grading import archive
 from grading.policy import SandboxLimits
-from tools import bubblewrap
-from tools.bubblewrap import MB
+from tools import sandbox_command
 from tools.errors import SubmissionError
+from tools.sandbox_command import MB
 
 SPARE = 0.05  # the share of this machine's memory that must stay available while a command runs
 MOST_ERRORS = 1  # MB of standard error that are read
@@ -65,8 +65,8 @@ def _works(bwrap):
         rerun_seconds=0,
     )
     with tempfile.TemporaryDirectory() as folder:
-        command = bubblewrap.isolate_student(folder, limits, user=_other_user())
-        return bubblewrap.succeeds([*command, "touch", "/tmp/a"], environment={})
+        command = sandbox_command.isolate_student(folder, limits, user=_other_user())
+        return sandbox_command.succeeds([*command, "touch", "/tmp/a"], environment={})
 
 
 def run(inputs, command, limits, data=None):
@@ -90,7 +90,7 @@ def run(inputs, command, limits, data=None):
             if data:
                 _check_readable(data)
         process = subprocess.Popen(
-            [*bubblewrap.isolate_student(folder, limits, data, user), *command],
+            [*sandbox_command.isolate_student(folder, limits, data, user), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

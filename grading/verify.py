@@ -18,10 +18,16 @@ from pathlib import Path
 import nbformat
 
 import utils
-from grading import claims as claim_checks
-from grading import network_check, paper_comparison, paper_numbers, records, sandbox
+from grading import (
+    claim_check,
+    network_measurements,
+    paper_comparison,
+    paper_numbers,
+    records,
+    sandbox,
+)
 from grading.archive import Submission, read
-from grading.claims import Claim
+from grading.claim_check import Claim
 from grading.findings import Finding, Verdict, format_value, join_names
 from grading.plausibility import check_plausibility
 from grading.policy import is_number, read_policy
@@ -109,7 +115,7 @@ def run_checks(verdict, submission, policy, data, rerun):
     results = submission.json(policy.files.ledger)
     if not isinstance(results, dict):
         results = {}
-    claims, faults = claim_checks.read_claims(results, policy)
+    claims, faults = claim_check.read_claims(results, policy)
     verdict.findings += faults
     documents = Documents(submission, notebook, template, results, claims)
     with ThreadPoolExecutor(1) as pool:  # papers are rendered while numbers are checked
@@ -128,7 +134,7 @@ def run_checks(verdict, submission, policy, data, rerun):
         verdict.findings += check_rerun(submission, notebook, claims, policy, rerun)
     verdict.findings += unchecked_claims(claims, verdict.findings)
     if "test_accuracy" in claims:
-        weights = network_check.weights_file(claims["test_accuracy"].source, policy)
+        weights = network_measurements.weights_file(claims["test_accuracy"].source, policy)
         if weights in submission.files:
             verdict.weights = submission.hash(weights)
     verdict.differences = differences(submission, notebook, template)
@@ -152,19 +158,19 @@ def check_numbers(verdict, documents, data, policy):
         findings.append(_missing_main_run(accuracy, policy))
     else:
         findings += records.check_run_data(main, data_record)
-        report = network_check.check_network(
+        report = network_measurements.measure_network(
             submission, documents.notebook, documents.template, runs, main, data, policy
         )
         findings += report.findings
-        findings += claim_checks.check_claims(claims, report.measurements, policy)
-        recorded = claim_checks.recorded_measurements(main, runs, claims)
-        findings += claim_checks.check_recorded_claims(claims, recorded, policy)
+        findings += claim_check.check_claims(claims, report.measurements, policy)
+        recorded = claim_check.recorded_measurements(main, runs, claims)
+        findings += claim_check.check_recorded_claims(claims, recorded, policy)
         if report.accuracy:
             verdict.measured = report.accuracy.value
             verdict.measured_by = report.accuracy.origin
-    published = claim_checks.published_measurements()
-    findings += claim_checks.check_claims(claims, published, policy)
-    findings += claim_checks.check_conclusions(claims)
+    published = claim_check.published_measurements()
+    findings += claim_check.check_claims(claims, published, policy)
+    findings += claim_check.check_conclusions(claims)
     findings += check_plausibility(runs, policy)
     return runs
 
@@ -233,9 +239,6 @@ def load_images():
     except SubmissionError as error:
         print(f"{error}: weights are not evaluated.")
         return None
-
-
-images = load_images  # the name that tools/handin.py imports
 
 
 def print_verdict(verdict):

@@ -3,7 +3,7 @@
 import re
 
 from report import pictures, tables
-from report.latex import Latex
+from report.latex_text import Latex
 from report.markdown import HEADINGS, new_element
 from report.paper import Float
 

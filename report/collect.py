@@ -12,7 +12,7 @@ from enum import Enum
 from report import formulas, pictures, tables
 from report.cell_options import read_cell_options
 from report.freshness import MIME_TYPE, record, visible_outputs
-from report.latex import Latex
+from report.latex_text import Latex
 from report.markdown import HEADINGS, new_element, parse_html, render_markdown
 from report.paper import Float, Fragment
 from tools.errors import PaperError
@@ -167,26 +167,26 @@ class Collector:
 
     def read_outputs(self, outputs, options, name):
         """Read what a code cell shows into the paper."""
-        options = read_float_options(options)
+        float_options = read_float_options(options)
         shown = Shown()
         for data in outputs:
-            kind = classify(data, wants_table=options.kind == "table")
-            self.read_output(data, kind, options, shown, name)
-        if not options.kind:
+            kind = classify(data, wants_table=float_options.kind == "table")
+            self.read_output(data, kind, float_options, shown, name)
+        if not float_options.kind:
             return
-        check_float(options, shown, name)
-        if options.kind == "figure":
-            self.add_figure(shown.files, options, name)
+        check_float(float_options, shown, name)
+        if float_options.kind == "figure":
+            self.add_figure(shown.files, float_options, name)
         else:
             for table, caption in shown.tables:
-                self.add_labelled_table(table, caption, options, name)
+                self.add_labelled_table(table, caption, float_options, name)
 
     def read_output(self, data, kind, options, shown, name):
         """Add an output to the paper, or to what the cell's float shows."""
         if kind == Kind.MARKDOWN:
             self.add_markdown(data["text/markdown"], name)
         elif kind == Kind.FORMULA:
-            # What is but a formula stands by itself.
+            # A lone formula becomes a display.
             self.add_markdown(ONE_FORMULA.sub(r"$$\1$$", data["text/latex"]), name)
         elif kind == Kind.PICTURE:
             best = pictures.best(data)
@@ -267,7 +267,7 @@ class Collector:
         return new_element("float-caption", *body.contents)
 
     def add_float(self, body, options, name):
-        """Add a float; a wide one early, for LaTeX sets it a page later and others wait."""
+        """Add a float. Wide ones come early, because LaTeX places figure* a page later."""
         position = len(self.paper.fragments)
         if options.is_wide:
             position = self.next_wide

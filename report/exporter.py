@@ -26,7 +26,7 @@ from nbformat.v4 import new_raw_cell
 from traitlets import Bool, default
 from traitlets.config import Config
 
-from report import geometry, writer
+from report import geometry, latex_writer
 from report.arrangement import arrange
 from report.bibliography import BIBLIOGRAPHY, read_bibliography
 from report.collect import Collector
@@ -88,7 +88,7 @@ def write(paper, fragment):
     for element in fragment.body.find_all("paper-table"):
         element["float"].table.note = lambda sentence: paper.note(sentence, fragment.cell)
     try:
-        text = writer.write(fragment.body)
+        text = latex_writer.write(fragment.body)
     except RecursionError:
         raise PaperError(
             f"{fragment.cell}: its lists or HTML elements stand in each other too deep."

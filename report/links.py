@@ -2,7 +2,7 @@
 
 import re
 
-from report.latex import Latex, safe_label
+from report.latex_text import Latex, safe_label
 from report.markdown import HEADINGS, find_texts
 from tools.errors import PaperError
 

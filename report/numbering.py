@@ -4,7 +4,7 @@ import re
 
 from report import formulas
 from report.headings import link_targets, number_heading
-from report.latex import Latex, safe_label
+from report.latex_text import Latex, safe_label
 from report.markdown import HEADINGS
 from tools.errors import PaperError
 

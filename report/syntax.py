@@ -9,7 +9,7 @@ import re
 
 from bs4 import Comment
 
-from report.latex import Latex
+from report.latex_text import Latex
 from report.markdown import find_texts, new_element
 
 HIDDEN = ("script", "style", "template", "button", "head", "title", "meta", "link")

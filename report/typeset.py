@@ -19,7 +19,7 @@ from pypdf.generic import IndirectObject
 
 from report.bibliography import BIBLIOGRAPHY, escaped_bibliography
 from report.latex_log import LatexRun, cell_of, dropped_glyphs, find_fault
-from tools import bubblewrap
+from tools import sandbox_command
 from tools.errors import PaperError
 
 BUILD = Path(__file__).resolve().parent.parent / "build"  # where a failed run leaves its files
@@ -123,8 +123,8 @@ def sandbox(folder=None):
 
     It is empty where bubblewrap is not installed or may not be used.
     """
-    command = bubblewrap.isolate_tex(folder)
-    if shutil.which("bwrap") and bubblewrap.succeeds([*command, "true"]):
+    command = sandbox_command.isolate_tex(folder)
+    if shutil.which("bwrap") and sandbox_command.succeeds([*command, "true"]):
         return tuple(command)
     return ()
 

@@ -4,7 +4,7 @@ import re
 
 from bs4 import NavigableString
 
-from report.latex import Latex
+from report.latex_text import Latex
 
 SPACE = " \t\n\r\f\v"
 CODE = ("code", "pre")

@@ -21,7 +21,7 @@ from forgeries import (
 from grading_fixtures import judged, needs_sandbox
 from safetensors.torch import load
 
-from grading import network_check, verify
+from grading import network_measurements, verify
 from grading.archive import read
 from report.freshness import MIME_TYPE
 
@@ -68,7 +68,7 @@ def forged_predictions(world):
 
     def fit(results):
         predicted = kept["predicted"]
-        values = network_check.accuracies(
+        values = network_measurements.accuracies(
             "fast-0", predicted, predicted, kept["labels"], world.data.classes
         )
         for name, value in values.items():

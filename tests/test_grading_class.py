@@ -139,7 +139,7 @@ JUDGED_BY = (
     "analysis/run_statistics.py",
     "report/exporter.py",
     "grading/policy.toml",
-    "grading/claims.py",
+    "grading/claim_check.py",
     "grading/sandbox_tasks.py",
     "requirements.txt",
     BOOK,

@@ -12,7 +12,7 @@ from matplotlib.textpath import TextPath
 from pypdf import PdfReader, PdfWriter
 
 from grading import paper_numbers
-from grading.claims import Claim
+from grading.claim_check import Claim
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ from grading_fixtures import needs_sandbox
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from grading import rerun, sandbox
-from grading.claims import Claim, read_claims
+from grading.claim_check import Claim, read_claims
 from grading.findings import Verdict
 from grading.policy import read_policy
 

@@ -223,7 +223,7 @@ def check_numbers(submission, policy):
     ]
     if contradicted:
         raise PackingError(
-            f"make verify contradicts the submission ({len(contradicted)} times), first: "
+            f"make verify contradicts {len(contradicted)} of the submission's claims; the first: "
             f"{contradicted[0]}. {AGAIN}"
         )
 

@@ -80,7 +80,7 @@ class Trainer:
         self.dtype = DTYPES[precision]
         self.optimizers = make_optimizers(model, recipe, self.dtype)
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=self.dtype == torch.float16)
-        self.rate = torch.zeros((), device=DEVICE)  # a tensor: a recorded step reads it anew
+        self.rate = torch.zeros((), device=DEVICE)  # a tensor: replayed CUDA graphs read it
         self.update = self._choose_update()
         if DEVICE.type == "cpu":
             self.conv_gradients = MatmulConvGradients()
@@ -139,7 +139,11 @@ class Trainer:
         return _measured(losses.mean(), accuracy, losses)
 
     def _update(self, *batch):
-        """One update; nothing of it waits for the device, so that it can be recorded."""
+        """One update without host synchronisation, as recording a CUDA graph requires.
+
+        The fused optimizers and Muon skip the step themselves where `found_inf` is 1; scaler.step
+        would wait for the device to decide this.
+        """
         losses, accuracy = self.forward(*batch)
         loss = losses.mean()
         for optimizer in self.optimizers:

@@ -28,7 +28,7 @@ from training.run_key import configuration, differences_between, folder_key, sho
 from training.whitening import whiten_first_filters
 from utils import DEVICE, accuracy_of, predict
 
-FIXED = 5_000  # the first training images, whose loss after training is measured as they are
+FIXED = 5_000  # the first training images; their loss is measured after training, unaugmented
 WEIGHTS = "weights.safetensors"
 IMAGE_LOSSES = "image_losses.safetensors"
 
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def name(self):
-        """The name that it was asked for by."""
+        """The name that was passed to `load_or_train`."""
         return self.info["run"]
 
     @property
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def key(self):
-        """Eight hexadecimal digits that tell it from runs of other configuration or result."""
+        """A short hash of run.json: eight hexadecimal digits."""
         return short_hash(self.info)
 
     @property
@@ -277,7 +277,7 @@ def _check_same_run(folder, stored, requested):
 
 
 def _announce(folder, state):
-    """Say that a run is continued, and if its bits will differ; use as many threads as it did."""
+    """Print where the run continues; warn if its environment has changed. Restore its threads."""
     progress = Progress(**state["progress"])
     print(f"{folder.name}: continuing at epoch {progress.epoch + 1}, step {progress.step + 1}")
     torch.set_num_threads(state["environment"]["threads"])
@@ -311,7 +311,7 @@ def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, tak
 
 
 def _snapshot_taker(model, data, runs, config, snapshots):
-    """A function of the progress that stores, after certain epochs, a run of so many epochs."""
+    """Return a callback that stores the state as a finished run after the epochs in `snapshots`."""
     def take_snapshot(progress):
         if progress.epoch not in snapshots:
             return
@@ -329,10 +329,11 @@ def _snapshot_taker(model, data, runs, config, snapshots):
 def finish(model, data, folder, name, config, progress):
     """Write the files of a finished run and return the Run; run.json comes last.
 
-    Filters and matrices are released in half precision, and it is the released weights that are
-    measured. predictions.safetensors holds, for the test images, uint8 (N,): `labels`; `predicted`,
-    the classes predicted; `predicted_with_mirrored`, the same with flip test-time augmentation.
-    Also `train_losses`, float32 (5,000,): the cross-entropy of each of the first training images.
+    Tensors with two or more dimensions are rounded to half precision and loaded into `model`, so
+    that the stored weights are what is evaluated. predictions.safetensors holds, for the test
+    images, uint8 (N,): `labels`; `predicted`, the classes predicted; `predicted_with_mirrored`, the
+    same with flip test-time augmentation. Also `train_losses`, float32 (5,000,): the cross-entropy
+    of each of the first training images.
     """
     weights = _released_weights(model)
     model.load_state_dict(weights)

@@ -1,6 +1,7 @@
-"""Do the weights give the claimed accuracies? Definitions, weights and predictions are evaluated.
+"""Measures accuracies and parameter counts: from weights, stored predictions and definitions.
 
-The template's definitions are evaluated here; changed ones are a student's code and run in the
+claim_check.py compares these measurements with what a submission claims.
+The template's definitions are evaluated here. Changed ones are a student's code: they run in the
 sandbox, which sees shuffled images and no labels.
 """
 import functools
@@ -21,7 +22,7 @@ from tools.errors import SubmissionError
 from tools.notebook_definitions import load_definitions
 from tools.project_files import ROOT, project_files
 
-# What definitions may say of themselves, beside layer_output/<number>.
+# Values that a student's code may report, beside layer_output/<number>.
 FACTS = ("parameters", "forward_cost", "block_difference")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: no parameters
 
@@ -54,7 +55,7 @@ def sandbox_code():
     return {str(file.relative_to(ROOT)): file for file in project_files("sandbox")}
 
 
-def check_network(submission, notebook, template, runs, main, data, policy):
+def measure_network(submission, notebook, template, runs, main, data, policy):
     """The NetworkReport on a submission.
 
     Args:
@@ -164,7 +165,9 @@ def normalisation_of(run):
         raise ArchiveError("the run's normalisation is not three means and three deviations")
     means, deviations = rows
     if max(map(abs, means + deviations)) >= 1e3 or min(deviations) <= 0:
-        raise ArchiveError("the run's normalisation has values that no images have")
+        raise ArchiveError(
+            "the run's normalisation is out of range: means are below 1000, deviations above zero"
+        )
     return rows
 
 
@@ -250,11 +253,11 @@ def _definitions_notebook(cells):
 
 
 def _student_facts(content):
-    """Measurements of what definitions say of themselves; whatever else they say is dropped."""
+    """Measurements of the values that a student's code reports; other values are dropped."""
     facts = parse_json(content, "what the definitions say")
     if not isinstance(facts, list):
         raise ArchiveError("what the definitions say is not a list of facts")
-    source = "the student's definitions, by their own word"
+    source = "the student's definitions, as their own code reports"
     measurements = []
     for fact in facts:
         if not isinstance(fact, list) or len(fact) != 2:

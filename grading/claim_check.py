@@ -10,9 +10,9 @@ from grading.findings import Finding, Measurement, format_value
 from grading.policy import EXACT, Tolerance
 from grading.schema import Place, SchemaError, read_table
 
-MOST_CLAIMS = 2_000
-MOST_LETTERS = 60  # of a value
-MOST_NAME_LETTERS = 100
+MAX_CLAIMS = 2_000
+MAX_VALUE_LENGTH = 60
+MAX_NAME_LENGTH = 100
 # Claims that are compared on other images than the official ones; the rest are of few images each.
 ON_OTHER_IMAGES = ("/accuracy", "flips_averaged", "test_accuracy")
 
@@ -30,7 +30,7 @@ class Claim:
         """The Claim in an entry of results.json. Raises SchemaError."""
         claim = read_table(cls, content, place)
         allowed = type(claim.value) in (int, float, str, bool)
-        if not allowed or len(str(claim.value)) > MOST_LETTERS:
+        if not allowed or len(str(claim.value)) > MAX_VALUE_LENGTH:
             raise SchemaError(f"{place} has no value, or a value that is too long")
         return claim
 
@@ -51,15 +51,15 @@ def read_claims(results, policy):
     if isinstance(results, dict):
         entries = results.get("claims")
     ledger = policy.files.ledger
-    if not isinstance(entries, dict) or len(entries) > MOST_CLAIMS:
-        message = f"{ledger} has no claims, or more than {MOST_CLAIMS:,}"
+    if not isinstance(entries, dict) or len(entries) > MAX_CLAIMS:
+        message = f"{ledger} has no claims, or more than {MAX_CLAIMS:,}"
         return {}, [Finding("claims", "contradicted", message)]
     claims = {}
     findings = []
     place = Place(ledger, ("claims",))
     for name, entry in entries.items():
         try:
-            if len(name) > MOST_NAME_LETTERS:
+            if len(name) > MAX_NAME_LENGTH:
                 raise SchemaError(f"{place.inside(name)} has too long a name")
             claims[name] = Claim.read(entry, place.inside(name))
         except SchemaError as error:
@@ -192,10 +192,9 @@ def published_measurements():
 
 
 def recorded_measurements(main, runs, claims):
-    """Measurements of what the runs have recorded and nothing here repeats.
+    """Measurements from the records of the runs, which are not computed again.
 
-    What belongs to one run has its name, means over runs that differ by their seeds the name of
-    their group.
+    Names start with the run's name; those of means over seeds with the name of the group.
 
     Args:
         main: the SubmittedRun whose accuracy is claimed, or None.
@@ -258,7 +257,7 @@ def _gain(group, members, groups):
 
 
 def _comparable(run, other):
-    """Whether two runs were tested on as many images, and have one value of the loss a step."""
+    """Whether two runs have as many test images, and as many losses in each of their epochs."""
     tested = len(run.predictions["labels"]) == len(other.predictions["labels"])
     return tested and _has_whole_epochs(run) and _has_whole_epochs(other)
 

@@ -9,7 +9,7 @@ import re
 
 from bs4 import NavigableString, Tag
 
-from report.latex import Latex, escape_address, escape_code, escape_text, safe_label
+from report.latex_text import Latex, escape_address, escape_code, escape_text, safe_label
 from report.typography import SPACE, collapse_spaces, curl_quotes
 
 DISPLAY = re.compile(r"\n\n+(?=\\\[|\\begin\{(?:equation|align|gather|multline|eqnarray)\*?\})")
@@ -84,14 +84,13 @@ def is_block(node):
 def write_run(nodes):
     """The LaTeX of inline nodes that make one paragraph, caption or cell of a table.
 
-    Quotation marks and spaces are read over the limits of elements, so the nodes first move into
-    an element of their own.
+    Quotation marks and spaces can span elements, so the nodes first move into one element.
     """
     return write_line(nodes).strip(SPACE)
 
 
 def write_line(nodes):
-    """The same with the spaces at its ends."""
+    """Like `write_run`, but keep leading and trailing spaces."""
     line = Tag(name="span")
     line.extend(nodes)
     curl_quotes(line)
@@ -336,7 +335,7 @@ def _numbering(element):
 
 
 def _is_tight(item):
-    """Whether an item is but a line of text and lists: no space stands around it."""
+    """Whether an item has only inline text and nested lists: LaTeX sets it without space."""
     nodes = [node for node in item.children if str(node).strip()]
     if any(node.name in PARAGRAPHS for node in nodes):
         return False
