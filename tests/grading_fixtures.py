@@ -10,9 +10,20 @@ import pytest
 import torch
 
 from grading import paper_comparison, sandbox, verify
+from grading.policy import SandboxLimits
 
 needs_sandbox = pytest.mark.skipif(
     not sandbox.usable(), reason=f"{sandbox.NEEDED}: no proof of the sandbox"
+)
+# of small programs in the sandbox
+LIMITS = SandboxLimits(
+    processor_seconds=20,
+    seconds=20,
+    memory=3_000,
+    processes=30,
+    disk=20,
+    output=2,
+    rerun_seconds=0,
 )
 run_task = sandbox.results
 _stored = {}

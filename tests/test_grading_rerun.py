@@ -5,7 +5,7 @@ import os
 
 import pytest
 from forgeries import LEDGER, read_notebook, submission
-from grading_fixtures import needs_sandbox
+from grading_fixtures import LIMITS, needs_sandbox
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from grading import rerun, sandbox
@@ -16,14 +16,6 @@ from grading.policy import read_policy
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
 
 ACCURACY = "test_accuracy"
-LIMITS = {
-    "processor_seconds": 20,
-    "seconds": 20,
-    "memory": 3_000,
-    "processes": 30,
-    "disk": 20,
-    "output": 2,
-}
 
 
 RERUN = """

@@ -6,30 +6,18 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import forgeries
 import psutil
 import pytest
-import torch
+from grading_fixtures import LIMITS, needs_sandbox, run_task
 from helpers import POLICY, ROOT
 
 from grading import sandbox, verify
-from grading.policy import SandboxLimits
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
-needs_sandbox = pytest.mark.skipif(
-    not sandbox.usable(), reason=f"{sandbox.NEEDED}: no proof of the sandbox"
-)
-LIMITS = {
-    "processor_seconds": 20,
-    "seconds": 20,
-    "memory": 3_000,
-    "processes": 30,
-    "disk": 20,
-    "output": 2,
-    "rerun_seconds": 0,
-}
 PROGRAM = "program.py"
 
 
@@ -37,7 +25,7 @@ def contained(code, **limits):
     """What a Python program prints in the sandbox, or the sentence on why it was stopped."""
     inputs = {PROGRAM: code.encode()}
     try:
-        allowed = SandboxLimits(**(LIMITS | limits))
+        allowed = replace(LIMITS, **limits)
         return sandbox.run(inputs, sandbox.python(PROGRAM), allowed).decode()
     except sandbox.SandboxError as error:
         return str(error)
@@ -206,17 +194,8 @@ def test_the_sandbox_stops_before_the_machine_has_no_memory_left(monkeypatch):
 # ---------------------------------------------------------------------------------- what it returns
 
 
-@pytest.fixture
-def one_thread():
-    """Networks for tests are small: two threads would wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_without_bubblewrap_no_code_of_a_student_runs(tmp_path, monkeypatch, one_thread):
-    world = forgeries.small_world(tmp_path)
+def test_without_bubblewrap_no_code_of_a_student_runs(world, monkeypatch):
+    monkeypatch.setattr(sandbox, "results", run_task)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(subprocess, "Popen", None)
     forgeries.edit_cell(
