@@ -182,11 +182,12 @@ class PaperExporter(LatexExporter):
     def compose(self, nb, resources):
         """Replace the notebook's cells by one that holds the body of the paper in LaTeX."""
         metadata = resources["metadata"]
+        entries = read_bibliography(BIBLIOGRAPHY)
         paper = Paper(
             name=metadata["name"],
             folder=Path(metadata.get("path") or "."),
             project=ROOT,
-            authored={key: entry.has_author for key, entry in read_bibliography().items()},
+            authored={key: entry.has_author for key, entry in entries.items()},
             names=cell_names(nb),
             draft=self.draft,
         )
