@@ -23,7 +23,7 @@ from tools import sandbox_command
 from tools.errors import PaperError
 
 BUILD = Path(__file__).resolve().parent.parent / "build"  # where a failed run leaves its files
-PACKAGES = "pandoc latexmk fontconfig texlive-xetex texlive-latex-recommended lmodern"
+PACKAGES = "latexmk fontconfig texlive-xetex texlive-latex-recommended lmodern"
 LATEXMK = [
     "latexmk",
     "-norc",

@@ -24,7 +24,7 @@ STUDENT_SETTINGS = (
 
 # Programs of a paper, and how far above each its installation begins: TeX Live has a folder for
 # each platform, as in texlive/2025/bin/x86_64-linux.
-TEX_PROGRAMS = {"xelatex": 2, "pandoc": 1, "rsvg-convert": 1}
+TEX_PROGRAMS = {"xelatex": 2, "rsvg-convert": 1}
 
 
 def succeeds(command, environment=None):
