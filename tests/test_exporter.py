@@ -309,30 +309,38 @@ def test_lists_in_markdown_outputs():
     )
 
 
+PAPER = [
+    front("Of 100 % {braces} & more_underscores", "Zoë O’Brien #1 ~ ^ \\"),
+    code("b()", {"text/markdown": "**Stand-in data**"}, tags=["banner"]),
+    code("a()", {"text/markdown": "An abstract."}, tags=["abstract"]),
+    markdown(
+        '# Of 100 %\n\n<a id="sec-start"></a>\n## 1 Start\n\nSee [Section 1](#sec-start), '
+        "[Figure 1](#fig-loss), [Table 1](#tbl-layers), "
+        f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016).\n\n"
+        f"$$ a \\tag{{1}}\\label{{eq-a}} $$\n\n"
+        f"{HOSTILE}\n\n| p | q |\n|---|---|\n| in a pipe | table |"
+    ),
+    figure(),
+    figure("fig-wide", more="#| fig-env: figure*\n", width=9),
+    table(),
+    table("tbl-wide", columns=12),
+    code("log()", stream="Step [100/500]"),
+]
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """The folder of a built paper: report.pdf and report.tex."""
+    folder = tmp_path_factory.mktemp("paper") / "a folder é"
+    done = convert(folder, *PAPER)
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
 @pytest.mark.tex
 @pytest.mark.slow
-def test_paper(tmp_path):
-    cells = [
-        front("Of 100 % {braces} & more_underscores", "Zoë O’Brien #1 ~ ^ \\"),
-        code("b()", {"text/markdown": "**Stand-in data**"}, tags=["banner"]),
-        code("a()", {"text/markdown": "An abstract."}, tags=["abstract"]),
-        markdown(
-            '# Of 100 %\n\n<a id="sec-start"></a>\n## 1 Start\n\nSee [Section 1](#sec-start), '
-            "[Figure 1](#fig-loss), [Table 1](#tbl-layers), "
-            f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016).\n\n"
-            f"$$ a \\tag{{1}}\\label{{eq-a}} $$\n\n"
-            f"{HOSTILE}\n\n| p | q |\n|---|---|\n| in a pipe | table |"
-        ),
-        figure(),
-        figure("fig-wide", more="#| fig-env: figure*\n", width=9),
-        table(),
-        table("tbl-wide", columns=12),
-        code("log()", stream="Step [100/500]"),
-    ]
-    done = convert(tmp_path / "a folder é", *cells)
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "a folder é/out"
-    text = pdf_text(out / "report.pdf")
+def test_a_paper_holds_what_belongs_and_nothing_else(paper):
+    text = pdf_text(paper / "report.pdf")
     for present in (
         "Of 100 % {braces} & more_underscores",
         "Zoë O’Brien #1 ~ ^ \\",
@@ -350,34 +358,39 @@ def test_paper(tmp_path):
         assert present in text
     for absent in ("??", "[?]", "Step [", "plot()", "root:x"):
         assert absent not in text
-    info = subprocess.run(["pdfinfo", out / "report.pdf"], capture_output=True, text=True).stdout
-    assert (
-        "Of 100 % {braces} & more_underscores" in info
-        and "Zoë O’Brien #1" in info
-        and "networks" in info
-    )
+    info = subprocess.run(["pdfinfo", paper / "report.pdf"], capture_output=True, text=True).stdout
+    assert "Of 100 % {braces} & more_underscores" in info
+    assert "Zoë O’Brien #1" in info and "networks" in info
 
-    # the written source needs but the bibliography and the figures, and gives the same text
-    shutil.copy(ROOT / "report/references.bib", out)
+
+@pytest.mark.tex
+@pytest.mark.slow
+def test_the_written_source_gives_the_same_text(paper, tmp_path):
+    """It needs but the bibliography and the figures."""
+    shutil.copy(ROOT / "report/references.bib", tmp_path)
     for label, width in (("fig-loss", 3.3), ("fig-wide", 9)):
-        (out / f"{label}.pdf").write_bytes(base64.b64decode(figure_pdf(width)))
-    before = (out / "report.pdf").read_bytes()
-    shutil.copy(out / "report.tex", out / "again.tex")
+        (tmp_path / f"{label}.pdf").write_bytes(base64.b64decode(figure_pdf(width)))
+    shutil.copy(paper / "report.tex", tmp_path / "again.tex")
     subprocess.run(
         ["latexmk", "-xelatex", "-halt-on-error", "again.tex"],
-        cwd=out,
+        cwd=tmp_path,
         check=True,
         capture_output=True,
     )
-    assert pdf_text(out / "again.pdf") == text
-    log = (out / "again.log").read_text(errors="replace")
+    assert pdf_text(tmp_path / "again.pdf") == pdf_text(paper / "report.pdf")
+    log = (tmp_path / "again.log").read_text(errors="replace")
     assert not re.search(r"Overfull \\hbox \((?:[5-9]|\d\d+)\.", log)
 
-    # the same notebook gives the same bytes; a failed build leaves the paper alone
-    assert exporter.PaperExporter().from_filename(str(out.parent / "paper.ipynb"))[0] == before
-    done = convert(tmp_path / "a folder é", *cells, markdown("[Figure 9](#fig-loss)"))
+
+@pytest.mark.tex
+@pytest.mark.slow
+def test_a_paper_is_built_to_the_same_bytes_and_outlives_a_failed_build(paper):
+    before = (paper / "report.pdf").read_bytes()
+    again, _ = exporter.PaperExporter().from_filename(str(paper.parent / "paper.ipynb"))
+    assert again == before
+    done = convert(paper.parent, *PAPER, markdown("[Figure 9](#fig-loss)"))
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
-    assert (out / "report.pdf").read_bytes() == before
+    assert (paper / "report.pdf").read_bytes() == before
 
 
 def fonts(monkeypatch, tmp_path, *folders):
