@@ -20,9 +20,9 @@ from grading.policy import is_number
 from grading.schema import Place, SchemaError, read_table, read_value
 from report.freshness import cell_names, record, results_hash, stale, visible_outputs
 from tools.errors import SubmissionError
+from training.runs import WEIGHTS
 
 HISTORY = "epoch,train_loss,train_accuracy,learning_rate,seconds"
-WEIGHTS = "weights.safetensors"
 RECIPE_TYPES = {setting.name: type(setting.default) for setting in fields(training.Recipe)}
 
 
@@ -90,9 +90,8 @@ class RunConfig:
 
     def learning_rate(self, step, steps_per_epoch):
         """The rate at a step by the schedule; None for recipes that this copy does not know."""
-        known = {name: self.settings[name] for name in RECIPE_TYPES if name in self.settings}
         try:
-            return training.Recipe(**known).rate(step, steps_per_epoch)
+            return training.recipe_of(self.settings).rate(step, steps_per_epoch)
         except SubmissionError:
             return None
 

@@ -6,7 +6,6 @@ is what it writes to its standard output. It may write to /tmp alone, which is m
 
 import contextlib
 import functools
-import json
 import os
 import shutil
 import signal
@@ -123,11 +122,6 @@ def results(inputs, task, policy, before=(), data=None):
         return archive.contents(members, {name: name for name in members}, archive_limits)
     except archive.ArchiveError as error:
         raise SandboxError(f"what it gave cannot be read: {error}") from None
-
-
-def packed(content):
-    """A value as JSON, in bytes."""
-    return json.dumps(content).encode()
 
 
 def python(script, *arguments):

@@ -49,8 +49,6 @@ HEADINGS = {
 RESULTS = ("All holds", "Contradicted", "Not verifiable")  # by exit code
 MOST_LINES = 20
 MOST_NAMES = 24
-# What ends a check that was foreseen: the sandbox stops code, files are damaged or missing.
-FORESEEN = (sandbox.SandboxError, SubmissionError)
 
 
 class JudgingTimeout(BaseException):
@@ -126,7 +124,7 @@ def run_checks(verdict, submission, policy, data, rerun):
         runs = check_numbers(verdict, documents, data, policy)
     try:
         check_paper(verdict, documents, runs, handed_in.result(), rebuilt, policy)
-    except FORESEEN as error:
+    except SubmissionError as error:  # the sandbox stopped, or a file is damaged or missing
         kind = "unverified" if policy.files.paper in submission.files else "contradicted"
         message = f"the paper was not compared with the notebook: {error}"
         verdict.findings.append(Finding("paper", kind, message))

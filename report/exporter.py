@@ -46,8 +46,6 @@ NO_EXTRACTION = (
     "ExtractAttachmentsPreprocessor",
     "SVG2PDFPreprocessor",
 )
-ENTRY = re.compile(r"^\s*@\w+\s*[{(]\s*([^,\s]+)\s*,", re.MULTILINE)
-AUTHOR = re.compile(r"^\s*(author|editor)\s*=", re.MULTILINE | re.IGNORECASE)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import re
 
 from report.tables import BRACED, split
-from report.typeset import fail
+from tools.errors import PaperError
 
 OWN = "nb"  # begins the names of a notebook's own commands: TeX has many short ones
 
@@ -99,12 +99,12 @@ def check(latex, place, own=()):
         own: names of the notebook's own commands.
     """
     if wrong := _forbidden(latex, own):
-        fail(
+        raise PaperError(
             f"{place}: {wrong} may not be used in a formula or a table of the paper: leave it out, "
             "or tag the cell notebook-only."
         )
     if not _braces_pair(latex):
-        fail(f"{place}: the braces of {latex.strip()[:60]!r} do not pair.")
+        raise PaperError(f"{place}: the braces of {latex.strip()[:60]!r} do not pair.")
 
 
 def _forbidden(latex, own):

@@ -9,7 +9,8 @@ from urllib.parse import unquote, unquote_to_bytes
 import numpy as np
 from PIL import Image
 
-from report.typeset import fail, run
+from report.typeset import run
+from tools.errors import PaperError
 
 SVG = "image/svg+xml"
 # MIME types of pictures, the best first
@@ -40,7 +41,9 @@ def content(kind, text, place):
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError:
-        fail(f"{place}: its picture is damaged (not base64): run the cell again.")
+        raise PaperError(
+            f"{place}: its picture is damaged (not base64): run the cell again."
+        ) from None
 
 
 def load(source, attachments, folder, project, place):
@@ -64,7 +67,7 @@ def load(source, attachments, folder, project, place):
     if data is None:
         data = _load_file(unquote(source).partition("?")[0], folder, project, place)
     if data is None:
-        fail(
+        raise PaperError(
             f"{place}: the picture {source[:80]} is not there: put it beside the notebook, or "
             "correct its name."
         )
@@ -75,7 +78,9 @@ def _load_attachment(name, attachments, place):
     data = attachments.get(unquote(name)) or attachments.get(name) or {}
     kind = best(data)
     if not kind:
-        fail(f"{place}: the attachment {name} is no picture in this cell: paste it again.")
+        raise PaperError(
+            f"{place}: the attachment {name} is no picture in this cell: paste it again."
+        )
     return content(kind, data[kind], place)
 
 
@@ -86,7 +91,7 @@ def _load_file(name, folder, project, place):
         if not path.is_file():
             return None
         if not any(path.is_relative_to(home.resolve()) for home in (folder, project)):
-            fail(
+            raise PaperError(
                 f"{place}: the picture {name} lies outside of the notebook's folder and the "
                 "project: copy it beside the notebook."
             )
@@ -112,10 +117,10 @@ def prepare(data, place):
     try:
         return _prepare_pixels(data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        fail(
+        raise PaperError(
             f"{place}: its picture is damaged or of a kind that the paper cannot show ({error}): "
             "save it as PDF, PNG or JPEG."
-        )
+        ) from None
 
 
 def _converter():
@@ -126,14 +131,14 @@ def _converter():
 def _convert_svg(data, place):
     converter = _converter()
     if not converter:
-        fail(
+        raise PaperError(
             f"{place}: its picture is SVG, for which rsvg-convert or inkscape is needed (Debian: "
             "apt-get install librsvg2-bin); or save it as PDF or PNG."
         )
     done = run(CONVERTERS[converter], data)
     if not done.stdout.startswith(b"%PDF"):
         message = done.stderr.decode(errors="replace").strip()[-120:]
-        fail(f"{place}: its SVG picture is damaged: {message}")
+        raise PaperError(f"{place}: its SVG picture is damaged: {message}")
     return done.stdout
 
 

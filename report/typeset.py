@@ -21,8 +21,9 @@ from report.bibliography import BIBLIOGRAPHY, escaped_bibliography
 from report.latex_log import LatexRun, cell_of, dropped_glyphs, find_fault
 from tools import sandbox_command
 from tools.errors import PaperError
+from tools.project_files import ROOT
 
-BUILD = Path(__file__).resolve().parent.parent / "build"  # where a failed run leaves its files
+BUILD = ROOT / "build"  # where a failed run leaves its files
 PACKAGES = "latexmk fontconfig texlive-xetex texlive-latex-recommended lmodern"
 LATEXMK = [
     "latexmk",
@@ -71,11 +72,6 @@ ACTIVE_CONTENT = {
 }
 
 
-def fail(sentence):
-    """Raise PaperError with a sentence, on one line."""
-    raise PaperError(" ".join(sentence.split()))
-
-
 # --------------------------------------------------------------------------------- other programs
 
 
@@ -83,7 +79,7 @@ def need(*programs):
     """Raise PaperError if one of the programs is not installed."""
     for program in programs:
         if not shutil.which(program):
-            fail(f"{program} is not installed (Debian: apt-get install {PACKAGES}).")
+            raise PaperError(f"{program} is not installed (Debian: apt-get install {PACKAGES}).")
 
 
 def run(command, data=b""):
@@ -111,10 +107,10 @@ def run(command, data=b""):
             preexec_fn=limit,
         )
     except subprocess.TimeoutExpired:
-        fail(
+        raise PaperError(
             f"{program} did not end within {seconds} seconds: leave out what is very large or "
             "deeply nested."
-        )
+        ) from None
 
 
 @functools.cache
@@ -172,7 +168,7 @@ def typeset(latex, files, names):
             fault = find_active_content(pdf)
         if fault:
             _keep_for_inspection(folder)
-            fail(f"{fault} (report.tex and report.log are kept in {BUILD}).")
+            raise PaperError(f"{fault} (report.tex and report.log are kept in {BUILD}).")
     return pdf, latex, notes
 
 

@@ -17,6 +17,11 @@ from report import exporter
 from tools.project_files import ROOT
 
 matplotlib.use("pdf")
+NBCONVERT = [
+    *(sys.executable, "-m", "nbconvert"),
+    *("--config", ROOT / "report/config.py"),
+    "--output-dir",
+]
 HOSTILE = r"\ % $ # & _ { } ~ ^ \input{/etc/passwd} \write18{id}"
 
 
@@ -115,16 +120,7 @@ def convert(folder, *cells, environment=None):
     folder.mkdir(exist_ok=True)
     nbformat.write(new_notebook(cells=list(cells)), folder / "paper.ipynb")
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "nbconvert",
-            "--config",
-            ROOT / "report/config.py",
-            "--output-dir",
-            folder / "out",
-            folder / "paper.ipynb",
-        ],
+        [*NBCONVERT, folder / "out", folder / "paper.ipynb"],
         cwd="/",
         capture_output=True,
         text=True,

@@ -17,6 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from paper_helpers import (
     HOSTILE,
+    NBCONVERT,
     ROOT,
     code,
     convert,
@@ -510,17 +511,8 @@ def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
     slow.chmod(0o755)
     (out / "report.pdf").write_bytes(b"before")
     nbformat.write(new_notebook(cells=[markdown("text")]), tmp_path / "paper.ipynb")
-    command = [
-        sys.executable,
-        "-m",
-        "nbconvert",
-        "--config",
-        ROOT / "report/config.py",
-        "--output-dir",
-        out,
-    ]
     build = subprocess.Popen(
-        [*command, tmp_path / "paper.ipynb"],
+        [*NBCONVERT, out, tmp_path / "paper.ipynb"],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PATH": f"{slow.parent}:{os.environ['PATH']}"},

@@ -27,7 +27,8 @@ from grading.verify import judge, load_images
 from report.freshness import file_hash, record
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
-from tools.run_notebook import read_notebook
+from tools.run_notebook import read_notebook, remove_outputs
+from training.runs import WEIGHTS
 
 BUILD = ROOT / "build"
 PLACEHOLDERS = (
@@ -40,7 +41,6 @@ PLACEHOLDERS = (
 MEGABYTE = 1e6
 LIMIT_WITH_WEIGHTS = 40  # megabytes
 LIMIT_WITHOUT_WEIGHTS = 5
-WEIGHTS = "weights.safetensors"
 TEX_REMAINS = (".aux", ".log")
 AGAIN = "Run make submission, then make zip again."
 
@@ -288,14 +288,6 @@ def make_colab():
     BUILD.mkdir(exist_ok=True)
     nbformat.write(notebook, target)
     print_written(target)
-
-
-def remove_outputs(notebook):
-    """Remove the outputs and execution counts of all code cells."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
-            cell.execution_count = None
 
 
 def insert_unpacking(notebook, source):

@@ -133,6 +133,14 @@ def read_notebook(path):
         raise NotebookError(message) from None
 
 
+def remove_outputs(notebook):
+    """Remove the outputs and execution counts of all code cells."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+            cell.execution_count = None
+
+
 def save_notebook(notebook, path):
     """Write a new file, then rename it: an existing file stays until the new one is complete."""
     for cell in notebook.cells:
@@ -188,10 +196,7 @@ async def run_cells(notebook, folder):
         NotebookError: a cell failed, or the kernel died.
         KeyboardInterrupt: Ctrl-C was pressed, and the running cell has ended.
     """
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
-            cell.execution_count = None
+    remove_outputs(notebook)
     client = start_client(notebook)
     position = Position(notebook)
     interrupt = Interrupt(client.km)
