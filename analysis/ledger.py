@@ -11,9 +11,7 @@ from analysis.notebook_run import OUTPUT_FOLDER, SUBMISSION, cell_name, executed
 from analysis.run_statistics import interval_supports
 from report.freshness import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash
 from tools.errors import SubmissionError
-from tools.project_files import ROOT, project_files
-
-ASSIGNMENT = ROOT / "notebooks" / "assignment2.ipynb"  # where the network is defined
+from tools.project_files import NOTEBOOK, ROOT, project_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Ledger:
     def notebook(self):
         """The path of the document's notebook."""
         if self.is_submission:
-            return ASSIGNMENT
-        return ASSIGNMENT.with_name(f"{self.document}.ipynb")
+            return NOTEBOOK
+        return NOTEBOOK.with_name(f"{self.document}.ipynb")
 
     @property
     def results_file(self):
@@ -122,7 +120,7 @@ class Ledger:
             "results": relative_path(self.results_file),
         }
         if not self.is_submission:  # it rests on the network that the submission defines
-            notebook = json.loads(ASSIGNMENT.read_text(encoding="utf-8"))
+            notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
             record["definitions"] = definitions_hash(notebook)
         return record
 

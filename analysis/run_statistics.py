@@ -305,18 +305,22 @@ def epoch_measures(run, before, control):
         "running_mean_last": means[-1],
     }
     if control and control.name != run.name:
-        measures.update(loss_differences(run, control))
+        differences = difference_by_epoch(run, control)
+        measures.update(loss_differences(differences, run.recipe.zero_rate_epochs))
         if len(control.history) == len(run.history):
             measures.update(final_differences(run, control))
-        measures.update(rise_by_epoch(run, control))
+        measures.update(rise_by_epoch(differences))
     return {name: float(value) for name, value in measures.items()}
 
 
-def loss_differences(run, control):
-    """Return jump, excess and rise of `epoch_measures`, with intervals: a dict."""
-    differences = difference_by_epoch(run, control)
+def loss_differences(differences, zero_rate_epochs):
+    """Return jump, excess and rise of `epoch_measures`, with intervals: a dict.
+
+    `differences` are those of `difference_by_epoch`, float (epochs, steps); weights do not change
+    in the first `zero_rate_epochs` epochs.
+    """
     last = differences[-1]
-    first_epoch = min(run.recipe.zero_rate_epochs, len(differences) - 1)  # with updates
+    first_epoch = min(zero_rate_epochs, len(differences) - 1)  # with updates
     return {
         "jump": differences[first_epoch, 1:11].mean(),  # the first step's weights are the start's
         "excess": last.mean(),
@@ -339,9 +343,11 @@ def final_differences(run, control):
     }
 
 
-def rise_by_epoch(run, control):
-    """Return the rise in each epoch of a run of several, with intervals: a dict; {} for one."""
-    differences = difference_by_epoch(run, control)
+def rise_by_epoch(differences):
+    """Return the rise in each of several epochs, with intervals: a dict; {} for one epoch.
+
+    `differences` are those of `difference_by_epoch`, float (epochs, steps).
+    """
     rises = {}
     if len(differences) > 1:
         for number, losses in enumerate(differences, 1):

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 import training
 from analysis.run_statistics import NORMAL_QUANTILE
 from tools.errors import SubmissionError
+from training.runs import IMAGE_LOSSES
 
 
 def images_by_step(run):
@@ -23,7 +24,7 @@ def images_by_step(run):
 
 def image_losses(run):
     """Return the loss of each image in each step, float64 (epochs, steps, batch size)."""
-    losses = load_file(run.folder / "image_losses.safetensors")["image_losses"].double().numpy()
+    losses = load_file(run.folder / IMAGE_LOSSES)["image_losses"].double().numpy()
     batch_size = losses.shape[1]
     return losses.reshape(len(run.history), -1, batch_size)
 

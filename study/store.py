@@ -8,10 +8,9 @@ import torch
 
 import training
 from study.experiments import HELD_OUT, groups
+from training.runs import IMAGE_LOSSES, WEIGHTS
 from utils import SubmissionError
 
-WEIGHTS = "weights.safetensors"
-IMAGE_LOSSES = "image_losses.safetensors"
 # The files of a record in the order of copying; with run.json a run counts as finished.
 RECORD = ("history.csv", "losses.csv", "predictions.safetensors", IMAGE_LOSSES, "run.json")
 

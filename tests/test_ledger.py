@@ -69,7 +69,7 @@ class FakeRun:
 
 
 def test_a_claim_has_a_source(run_cell, notebook, monkeypatch):
-    monkeypatch.setattr(ledger, "ASSIGNMENT", notebook)
+    monkeypatch.setattr(ledger, "NOTEBOOK", notebook)
     claims = ledger.Ledger()
     run_cell(LABELLED)
     assert claims.claim("size", 3) == 3

@@ -239,6 +239,7 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
         return run
     if state:
         _check_same_run(folder, state["config"], config)
+        torch.set_num_threads(state["environment"]["threads"])
         _announce(folder, state)
     with name_disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -277,10 +278,9 @@ def _check_same_run(folder, stored, requested):
 
 
 def _announce(folder, state):
-    """Print where the run continues; warn if its environment has changed. Restore its threads."""
+    """Print where the run continues; warn if its environment has changed."""
     progress = Progress(**state["progress"])
     print(f"{folder.name}: continuing at epoch {progress.epoch + 1}, step {progress.step + 1}")
-    torch.set_num_threads(state["environment"]["threads"])
     here = environment()
     if state["environment"] != here:
         print(
