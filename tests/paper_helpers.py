@@ -26,11 +26,16 @@ HOSTILE = r"\ % $ # & _ { } ~ ^ \input{/etc/passwd} \write18{id}"
 
 
 def figure_pdf(width=3.3):
+    """The same bytes whatever style another test of this process has set."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure, buffer = Figure(figsize=(width, 2)), io.BytesIO()
-    figure.subplots().plot([3, 2, 1])
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    buffer = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        figure = Figure(figsize=(width, 2))
+        figure.subplots().plot([3, 2, 1])
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return base64.b64encode(buffer.getvalue()).decode()
 
 
