@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import utils
-from study.experiments import PLANS
+from study.experiments import PLANS, STORED_PLAN
 from study.store import Store
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
@@ -44,8 +44,8 @@ def parse_options():
         prog="python -m study.train", description="Train the runs of the study."
     )
     parser.add_argument("groups", nargs="*", help="groups or names of runs to train; default: all")
-    parser.add_argument("--plan", choices=PLANS, default="gpu",
-                        help="how much is trained; the notebook reads gpu")
+    parser.add_argument("--plan", choices=PLANS, default=STORED_PLAN,
+                        help=f"how much is trained; the notebook shows {STORED_PLAN}")
     parser.add_argument("--stored", type=Path, default=STORED,
                         help="folder with the records of finished runs")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder in which runs are trained")

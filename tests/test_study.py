@@ -388,11 +388,10 @@ def test_groups_of_runs(name, group):
 # ---------------------------------------------------------------------- the study as committed
 
 def find_experiment(name):
-    """Return the experiment `name` of any plan."""
-    for plan in experiments.PLANS.values():
-        for experiment in all_experiments(plan):
-            if experiment.name == name:
-                return experiment
+    """Return the experiment `name` of the plan that the notebook shows."""
+    for experiment in all_experiments(experiments.PLANS[experiments.STORED_PLAN]):
+        if experiment.name == name:
+            return experiment
     raise LookupError(name)
 
 
