@@ -110,8 +110,9 @@ def gradescope_results(awards, seconds=None):
     tests = []
     open_names = []
     for award in awards:
-        if award.points is None:
-            open_names.append(f"{award.name} ({award.maximum:g})")
+        if award.open:
+            open_names.append(f"{award.name} ({award.open:g})")
+        if award.open == award.maximum > 0:
             continue
         tests.append(
             {

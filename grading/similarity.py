@@ -44,9 +44,10 @@ class Work:
 
 
 def weight_cosine(weights, others):
-    """The cosine of two networks' weights as one vector each, from dicts name -> tensor.
+    """Return the cosine of two networks' weights, or None for networks of other shapes.
 
-    None for other shapes.
+    Weights are dicts name -> tensor. Filters and matrices count alone: the vectors of a batch
+    normalization are nearly the same in all networks.
     """
     shapes = {name: value.shape for name, value in weights.items()}
     if not shapes or shapes != {name: value.shape for name, value in others.items()}:
@@ -55,6 +56,8 @@ def weight_cosine(weights, others):
     square = 0.0
     other_square = 0.0
     for name, value in weights.items():
+        if value.ndim < 2:
+            continue
         one = value.double().flatten()
         two = others[name].double().flatten()
         product += float(one @ two)

@@ -3,15 +3,15 @@
 import csv
 import io
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from grading import grade_exports
+from grading.points import Award
 from grading.roster import RosterError, match_archive, read_deadline, read_roster
 
-# In the forms that Canvas's gradebook_exporter.rb and Moodle's offline feedback plugin write.
-CANVAS = """\ufeffStudent,ID,SIS User ID,SIS Login ID,Section,Essay (11),Assignment 2 (12),Final Score
+# As Canvas's gradebook exporter and Moodle's offline feedback plugin write them.
+CANVAS = """\ufeffStudent,ID,SIS User ID,SIS Login ID,Section,Essay (11),Assignment 2 (12),Total
 ,,,,,,Manual Posting,
     Points Possible,,,,,10,100,(read only)
 "Lovelace, Ada",101,1815,ada@example.org,A,9,,90
@@ -154,8 +154,8 @@ def test_moodle_gets_its_worksheet_with_grades_and_comments(tmp_path):
 
 def test_gradescope_gets_a_test_for_each_award():
     awards = [
-        SimpleNamespace(name="Block", points=15.0, maximum=20, reason="parameters: 5 lost"),
-        SimpleNamespace(name="Text", points=None, maximum=30, reason=""),
+        Award("Block", 15.0, 0.0, 20, "parameters: 5 lost"),
+        Award("Text", 0.0, 30.0, 30),
     ]
     content = json.loads(grade_exports.gradescope_results(awards, 12.3))
     assert content["tests"] == [

@@ -48,6 +48,11 @@ ROLES = {
         "notebooks/assignment2.ipynb",
         "requirements.txt",
     ),
+    # what students get, beside the notebook without its solutions
+    "assignment": (
+        *TRAINING, *ANALYSIS, *PAPER, "README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml",
+        "pyproject.toml", "grading/*", "tools/*",
+    ),
     # what an archive holds, beside the runs and figures that its notebook names
     "submission": (
         *TRAINING,
