@@ -47,7 +47,7 @@ grade:  ## check all archives in SUBMISSIONS=folder/ (JOBS=2: two at a time): bu
 
 # two test files at a time, with one thread each; a file's tests stay in one process
 test:  ## run all tests, as CI does
-	@OMP_NUM_THREADS=1 $(ENV) python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(ENV) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast:  ## run the tests that need no TeX, sandbox, browser or long training (a minute)
 	@$(ENV) --no-tex python -m pytest -m "not (tex or sandbox or browser or slow)"

@@ -64,8 +64,8 @@ def free_port():
         return free.getsockname()[1]
 
 
-def wait_for(address, seconds=60):
-    """Wait until a server answers."""
+def wait_for(address, seconds=180):
+    """Wait until a server answers; many tests at once make it slow to start."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -73,6 +73,7 @@ def wait_for(address, seconds=60):
             return
         except OSError:
             time.sleep(0.5)
+    pytest.fail(f"{address} does not answer")
 
 
 @contextmanager
