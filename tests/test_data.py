@@ -26,10 +26,11 @@ from torch import nn
 from torchvision.datasets import CIFAR10
 
 import utils
+from tools import download
 
 ARCHIVE = CIFAR10.filename
 BATCHES = CIFAR10.base_folder
-REACHABLE = utils._reachable
+REACHABLE = download._is_reachable
 NAMES = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
 
 
@@ -56,16 +57,16 @@ def net(monkeypatch):
     """The internet: `reachable`; `answer` to a request, bytes or a fault; number of `requests`."""
     net = SimpleNamespace(reachable=False, answer=URLError("no network"), requests=0)
 
-    def urlopen(request, *_, **__):
+    def urlopen(*_, **__):
         net.requests += 1
         if isinstance(net.answer, Exception):
             raise net.answer
         stream = io.BytesIO(net.answer)
         stream.length = len(net.answer)
-        stream.url = request.full_url
+        stream.status = 200
         return stream
 
-    monkeypatch.setattr(utils, "_reachable", lambda *_, **__: net.reachable)
+    monkeypatch.setattr(download, "_is_reachable", lambda *_, **__: net.reachable)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     return net
 
@@ -429,7 +430,7 @@ def test_a_wrong_tree_is_refused_by_name(tmp_path, damage, named):
 def test_the_probe_ends_in_time(monkeypatch, connect, found):
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: connect() or io.BytesIO())
     began = time.monotonic()
-    assert REACHABLE("example.invalid", seconds=0.3) == found
+    assert REACHABLE("https://example.invalid/", seconds=0.3) == found
     assert time.monotonic() - began < 1.5
 
 
