@@ -157,33 +157,30 @@ def read_roster(path):
     return plain_roster(path, columns, rows, lowered)
 
 
-def read_table(path):
+def read_table(path, what="the roster"):
     """The columns (a list) and the rows (dicts by column) of a CSV file.
 
-    The file is UTF-8, its delimiter a comma or a semicolon. Raises RosterError if it is neither.
+    The file is UTF-8, its delimiter a comma or a semicolon. `what` is what messages call it.
+    Raises RosterError if it cannot be read.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise RosterError(
-            f"the roster {path} cannot be read ({error.strerror}): correct ROSTER"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RosterError(
-            f"the roster {path} is no text in UTF-8: export it as CSV in UTF-8"
-        ) from error
+        raise RosterError(f"{what} {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise RosterError(f"{what} {path} is no text in UTF-8: save it as CSV in UTF-8") from None
     first_line = text.partition("\n")[0]
     delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
-        raise RosterError(f"the roster {path} is no CSV ({error}): export it again") from error
+        raise RosterError(f"{what} {path} is no CSV ({error}): export it again") from None
     if not lines:
-        raise RosterError(f"the roster {path} is empty: export it again")
+        raise RosterError(f"{what} {path} is empty: export it again")
     columns, *content = lines
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
-        raise RosterError(f"the roster {path} has the column {repeated[0]!r} twice: rename one")
+        raise RosterError(f"{what} {path} has the column {repeated[0]!r} twice: rename one")
     rows = []
     for line in content:
         if any(cell.strip() for cell in line):
