@@ -68,7 +68,7 @@ def canvas_export(roster, points, title, maximum):
 
     Args:
         roster: a Roster of Canvas's export.
-        points: Student.lms_id -> number; a student without one keeps what the export had.
+        points: Student.lms_id -> points, as text; a student without one keeps what the export had.
         title: the assignment's title. Canvas fills in an assignment that the export has, and
             offers to create one that it has not.
         maximum: possible points of an assignment that the export does not have.
@@ -92,7 +92,7 @@ def moodle_export(roster, points, comments):
 
     Args:
         roster: a Roster of Moodle's worksheet.
-        points: Student.lms_id -> number.
+        points: Student.lms_id -> points, as text.
         comments: Student.lms_id -> text. A student without keeps what the worksheet had.
     """
     names = {normalized(column): column for column in roster.columns}

@@ -192,7 +192,7 @@ def list_notices(entries, unread, missing, course):
     """
     notices = []
     if unread:
-        notices.append(f"{len(unread)} files are not archives that are read: {join_names(unread)}")
+        notices.append(f"not archives that are read: {join_names(unread)}")
     if course.roster is None:
         return notices
     for entry in entries:
@@ -207,7 +207,7 @@ def list_notices(entries, unread, missing, course):
             )
     if missing:
         names = join_names([student.name for student in missing], most=100)
-        notices.append(f"{len(missing)} students have no archive: {names}")
+        notices.append(f"students without an archive ({len(missing)}): {names}")
     unknown = [entry.archive for entry in entries if entry.student and entry.match.late is None]
     if unknown and course.policy.deadline:
         notices.append(f"no time of submission is known of {join_names(unknown)}")
@@ -289,10 +289,12 @@ def write_exports(build, entries, course):
     if roster is None or roster.kind == "plain":
         return [results]
     single = [found[0] for found in count_archives(entries).values() if len(found) == 1]
-    points = {entry.student.lms_id: entry.points for entry in single}
+    points = {entry.student.lms_id: f"{entry.points:g}" for entry in single}
     if roster.kind == "canvas":
         scheme = course.policy.points
-        content = grade_exports.canvas_export(roster, points, scheme.assignment, scheme.total)
+        content = grade_exports.canvas_export(
+            roster, points, scheme.assignment, f"{scheme.total:g}"
+        )
     else:
         comments = {entry.student.lms_id: comment_of(entry) for entry in single}
         content = grade_exports.moodle_export(roster, points, comments)

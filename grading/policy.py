@@ -362,7 +362,7 @@ def read_policy(path=FILE):
 
 def _check_values(policy, place):
     """Raise SchemaError where values have the right type and make no sense."""
-    _check_points(policy.points, known_names(policy), place.inside("points"))
+    check_points(policy.points, known_names(policy), place.inside("points"))
     _check_similarity(policy.similarity, place.inside("similarity"))
     if "official" not in policy.data:
         raise SchemaError(f"{place.inside('data').inside('official')} is missing")
@@ -389,7 +389,7 @@ def known_names(policy):
     return [*CLAIMS, *classes, *own, *CHECKS, *FAULT_CHECKS]
 
 
-def _check_points(points, known, place):
+def check_points(points, known, place):
     """Raise SchemaError for a mistake in [points]; `known` are names of claims and checks."""
     if points.unverified not in UNVERIFIED:
         where = place.inside("unverified")
