@@ -15,13 +15,15 @@ GROUPS = {
     ),
     "unverified": (
         "What could not be checked",
-        "Hand in the weights with your archive: make zip packs them unless WEIGHTS=0 is set.",
+        "This is no fault by itself; your teacher decides. If weights are missing, hand in what "
+        "make zip packs without WEIGHTS=0.",
     ),
     "implausible": (
         "What your teacher may ask you about",
         "This is no accusation. Think of how you would explain it.",
     ),
 }
+OTHER = ("What is different", "These differences are no fault.")  # of kinds that count as good
 MOST_MESSAGES = 20
 
 
@@ -45,7 +47,8 @@ def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
         note: a sentence below the title, or "".
     """
     groups = []
-    for kind, (heading, advice) in GROUPS.items():
+    others = [kind for kind in CODES if kind not in (*GROUPS, "holds", "recorded")]
+    for kind, (heading, advice) in (GROUPS | dict.fromkeys(others, OTHER)).items():
         messages = [finding.message for finding in verdict.findings if finding.verdict == kind]
         if len(messages) > MOST_MESSAGES:
             messages = [*messages[:MOST_MESSAGES], f"and {len(messages) - MOST_MESSAGES} more"]
