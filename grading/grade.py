@@ -33,6 +33,8 @@ COLUMNS = (
     *("student", "id", "archive", "verdict", "points", "maximum", "open", "late", "claimed"),
     *("measured", "contradictions", "unverified", "seconds", "matched", "reason"),
 )
+FIRST_COLUMNS = ("student", "archive", "verdict", "points", "open", "late", "claimed", "measured")
+LAST_COLUMNS = ("id", "matched", "maximum", "contradictions", "unverified", "seconds")
 VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
 NOT_READ = "not an archive that is read: ask for the zip file that make zip writes"
 DEEPEST = 3  # folders below the course's in which archives are looked for
@@ -354,12 +356,13 @@ def html_page(entries, other_rows, notices):
     for row in other_rows:
         grades.append({"row": row, "messages": [row["reason"]], "first_page": "", "page": ""})
     for grade in grades:
-        grade["cells"] = [grade["row"].get(column, "") for column in COLUMNS[:-1]]
+        grade["row"] = dict.fromkeys(COLUMNS, "") | grade["row"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("grades.html.j2").render(
-        columns=COLUMNS[:-1],
+        first_columns=FIRST_COLUMNS,
+        last_columns=LAST_COLUMNS,
         grades=grades,
         notices=notices,
         script=script,

@@ -93,7 +93,7 @@ def sketch_weights(weights):
     """
     flat = []
     shapes = []
-    for value in weights.values():
+    for _, value in sorted(weights.items()):  # safetensors gives them in any order
         if value.ndim < 2 or not value.numel():
             continue
         one = value.float().flatten()

@@ -156,7 +156,7 @@ def test_feedback_pages_say_why_and_are_linked(course, tmp_path):
     page = (build / "feedback" / "78-Jörg-Müller.html").read_text()
     assert "the paper claims parameters = 7; &lt;script&gt;" in page and "<script" not in page
     assert "What does not hold" in page and "late" in page and "75.00 %" in page
-    assert re.search("<td>network</td>.*10.*20.*the paper claims", page)
+    assert re.search('<td>network<div class="reason">the paper claims.*>10</td>.*>20</td>', page)
     assert not re.search(r"(src|href)=.(?!data:)", page)
     table = (build / "grades.html").read_text()
     assert table.count("<script>") == 1 and "<b>" not in table

@@ -69,6 +69,12 @@ def test_noise_one_bit_and_scaling_do_not_hide_copied_weights():
     assert weight_cosine(original, Work()) is None and weight_cosine(Work(), Work()) is None
 
 
+def test_the_order_of_tensors_in_a_file_does_not_matter():
+    weights = weights_of(0)
+    turned = dict(reversed(weights.items()))
+    assert weight_cosine(work(weights=weights), work(weights=turned)) > 0.99999
+
+
 def test_a_large_network_leaves_a_small_sketch():
     large = {"a": torch.randn(1000, 1000), "b": torch.randn(10)}
     assert work(weights=large).weights.shape == (65_536,)
