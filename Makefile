@@ -33,7 +33,7 @@ study:  ## run the study in place, build report/study.pdf (FRESH=1: train the ru
 	@OUTPUT=submission DATASET=cifar10 $(ENV) $(RUN) $(STUDY) $(STUDY)
 	@$(ENV) $(CONVERT) --output study $(STUDY)
 
-zip:  ## check the submission, then pack it: build/submission.zip (WEIGHTS=0: without weights)
+zip:  ## check the submission, then pack it: build/submission.zip, receipt.html (WEIGHTS=0: without weights)
 	@$(ENV) --no-tex python -m tools.packing zip
 
 colab:  ## write build/assignment2_colab.ipynb: the notebook and its project in one file
@@ -42,7 +42,7 @@ colab:  ## write build/assignment2_colab.ipynb: the notebook and its project in 
 verify:  ## check the numbers of this folder (SUBMISSION=archive.zip: of an archive; RERUN=1: rerun it)
 	@$(ENV) --sandbox python -m grading.verify
 
-grade:  ## check all archives in SUBMISSIONS=folder/ (JOBS=2: two at a time): build/grades.csv, grades.html
+grade:  ## grade all archives in SUBMISSIONS=folder/ for ROSTER=roster.csv (JOBS=2: two at a time): build/grades.html
 	@$(ENV) --sandbox python -m grading.grade
 
 # two test files at a time, with one thread each; a file's tests stay in one process

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import jinja2
 
+from grading.findings import CODES
+
 # Heading of each kind of finding, and what a student can do about it.
 GROUPS = {
     "contradicted": (
@@ -13,13 +15,15 @@ GROUPS = {
     ),
     "unverified": (
         "What could not be checked",
-        "Hand in the weights with your archive: make zip packs them unless WEIGHTS=0 is set.",
+        "This is no fault by itself; your teacher decides. If weights are missing, hand in what "
+        "make zip packs without WEIGHTS=0.",
     ),
     "implausible": (
         "What your teacher may ask you about",
         "This is no accusation. Think of how you would explain it.",
     ),
 }
+OTHER = ("What is different", "These differences are no fault.")  # of kinds that count as good
 MOST_MESSAGES = 20
 
 
@@ -30,28 +34,35 @@ def percent(value):
     return f"{value:.2f} %"
 
 
-def feedback_page(name, verdict, awards=(), late=None, digest=""):
-    """Return one self-contained page of HTML; all text is escaped.
+def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
+    """One self-contained page of HTML, as text; what it shows is escaped.
 
-    `name` is the student's, or the archive's where nobody was matched. `verdict` has code, reason,
-    findings, claimed, measured, differences and first_page (a PNG in base 64). `awards` are the
-    Awards of grading.points, `digest` the archive's SHA-256.
+    Args:
+        title: the page's title.
+        verdict: an object with reason, findings, claimed, measured, differences and first_page (a
+            PNG in base 64).
+        awards: a list of Award.
+        late: whether it was handed in late, None if that is not known.
+        digest: SHA-256 of the archive, "" to leave it out.
+        note: a sentence below the title, or "".
     """
     groups = []
-    for kind, (heading, advice) in GROUPS.items():
+    others = [kind for kind in CODES if kind not in (*GROUPS, "holds", "recorded")]
+    for kind, (heading, advice) in (GROUPS | dict.fromkeys(others, OTHER)).items():
         messages = [finding.message for finding in verdict.findings if finding.verdict == kind]
         if len(messages) > MOST_MESSAGES:
             messages = [*messages[:MOST_MESSAGES], f"and {len(messages) - MOST_MESSAGES} more"]
         if messages:
             groups.append((heading, messages, advice))
-    held = sum(finding.verdict in ("holds", "recorded") for finding in verdict.findings)
+    held = sum(CODES[finding.verdict] == 0 for finding in verdict.findings)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("feedback.html.j2").render(
-        title=f"Feedback: {name}",
+        title=title,
+        note=note,
         summary=f"{held} of {len(verdict.findings)} checks hold. Result: {verdict.reason}.",
         claimed=percent(verdict.claimed),
         measured=percent(verdict.measured),
@@ -62,6 +73,6 @@ def feedback_page(name, verdict, awards=(), late=None, digest=""):
         still_open=sum(award.open for award in awards),
         maximum=sum(award.maximum for award in awards),
         groups=groups,
-        differences=verdict.differences[:200],
+        differences=verdict.differences,
         first_page=verdict.first_page,
     )

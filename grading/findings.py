@@ -70,7 +70,8 @@ class Verdict:
         measured: the test accuracy of the weights or, without them, of the stored predictions.
         measured_by: what it was measured with.
         differences: lines that say what differs from the template.
-        weights: SHA-256 of the weights, "" if there are none.
+        authors: the Authors that the notebook states, see grading/roster.py.
+        work: what is compared with other submissions, a similarity.Work, or None.
         first_page: the first page of the paper handed in, a PNG.
     """
 
@@ -80,7 +81,8 @@ class Verdict:
     measured: float | None = None
     measured_by: str = ""
     differences: list[str] = field(default_factory=list)
-    weights: str = ""
+    authors: list = field(default_factory=list)
+    work: object = None
     first_page: bytes = b""
 
     @property

@@ -1,12 +1,11 @@
-"""`make grade SUBMISSIONS=folder/`: the verdicts on all archives of a course.
+"""`make grade SUBMISSIONS=folder/ ROSTER=roster.csv`: verdicts and points of a course's archives.
 
-They are written to build/grades.csv and build/grades.html. Each archive is judged by a process of
-its own, so that none can stop the others. Finished verdicts are stored in build/grades/: the same
-command continues where it was stopped.
+They are written to build/grades.csv and build/grades.html; gradebook.py writes what goes back to
+students. Each archive is judged by a process of its own, so that none can stop the others. Finished
+verdicts are stored in build/grades/: the same command continues where it was stopped.
 """
 import concurrent.futures
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -15,21 +14,29 @@ import sys
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 from tqdm import tqdm
 
-from grading import sandbox
-from grading.archive import parse_json
+from grading import claim_check, gradebook, records, sandbox, similarity
+from grading.archive import parse_json, read
+from grading.grade_exports import csv_bytes, spreadsheet_text
+from grading.network_measurements import weights_file
 from grading.policy import read_policy
+from grading.roster import GRADESCOPE_METADATA, Author, read_roster
 from grading.schema import Place, read_table
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, project_files
 
 COLUMNS = (
-    "archive", "verdict", "claimed", "measured", "contradictions", "unverified", "seconds", "reason"
+    *("student", "id", "archive", "verdict", "points", "maximum", "open", "late", "claimed"),
+    *("measured", "contradictions", "unverified", "seconds", "matched", "reason"),
 )
+FIRST_COLUMNS = ("student", "archive", "verdict", "points", "open", "late", "claimed", "measured")
+LAST_COLUMNS = ("id", "matched", "maximum", "contradictions", "unverified", "seconds")
 VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
+NOT_READ = "not an archive that is read: ask for the zip file that make zip writes"
 DEEPEST = 3  # folders below the course's in which archives are looked for
 MOST_MESSAGES = 20
 SPARE_SECONDS = 60  # that a process may take beyond the policy's time
@@ -38,17 +45,19 @@ CLUSTER = "DASK_SCHEDULER_ADDRESS"
 
 @dataclass
 class StoredFinding:
-    """What the table of grades needs of a finding."""
+    """What the grade book needs of a finding; `found` is the value that was computed, or None."""
 
     verdict: str
     message: str
+    claim: str = ""
+    found: object = None
 
 
 @dataclass
 class StoredVerdict:
-    """What the table of grades needs of a verdict; grading/verify.py writes it.
+    """What the grade book needs of a verdict; grading/verify.py writes it.
 
-    `weights` is their SHA-256, "" without weights; `first_page` a PNG in base 64.
+    `first_page` is a PNG in base 64.
     """
 
     code: int
@@ -56,7 +65,8 @@ class StoredVerdict:
     findings: list[StoredFinding] = field(default_factory=list)
     claimed: float | None = None
     measured: float | None = None
-    weights: str = ""
+    differences: list[str] = field(default_factory=list)
+    authors: list[Author] = field(default_factory=list)
     seconds: float | None = None
     first_page: str = ""
 
@@ -80,24 +90,38 @@ def read_verdict(file):
 
 
 def find_submissions(folder):
-    """The submissions below a folder, name -> path: zip files and unpacked submissions."""
+    """What lies below a folder: the submissions, name -> path, and the names of other files.
+
+    Submissions are zip files and unpacked submissions. In names, bytes that are not UTF-8 are
+    written in hexadecimal digits.
+    """
     notebook = read_policy().files.notebook
     found = {}
+    others = []
     for place, folders, files in os.walk(folder):
         path = Path(place)
         depth = len(path.relative_to(folder).parts)
         if depth and (path / notebook).is_file():
-            found[os.path.relpath(path, folder)] = path
+            found[shown_name(path, folder)] = path
             folders.clear()
             continue
         if depth >= DEEPEST:
             folders.clear()
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for name in files:
             file = path / name
-            if name.lower().endswith(".zip") and name[0] != "." and not file.is_symlink():
-                found[os.path.relpath(file, folder)] = file
-    return dict(sorted(found.items()))
+            if name[0] == "." or name == GRADESCOPE_METADATA:
+                continue
+            if name.lower().endswith(".zip") and not file.is_symlink():
+                found[shown_name(file, folder)] = file
+            else:
+                others.append(shown_name(file, folder))
+    return dict(sorted(found.items())), sorted(others)
+
+
+def shown_name(path, folder):
+    """A path relative to a folder, as text that can be written."""
+    return os.fsencode(os.path.relpath(path, folder)).decode("utf-8", "backslashreplace")
 
 
 def verdict_key(path, root=ROOT):
@@ -119,7 +143,8 @@ def verdict_key(path, root=ROOT):
         files = sorted(path.rglob("*"))
     for file in files:
         status = file.lstat()
-        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(file))
+        digest.update(f" {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 
@@ -138,6 +163,11 @@ class Job:
     def report(self):
         """The file that the judging process writes."""
         return self.stored.with_suffix(".new")
+
+    @property
+    def work(self):
+        """The file that it writes beside it, with what is compared with other submissions."""
+        return self.stored.with_suffix(similarity.SUFFIX)
 
 
 @contextlib.contextmanager
@@ -224,28 +254,46 @@ def judge_all(jobs, workers, seconds):
 # ---------------------------------------------------------------------------------------- tables
 
 
-def mark_shared_weights(verdicts):
-    """Add a finding to verdicts whose weights are also another archive's: a reason to ask."""
-    owners = {}
-    for name, verdict in verdicts.items():
-        if verdict.weights:
-            owners.setdefault(verdict.weights, []).append(name)
-    for name, verdict in verdicts.items():
-        others = [other for other in owners.get(verdict.weights, []) if other != name]
-        if not others:
-            continue
-        message = f"its weights are also those of {', '.join(others)}"
-        verdict.findings.append(StoredFinding("implausible", message))
-        if verdict.code == 0:
+def mark_similar(verdicts, works, policy):
+    """Add findings to verdicts on submissions that share more than honest ones do: reasons to ask.
+
+    Args:
+        verdicts: name -> StoredVerdict.
+        works: name -> similarity.Work.
+        policy: a Policy.
+    """
+    found = similarity.find_similar(works, policy.similarity, project_work(policy))
+    for name, sentences in found.items():
+        verdict = verdicts[name]
+        for sentence in sentences:
+            verdict.findings.append(StoredFinding("implausible", sentence, "similarity"))
+        if sentences and verdict.code == 0:
             verdict.code = 2
-            verdict.reason = message
+            verdict.reason = sentences[0]
 
 
-def table_row(name, verdict):
-    """The row of grades.csv on an archive, column -> value."""
+def project_work(policy):
+    """The similarity.Work of the run that this copy of the project has stored, None without one."""
+    try:
+        submission = read(ROOT, policy)
+        claims, _ = claim_check.read_claims(submission.json(policy.files.ledger), policy)
+        source = claims["test_accuracy"].source
+        runs, _ = records.load_runs(submission, policy)
+        weights = submission.tensors(weights_file(source, policy))
+        return similarity.collect_work(weights, runs[source], [], [])
+    except (SubmissionError, KeyError):
+        return None
+
+
+def table_row(entry):
+    """The row of grades.csv on a gradebook.Entry, column -> value."""
+    verdict = entry.verdict
     row = {
-        "archive": name,
+        "archive": entry.archive,
         "verdict": VERDICTS[verdict.code],
+        "points": f"{entry.points:g}",
+        "maximum": f"{entry.maximum:g}",
+        "open": f"{entry.open:g}",
         "contradictions": verdict.count("contradicted"),
         "unverified": verdict.count("unverified", "implausible"),
         "reason": verdict.reason,
@@ -253,50 +301,70 @@ def table_row(name, verdict):
     for column in ("claimed", "measured", "seconds"):
         value = getattr(verdict, column)
         row[column] = "" if value is None else round(value, 2)
-    return row
+    return row | match_columns(entry.match)
 
 
-def csv_text(value):
-    """A value for a CSV file; text that a spreadsheet would run as a formula gets an apostrophe."""
-    text = str(value)
-    if isinstance(value, str) and text.lstrip()[:1] in ("=", "+", "-", "@"):
-        return f"'{text}"
-    return text
+def match_columns(match):
+    """The columns that say whose a file is, by a Match or None."""
+    if match is None:
+        return {}
+    late = {True: "yes", False: "no", None: ""}[match.late]
+    columns = {"late": late, "matched": match.reason}
+    if match.student:
+        columns |= student_columns(match.student)
+    return columns
+
+
+def student_columns(student):
+    """The columns that name a Student."""
+    return {"student": student.name, "id": student.id}
 
 
 def write_csv(file, rows):
     """Write rows, a list of dicts by column, to a CSV file."""
-    with open(file, "w", newline="") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow([csv_text(row[column]) for column in COLUMNS])
+    safe = []
+    for row in rows:
+        safe.append({name: spreadsheet_text(value) for name, value in row.items()})
+    file.write_bytes(csv_bytes(COLUMNS, safe))
 
 
-def html_page(verdicts):
-    """One page of HTML: a sortable table with reasons and the first page of each paper."""
+def html_page(entries, other_rows, notices):
+    """One page of HTML: notices, and a sortable table with reasons and first pages of papers.
+
+    Args:
+        entries: a list of gradebook.Entry.
+        other_rows: rows on files that are no archives and on students without one.
+        notices: sentences.
+    """
     folder = Path(__file__).parent
     script = (folder / "grades.js").read_text(encoding="utf-8")
     grades = []
-    for name, verdict in verdicts.items():
+    for entry in entries:
         messages = [
             finding.message
-            for finding in verdict.findings
+            for finding in entry.verdict.findings
             if finding.verdict in ("contradicted", "unverified", "implausible")
         ]
         grades.append(
             {
-                "row": table_row(name, verdict),
-                "messages": messages[:MOST_MESSAGES] or [verdict.reason],
-                "first_page": verdict.first_page,
+                "row": table_row(entry),
+                "messages": messages[:MOST_MESSAGES] or [entry.verdict.reason],
+                "first_page": entry.verdict.first_page,
+                "page": quote(entry.page),
             }
         )
+    for row in other_rows:
+        grades.append({"row": row, "messages": [row["reason"]], "first_page": "", "page": ""})
+    for grade in grades:
+        grade["row"] = dict.fromkeys(COLUMNS, "") | grade["row"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("grades.html.j2").render(
-        columns=COLUMNS[:-1],
+        first_columns=FIRST_COLUMNS,
+        last_columns=LAST_COLUMNS,
         grades=grades,
+        notices=notices,
         script=script,
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -305,16 +373,25 @@ def html_page(verdicts):
 # --------------------------------------------------------------------------------------- command
 
 
-def main(folder, build):
-    """Judge all archives in a folder, JOBS at a time, and write the tables to the folder `build`.
+def main(folder, build, roster=None):
+    """Judge all archives in a folder, JOBS at a time, and write the grade book to `build`.
+
+    Args:
+        folder: where the submissions are.
+        build: the folder build/.
+        roster: the file with the course's students, or None.
 
     Exits with 130 after Ctrl-C.
     """
     try:
-        seconds = read_policy().verdict.seconds + SPARE_SECONDS
-        found = find_submissions(folder)
+        policy = read_policy()
+        course = gradebook.Course(folder, read_roster(roster) if roster else None, policy)
+        course.by_hand = gradebook.read_by_hand(build, policy)
+        found, others = find_submissions(folder)
     except SubmissionError as error:
         sys.exit(str(error))
+    if roster:
+        others = [name for name in others if (folder / name).resolve() != roster.resolve()]
     if not found:
         sys.exit(
             f"{folder} has no zip file and no unpacked submission: name another folder with "
@@ -323,33 +400,71 @@ def main(folder, build):
     storage = (build / "grades").resolve()
     storage.mkdir(parents=True, exist_ok=True)
     verdicts = {}
-    jobs = []
-    for name, path in found.items():
-        job = Job(name, path, storage / f"{verdict_key(path)}.json")
+    jobs = [Job(name, path, storage / f"{verdict_key(path)}.json") for name, path in found.items()]
+    for job in jobs:
         verdict = read_verdict(job.stored)
         if verdict:
-            verdicts[name] = verdict
-        else:
-            jobs.append(job)
+            verdicts[job.name] = verdict
+    left = [job for job in jobs if job.name not in verdicts]
     workers = int(os.environ.get("JOBS") or os.cpu_count())
-    new, stopped = judge_all(jobs, workers, seconds)
+    new, stopped = judge_all(left, workers, policy.verdict.seconds + SPARE_SECONDS)
     verdicts = dict(sorted((verdicts | new).items()))
     if stopped:
         print("\nStopped. The same command continues with the other archives.", file=sys.stderr)
-    mark_shared_weights(verdicts)
-    rows = [table_row(name, verdict) for name, verdict in verdicts.items()]
-    write_csv(build / "grades.csv", rows)
-    (build / "grades.html").write_text(html_page(verdicts), encoding="utf-8")
-    results = [row["verdict"] for row in rows]
-    print(", ".join(f"{results.count(verdict)} {verdict}" for verdict in VERDICTS))
-    print(build / "grades.csv", build / "grades.html", sep="\n")
+    works = {}
+    for job in jobs:
+        work = similarity.read_work(job.work)
+        if work and job.name in verdicts:
+            works[job.name] = work
+    write_gradebook(build, course, found, verdicts, works, others)
     sys.exit(130 if stopped else 0)
 
 
+def write_gradebook(build, course, found, verdicts, works, others):
+    """Write tables, pages and exports to the folder `build`, and print what to look at.
+
+    Args:
+        build: the folder build/.
+        course: a gradebook.Course.
+        found: archive's name -> path.
+        verdicts: name -> StoredVerdict of the archives that were judged.
+        works: name -> similarity.Work.
+        others: names of files that are no archives.
+    """
+    entries = [course.entry(name, verdict) for name, verdict in verdicts.items()]
+    # students' pages are written first: they say nothing of other students
+    gradebook.write_feedback(build, entries, found)
+    mark_similar(verdicts, works, course.policy)
+    matches = {name: course.match(name) for name in others}
+    unjudged = [course.match(name) for name in found if name not in verdicts]
+    missing = gradebook.students_without(entries, [*matches.values(), *unjudged], course.roster)
+    notices = gradebook.list_notices(entries, others, missing, course)
+    other_rows = []
+    for name, match in matches.items():
+        row = {"archive": name, "verdict": "not read", "reason": NOT_READ}
+        other_rows.append(row | match_columns(match))
+    for student in missing:
+        row = {"verdict": "no submission", "reason": "there is no archive of this student"}
+        other_rows.append(row | student_columns(student))
+    rows = [table_row(entry) for entry in entries]
+    write_csv(build / "grades.csv", rows + other_rows)
+    page = html_page(entries, other_rows, notices)
+    (build / "grades.html").write_text(page, encoding="utf-8")
+    gradebook.write_by_hand(build, entries, course)
+    exports = gradebook.write_exports(build, entries, course)
+    results = [row["verdict"] for row in rows]
+    print(", ".join(f"{results.count(verdict)} {verdict}" for verdict in VERDICTS))
+    for notice in notices:
+        print(f"- {notice}.")
+    written = [build / "grades.csv", build / "grades.html", build / gradebook.BY_HAND, *exports]
+    print(*written, sep="\n")
+
+
 if __name__ == "__main__":
-    course = os.environ.get("SUBMISSIONS")
+    course_folder = os.environ.get("SUBMISSIONS")
     if len(sys.argv) > 1:
-        course = sys.argv[1]
-    if not course:
-        sys.exit("name the folder of archives: make grade SUBMISSIONS=folder/")
-    main(Path(course), ROOT / "build")
+        course_folder = sys.argv[1]
+    if not course_folder:
+        sys.exit("name the folder of archives: make grade SUBMISSIONS=folder/ ROSTER=roster.csv")
+    roster_file = os.environ.get("ROSTER")
+    main(Path(course_folder), ROOT / "build", Path(roster_file) if roster_file else None)

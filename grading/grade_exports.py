@@ -9,21 +9,13 @@ modified (grade)" as they were exported). Gradescope: one results.json for each 
 import csv
 import io
 import json
+import re
 
 from grading.roster import normalized
 
-FORMULA_STARTS = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # full-width forms as well
+# Signs that start a formula, and their full-width forms.
+FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+CONTROL_STARTS = ("\t", "\r")  # a spreadsheet drops them and reads on
 CANVAS_IDENTITY = (
     "student",
     "lastname",
@@ -38,52 +30,70 @@ CANVAS_IDENTITY = (
 
 
 def spreadsheet_text(value):
-    """A value for a CSV.
-
-    Text that a spreadsheet would take for a formula gets an apostrophe in front.
-    """
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA_STARTS):
-        return f"'{value}"
+    """A value for a CSV; text that a spreadsheet would compute gets an apostrophe in front."""
+    if isinstance(value, str):
+        starts_formula = value.lstrip().startswith(FORMULA_SIGNS)
+        if starts_formula or value.startswith(CONTROL_STARTS):
+            return f"'{value}"
     return value
 
 
-def write_rows(columns, rows):
-    """A CSV as bytes in UTF-8, with the mark at its start by which Excel knows this."""
+def csv_bytes(columns, rows):
+    """A CSV as bytes in UTF-8, with the mark at its start by which Excel knows this.
+
+    Args:
+        columns: names of columns.
+        rows: dicts by column; what is no column is left out.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode("utf-8-sig")
+    return text.getvalue().encode("utf-8-sig", errors="replace")
 
 
-def canvas_export(roster, points, assignment, maximum):
-    """Canvas's file as bytes.
+def canvas_column(roster, title):
+    """The column of an assignment in Canvas's export, or `title` if there is none yet.
 
-    The columns that identify students unchanged, and the column `assignment`.
-
-    `points` is a dict Student.lms_id -> number; a student without a number keeps what the export
-    had. `assignment` is the title of the column: that of the export, "Title (1234)", to fill in an
-    assignment that exists, otherwise Canvas offers to create one.
+    Canvas adds the assignment's number to its title: "Assignment 2 (1234)".
     """
+    for column in roster.columns:
+        if normalized(re.sub(r" \(\d+\)$", "", column)) == normalized(title):
+            return column
+    return title
+
+
+def canvas_export(roster, points, title, maximum):
+    """Canvas's file as bytes: the columns that identify students unchanged, and the assignment's.
+
+    Args:
+        roster: a Roster of Canvas's export.
+        points: Student.lms_id -> points, as text; a student without one keeps what the export had.
+        title: the assignment's title. Canvas fills in an assignment that the export has, and
+            offers to create one that it has not.
+        maximum: possible points of an assignment that the export does not have.
+    """
+    assignment = canvas_column(roster, title)
     columns = [column for column in roster.columns if normalized(column) in CANVAS_IDENTITY]
     rows = []
     for row in roster.other_rows:
-        is_maximum = any("points possible" in normalized(value) for value in row.values())
-        kept = row.get(assignment, "")
-        rows.append({**row, assignment: kept or maximum if is_maximum else kept})
+        value = row.get(assignment, "")
+        if not value and any("points possible" in normalized(cell) for cell in row.values()):
+            value = maximum
+        rows.append({**row, assignment: value})
     for student in roster.students:
-        given = points.get(student.lms_id)
-        rows.append(
-            {**student.row, assignment: student.row.get(assignment, "") if given is None else given}
-        )
-    return write_rows([*columns, assignment], rows)
+        value = points.get(student.lms_id, student.row.get(assignment, ""))
+        rows.append({**student.row, assignment: value})
+    return csv_bytes([*columns, assignment], rows)
 
 
 def moodle_export(roster, points, comments):
     """Moodle's grading worksheet as bytes, with grades and comments filled in.
 
-    `points` and `comments` are dicts Student.lms_id -> number, and -> text; students without keep
-    what they had.
+    Args:
+        roster: a Roster of Moodle's worksheet.
+        points: Student.lms_id -> points, as text.
+        comments: Student.lms_id -> text. A student without keeps what the worksheet had.
     """
     names = {normalized(column): column for column in roster.columns}
     grade = names["grade"]
@@ -99,13 +109,17 @@ def moodle_export(roster, points, comments):
         if student.lms_id in comments:
             row[comment] = spreadsheet_text(comments[student.lms_id])
         rows.append(row)
-    return write_rows(columns, rows)
+    return csv_bytes(columns, rows)
 
 
 def gradescope_results(awards, seconds=None):
     """Gradescope's results.json as text: one test for each Award, with its points and its reason.
 
-    Awards that a person still has to give have no score there and are named in the output.
+    Points that a person still has to give have no score there and are named in the output.
+
+    Args:
+        awards: a list of Award.
+        seconds: how long judging took, or None.
     """
     tests = []
     open_names = []
@@ -114,16 +128,12 @@ def gradescope_results(awards, seconds=None):
             open_names.append(f"{award.name} ({award.open:g})")
         if award.open == award.maximum > 0:
             continue
-        tests.append(
-            {
-                "name": award.name,
-                "score": award.points,
-                "max_score": award.maximum,
-                "output": award.reason,
-                "visibility": "visible",
-            }
-        )
-    content = {"tests": tests, "visibility": "visible"}
+        test = {"name": award.name, "score": award.points, "output": award.reason}
+        if award.maximum:
+            test["max_score"] = award.maximum
+        tests.append(test)
+    score = round(sum(award.points for award in awards), 2)
+    content = {"score": score, "visibility": "visible", "tests": tests}
     if open_names:
         content["output"] = f"Points that a person gives: {', '.join(open_names)}."
     if seconds is not None:

@@ -1,16 +1,35 @@
 """The policy: what an assignment asks for, read from policy.toml and checked when it is read."""
 import dataclasses
+import datetime
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
+from zoneinfo import ZoneInfo
 
 from grading.schema import Place, SchemaError, read_table
 from tools.project_files import ROLES, ROOT
 
 FILE = ROOT / "grading" / "policy.toml"
+
+# Names that a pattern of [points] may fit: claims of the assignment's notebook, beside those that
+# the policy itself names and one for each class, and checks.
+CLAIMS = (
+    *("parameters", "forward_cost", "block_difference"),
+    *(f"layer_output/{layer}" for layer in (2, 4, 6, 7, 8, 9)),
+    *("test_accuracy", "test_accuracy_flips_averaged", "most_confused_share"),
+    *("epochs", "training_time", "published/original", "resnet/accuracy"),
+    *("one-more-epoch/accuracy", "one-more-epoch/change", "one-more-epoch-control/accuracy"),
+)
+# Checks that always have a finding, and checks that have one only if something is wrong.
+CHECKS = ("files", "data", "paper")
+FAULT_CHECKS = (
+    *("submission", "claims", "runs", "weights", "definitions", "rerun"),
+    *(f"run {name}" for name in ("resnet", "one-more-epoch", "one-more-epoch-control")),
+)
+UNVERIFIED = ("open", "lost", "given")
 
 
 @dataclass(frozen=True)
@@ -169,6 +188,112 @@ class TimeLimit:
 
 
 @dataclass
+class PointItem:
+    """What points are given for.
+
+    Attributes:
+        name: as the feedback page shows it.
+        points: the most that it gives.
+        claims: patterns of the claims and checks that have to hold.
+        ramp: two values of the first claim: no points up to the first, all from the second.
+        by_hand: whether a person gives these points.
+    """
+
+    name: str
+    points: float
+    claims: list[str] = field(default_factory=list)
+    ramp: list[float] | None = None
+    by_hand: bool = False
+
+
+@dataclass
+class Contradiction:
+    """Points that each contradicted finding costs beside those of its item, and at most."""
+
+    each: float
+    most: float
+
+
+@dataclass
+class Points:
+    """What points are given for.
+
+    Attributes:
+        total: what the items have to sum to.
+        assignment: the title of the assignment in Canvas.
+        unverified: what becomes of claims that could not be checked: their points are "open" (a
+            person decides), "lost" or "given".
+        contradiction: what contradicted findings cost.
+        item: the items, in the order in which pages show them.
+    """
+
+    total: float
+    assignment: str
+    unverified: str
+    contradiction: Contradiction
+    item: list[PointItem]
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When a submission has to be handed in: a datetime with a time zone."""
+
+    moment: datetime.datetime
+
+    @classmethod
+    def read(cls, value, place):
+        """The Deadline in a table with `time` and `zone`, None if it is empty."""
+        if value == {}:
+            return None
+        text = read_table(DeadlineText, value, place, strict=True)
+        try:
+            moment = datetime.datetime.fromisoformat(text.time)
+        except ValueError:
+            raise SchemaError(
+                f'{place.inside("time")} is {text.time!r}; expected a time like "2026-12-01 23:59"'
+            ) from None
+        if moment.tzinfo:
+            raise SchemaError(
+                f"{place.inside('time')} has a time zone of its own; write it into zone alone"
+            )
+        try:
+            return cls(moment.replace(tzinfo=ZoneInfo(text.zone)))
+        except (LookupError, ValueError, OSError):
+            raise SchemaError(
+                f"{place.inside('zone')} is {text.zone!r}; expected the name of a time zone like "
+                '"Asia/Seoul"'
+            ) from None
+
+
+@dataclass
+class DeadlineText:
+    """The entries of [deadline]: a time without zone, and the name of a time zone."""
+
+    time: str
+    zone: str
+
+
+@dataclass
+class Similarity:
+    """From where on two submissions are a reason to ask.
+
+    Attributes:
+        weight_cosine: of the cosine of their weights.
+        shared_mistakes: of the share of images, among those that both get wrong, that both take
+            for the same class.
+        equal_losses: of the steps from the first on with the same loss.
+        shared_code: of the share of code that is not the template's and that both have.
+        code_size: windows of code that each needs for this.
+    """
+
+    weight_cosine: float
+    shared_mistakes: float
+    equal_losses: int
+    shared_code: float
+    code_size: int
+
+
+@dataclass
 class Policy:
     """The tables of policy.toml."""
 
@@ -183,6 +308,9 @@ class Policy:
     archive: ArchiveLimits
     sandbox: SandboxLimits
     verdict: TimeLimit
+    points: Points
+    similarity: Similarity
+    deadline: Deadline | None = None
 
     def for_study(self):
         """The Policy for the study: its own files and required claims, everything else as here."""
@@ -234,6 +362,8 @@ def read_policy(path=FILE):
 
 def _check_values(policy, place):
     """Raise SchemaError where values have the right type and make no sense."""
+    check_points(policy.points, known_names(policy), place.inside("points"))
+    _check_similarity(policy.similarity, place.inside("similarity"))
     if "official" not in policy.data:
         raise SchemaError(f"{place.inside('data').inside('official')} is missing")
     first_loss = policy.plausible.first_loss
@@ -247,3 +377,78 @@ def _check_values(policy, place):
             if value <= 0:
                 where = place.inside(table).inside(name)
                 raise SchemaError(f"{where} is {value}; expected a number above 0")
+
+
+# ----------------------------------------------------------------------------- points, similarity
+
+
+def known_names(policy):
+    """Names of the claims and checks that a verdict may have: a list of strings."""
+    classes = [f"class_accuracy/{name}" for name in policy.images.classes]
+    own = [name for name in (*policy.required, *policy.claims) if "*" not in name]
+    return [*CLAIMS, *classes, *own, *CHECKS, *FAULT_CHECKS]
+
+
+def check_points(points, known, place):
+    """Raise SchemaError for a mistake in [points]; `known` are names of claims and checks."""
+    if points.unverified not in UNVERIFIED:
+        where = place.inside("unverified")
+        raise SchemaError(
+            f"{where} is {points.unverified!r}; expected one of {', '.join(UNVERIFIED)}"
+        )
+    for name, value in dataclasses.asdict(points.contradiction).items():
+        _check_range(value, math.inf, place.inside("contradiction").inside(name))
+    _check_range(points.total, math.inf, place.inside("total"))
+    names = []
+    for item in points.item:
+        where = Place(f"{place}, item {item.name!r}")
+        if not item.name.strip() or item.name in names:
+            raise SchemaError(f"{where} needs a name that no other item has")
+        names.append(item.name)
+        _check_item(item, known, where)
+    total = sum(item.points for item in points.item)
+    if abs(total - points.total) > 1e-9:
+        raise SchemaError(
+            f"{place.inside('total')} is {points.total:g}, but the items sum to {total:g} points"
+        )
+
+
+def _check_item(item, known, where):
+    """Raise SchemaError for a mistake in one item of [points]."""
+    _check_range(item.points, math.inf, f"{where}, points")
+    if item.by_hand:
+        if item.claims or item.ramp:
+            raise SchemaError(f"{where} is given by hand and has claims or a ramp; remove either")
+        return
+    if not item.claims:
+        raise SchemaError(f'{where} needs claims = ["…"] or by_hand = true')
+    for pattern in item.claims:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise SchemaError(
+                f"{where}: {pattern!r} fits no claim and no check; known are {', '.join(known)}"
+            )
+    if item.ramp is not None and not (len(item.ramp) == 2 and item.ramp[0] < item.ramp[1]):
+        raise SchemaError(
+            f"{where}: ramp is {item.ramp}; expected [value without points, value with all], the "
+            "first below the second"
+        )
+
+
+def _check_similarity(bounds, place):
+    """Raise SchemaError for a bound of [similarity] that is out of range."""
+    for name, value in dataclasses.asdict(bounds).items():
+        highest = math.inf
+        if name in ("weight_cosine", "shared_mistakes", "shared_code"):
+            highest = 1
+        if value <= 0:
+            raise SchemaError(f"{place.inside(name)} is {value}; expected a number above 0")
+        _check_range(value, highest, place.inside(name))
+
+
+def _check_range(value, highest, where):
+    """Raise SchemaError if a number is negative, above `highest` or not finite."""
+    if not (0 <= value <= highest and math.isfinite(value)):
+        bounds = "of at least 0"
+        if highest < math.inf:
+            bounds = f"between 0 and {highest}"
+        raise SchemaError(f"{where} is {value:g}; expected a number {bounds}")

@@ -9,18 +9,23 @@ import csv
 import datetime
 import io
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import yaml
 
+from report.freshness import MIME_TYPE
 from tools.errors import SubmissionError
 
 CANVAS_FILE = re.compile(r"(?P<name>[^_/]+)(?P<late>_LATE)?_(?P<user>\d+)_\d+_.+")
 MOODLE_FILE = re.compile(r"(?P<name>.+)_(?P<participant>\d+)_assignsubmission_file(_.*)?")
 GRADESCOPE_FOLDER = re.compile(r"submission_\d+")
 GRADESCOPE_METADATA = "submission_metadata.yml"
+GRADESCOPE_DATES = ("%Y-%m-%d %H:%M:%S.%f %z", "%Y-%m-%d %H:%M:%S %z")
+MOODLE_GRADED = "last modified (grade)"  # without this column Moodle takes no worksheet back
+MOST_AUTHORS = 20
+LONGEST_TEXT = 200  # characters of what a notebook states of an author
 ID_COLUMNS = ("id", "student id", "student number", "student_number", "sid", "id number")
 NAME_COLUMNS = ("name", "full name", "student")
 EMAIL_COLUMNS = ("email", "email address", "e-mail")
@@ -90,58 +95,92 @@ class Match:
     late: bool | None = None
 
 
+@dataclass
+class Author:
+    """What a notebook states of one of its authors."""
+
+    name: str = ""
+    student_number: str = ""
+    email: str = ""
+
+
 def normalized(text):
-    """Text for comparison: lower case, without space around it."""
-    return str(text or "").strip().casefold()
+    """Text for comparison: lower case, without space around it, letters composed."""
+    return unicodedata.normalize("NFC", str(text or "")).strip().casefold()
+
+
+def read_authors(notebook):
+    """The Authors that an executed notebook states: its front matter's, or its metadata's.
+
+    Args:
+        notebook: nbformat's node. Whatever is no text in it is left out.
+    """
+    stated = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            front = output.get("data", {}).get(MIME_TYPE)
+            if isinstance(front, dict) and front.get("authors"):
+                stated = front["authors"]
+    stated = stated or notebook.metadata.get("authors")
+    if not isinstance(stated, list):
+        return []
+    authors = []
+    for entry in stated[:MOST_AUTHORS]:
+        if isinstance(entry, dict):
+            texts = [_plain_text(entry.get(key)) for key in ("name", "student_number", "email")]
+            authors.append(Author(*texts))
+    return authors
+
+
+def _plain_text(value):
+    """A text or whole number of a notebook as one short line, "" for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    return "".join(letter for letter in str(value)[:LONGEST_TEXT] if letter.isprintable())
 
 
 # ------------------------------------------------------------------------------------------ reading
 
 
 def read_roster(path):
-    """Return the Roster in a CSV file.
+    """The Roster in a CSV file.
 
     The file is Canvas's grade-book export, Moodle's grading worksheet, or has columns id, name and
-    email.
-
-    Raises RosterError where the file cannot be read, or has none of these sets of columns.
+    email. Raises RosterError if it cannot be read, or has none of these sets of columns.
     """
     columns, rows = read_table(path)
     lowered = {normalized(column): column for column in columns}
     if "identifier" in lowered and "grade" in lowered:
-        return moodle_roster(columns, rows, lowered)
+        return moodle_roster(path, columns, rows, lowered)
     if "sis login id" in lowered and "id" in lowered:
         return canvas_roster(columns, rows, lowered)
     return plain_roster(path, columns, rows, lowered)
 
 
-def read_table(path):
-    """Return the columns (a list) and the rows (dicts by column) of a CSV file.
+def read_table(path, what="the roster"):
+    """The columns (a list) and the rows (dicts by column) of a CSV file.
 
-    The file is UTF-8, its delimiter a comma or a semicolon.
+    The file is UTF-8, its delimiter a comma or a semicolon. `what` is what messages call it.
+    Raises RosterError if it cannot be read.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise RosterError(
-            f"the roster {path} cannot be read ({error.strerror}): correct ROSTER"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RosterError(
-            f"the roster {path} is no text in UTF-8: export it as CSV in UTF-8"
-        ) from error
+        raise RosterError(f"{what} {path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise RosterError(f"{what} {path} is no text in UTF-8: save it as CSV in UTF-8") from None
     first_line = text.partition("\n")[0]
     delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
-        raise RosterError(f"the roster {path} is no CSV ({error}): export it again") from error
+        raise RosterError(f"{what} {path} is no CSV ({error}): export it again") from None
     if not lines:
-        raise RosterError(f"the roster {path} is empty: export it again")
+        raise RosterError(f"{what} {path} is empty: export it again")
     columns, *content = lines
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
-        raise RosterError(f"the roster {path} has the column {repeated[0]!r} twice: rename one")
+        raise RosterError(f"{what} {path} has the column {repeated[0]!r} twice: rename one")
     rows = []
     for line in content:
         if any(cell.strip() for cell in line):
@@ -183,15 +222,20 @@ def canvas_name(row, lowered):
     return f"{first.strip()} {last.strip()}".strip()
 
 
-def moodle_roster(columns, rows, lowered):
-    """Return the Roster in Moodle's grading worksheet; an identifier ends in the participant."""
+def moodle_roster(path, columns, rows, lowered):
+    """The Roster in Moodle's grading worksheet; an identifier ends in the participant's number."""
+    if MOODLE_GRADED not in lowered:
+        raise RosterError(
+            f'the roster {path} has no column "Last modified (grade)", without which Moodle does '
+            "not take it back: export the grading worksheet again, in English"
+        )
     students = []
     for row in rows:
         participant = re.search(r"\d+\s*$", row[lowered["identifier"]])
         if not participant:
             raise RosterError(
-                f"the roster has the identifier {row[lowered['identifier']]!r}, which ends in no "
-                "number: export the grading worksheet again"
+                f"the roster {path} has the identifier {row[lowered['identifier']]!r}, which ends "
+                "in no number: export the grading worksheet again"
             )
         number = next((row[lowered[name]] for name in ID_COLUMNS if name in lowered), "")
         students.append(
@@ -233,11 +277,17 @@ def plain_roster(path, columns, rows, lowered):
 
 
 def match_archive(name, authors, roster, folder, deadline=None):
-    """Return the Match of the archive `name`.
+    """The Match of the archive `name`.
 
-    `name` is a path relative to `folder`, in which the system's export was unpacked. `authors` are
-    what its notebook states: dicts with student_number and email. `deadline` is a datetime with a
-    time zone, for systems that give a time of submission and no word on lateness.
+    Args:
+        name: a path relative to `folder`.
+        authors: the Authors that its notebook states.
+        roster: a Roster.
+        folder: where the system's export was unpacked.
+        deadline: a datetime with a time zone, for systems that give a time of submission and no
+            word on lateness; None if there is no deadline.
+
+    Raises RosterError if Gradescope's list of submissions is damaged.
     """
     parts = Path(name).parts
     for number, part in enumerate(parts):
@@ -245,18 +295,20 @@ def match_archive(name, authors, roster, folder, deadline=None):
         if GRADESCOPE_FOLDER.fullmatch(part) and metadata.is_file():
             return gradescope_match(metadata, part, roster, deadline)
         if moodle := MOODLE_FILE.fullmatch(part):
+            kind = "moodle"
             match = moodle_match(moodle, roster, deadline)
         elif canvas := CANVAS_FILE.fullmatch(part):
+            kind = "canvas"
             match = canvas_match(canvas, roster)
         else:
             continue
-        if match.student or roster.kind != "plain":
+        if match.student or roster.kind == kind:
             return match
-    return match_authors(authors, roster)
+    return match_authors(authors, roster, "the notebook's")
 
 
 def moodle_match(found, roster, deadline):
-    """Return the Match of a name that Moodle gives: by participant, in a plain roster by full name."""
+    """The Match of a name that Moodle gives: by participant, else by full name."""
     if roster.kind != "moodle":
         return one_of(roster.with_value("name", found["name"]), f"the name {found['name']}")
     students = roster.with_value("lms_id", found["participant"])
@@ -265,18 +317,19 @@ def moodle_match(found, roster, deadline):
 
 
 def canvas_match(found, roster):
-    """Return the Match of a name that Canvas gives: by user, in a plain roster by the letters."""
+    """The Match of a name that Canvas gives: by user, else by the letters of the name."""
     late = bool(found["late"])
     if roster.kind == "canvas":
         students = roster.with_value("lms_id", found["user"])
         return one_of(students, f"Canvas's user {found['user']}", late)
-    students = [student for student in roster.students if found["name"] in letters_of(student.name)]
+    name = normalized(found["name"])
+    students = [student for student in roster.students if name in letters_of(student.name)]
     return one_of(students, f"the name {found['name']}", late)
 
 
 def letters_of(name):
     """The two ways in which Canvas may write a name, last name first: letters and digits alone."""
-    words = [re.sub(r"[^\w]|_", "", word.casefold()) for word in name.split()]
+    words = [re.sub(r"[^\w]|_", "", word) for word in normalized(name).split()]
     return {"".join(words[-1:] + words[:-1]), "".join(words)}
 
 
@@ -290,66 +343,60 @@ def one_of(students, what, late=None):
     return Match(None, f"{what} is not in the roster", late)
 
 
-def match_authors(authors, roster):
-    """The Match by the authors' student numbers, or else by their e-mail addresses."""
+def match_authors(authors, roster, whose):
+    """The Match by the Authors' student numbers, or else by their e-mail addresses.
+
+    `whose` says in the reason who states them: "the notebook's".
+    """
     for attribute, key, word in (
         ("id", "student_number", "student number"),
         ("email", "email", "e-mail address"),
     ):
         found = []
         for author in authors:
-            for student in roster.with_value(attribute, author.get(key)):
+            for student in roster.with_value(attribute, getattr(author, key)):
                 if student not in found:
                     found.append(student)
         if found:
-            return one_of(found, f"the notebook's {word}")
-    return Match(
-        None, "neither its file name nor its notebook's number or e-mail address is in the roster"
-    )
+            return one_of(found, f"{whose} {word}")
+    return Match(None, f"neither a name of its file nor {whose} number or e-mail is in the roster")
 
 
 def gradescope_match(metadata, folder, roster, deadline):
-    """Return the Match of a submission by the submitters in Gradescope's file `metadata`."""
+    """The Match of a submission by the submitters in Gradescope's file `metadata`."""
     try:
         listed = yaml.load(metadata.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
         entry = listed[folder]
-        submitters = entry[":submitters"]
         people = [
-            {"student_number": person.get(":sid"), "email": person.get(":email")}
-            for person in submitters
+            Author(
+                student_number=str(person.get(":sid") or ""), email=str(person.get(":email") or "")
+            )
+            for person in entry[":submitters"]
         ]
-    except (
-        OSError,
-        UnicodeDecodeError,
-        yaml.YAMLError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
+        created = str(entry.get(":created_at", ""))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, AttributeError):
         raise RosterError(
             f"{metadata} does not list {folder} as Gradescope's export does: export it again"
-        ) from error
-    match = match_authors(people, roster)
-    late = None
-    if deadline:
-        late = is_late(
-            str(entry.get(":created_at", "")),
-            ("%Y-%m-%d %H:%M:%S.%f %z", "%Y-%m-%d %H:%M:%S %z"),
-            deadline,
-        )
-    return Match(match.student, match.reason.replace("the notebook's", "Gradescope's"), late)
+        ) from None
+    match = match_authors(people, roster, "Gradescope's")
+    return Match(match.student, match.reason, is_late(created, GRADESCOPE_DATES, deadline))
 
 
 def moodle_lateness(students, deadline):
-    """Return whether the worksheet's time of submission is after the deadline; None if unknown."""
-    if not deadline or len(students) != 1:
+    """Whether the worksheet's time of submission is after the deadline; None if unknown."""
+    if len(students) != 1:
         return None
     row = {normalized(column): value for column, value in students[0].row.items()}
     return is_late(row.get("last modified (submission)", ""), MOODLE_DATES, deadline)
 
 
 def is_late(text, formats, deadline):
-    """Return whether the date `text`, in one of `formats`, is after `deadline`, or None."""
+    """Whether the date `text`, in one of `formats`, is after a deadline; None if unknown.
+
+    A date without a time zone is in the deadline's.
+    """
+    if not deadline:
+        return None
     for form in formats:
         try:
             moment = datetime.datetime.strptime(text.strip(), form)
@@ -359,18 +406,3 @@ def is_late(text, formats, deadline):
             moment = moment.replace(tzinfo=deadline.tzinfo)
         return moment > deadline
     return None
-
-
-def read_deadline(text, zone):
-    """Return a datetime with a time zone, from "2026-12-01 23:59" and a name like "Asia/Seoul".
-
-    Raises RosterError where either cannot be read.
-    """
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-        return moment.replace(tzinfo=ZoneInfo(zone))
-    except (ValueError, LookupError, OSError) as error:
-        raise RosterError(
-            f"the deadline {text!r} in the time zone {zone!r} cannot be read ({error}): write it as "
-            '"2026-12-01 23:59" and "Asia/Seoul"'
-        ) from error

@@ -85,7 +85,7 @@ def read_value(kind, value, place, strict=False):
     if isinstance(kind, types.UnionType):  # only X | None is used
         if value is None:
             return None
-        kind = typing.get_args(kind)[0]
+        return read_value(typing.get_args(kind)[0], value, place, strict)
     container = typing.get_origin(kind) or kind
     is_whole = type(value) is int and abs(value) < LARGEST_WHOLE
     if container is float and is_whole:

@@ -1,20 +1,28 @@
 """Who worked with whom: what two submissions share beyond what they share honestly.
 
-A reason to ask, never a verdict.
-
-Two honest students share the assignment's cells, and with the same seed on the same kind of device
-even every loss.
+It is a reason to ask, never a verdict. Two honest students share the assignment's cells, and with
+the same seed on the same kind of device even every loss and weight.
 """
 
 import hashlib
 import io
 import keyword
 import tokenize
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from grading.findings import join_names
 
 WINDOW = 25  # tokens of code that are compared at a time
+MOST_CODE = 400_000  # characters of a submission's code that are compared
+COMMON = 1 / 3  # share of a course that has the same code, above which it is nobody's own
+LEAST_COMMON = 4  # submissions that may share code in any course
+SKETCH = 65_536  # values of the weights that are compared
 IGNORED_TOKENS = (
     tokenize.COMMENT,
     tokenize.NL,
@@ -24,96 +32,116 @@ IGNORED_TOKENS = (
     tokenize.ENCODING,
     tokenize.ENDMARKER,
 )
+SUFFIX = ".work"  # of the file beside a stored verdict
+NOTHING = torch.zeros(0)
+HONESTLY = (
+    "the same notebook with the same seed on the same kind of device gives equal runs honestly, "
+    "so ask, and do not accuse"
+)
+PRACTICALLY_SAME = 0.99999  # cosine
 
 
 @dataclass(frozen=True)
 class Work:
     """What of a submission is compared.
 
-    Weights (name -> tensor), the classes predicted of the test images and their labels (uint8,
-    (N,)), the loss of each step (a list), fingerprints of its own code (a set, see
-    `code_fingerprints`).
+    Attributes:
+        weights: a sketch of the main run's weights, see `sketch_weights`.
+        shapes: what networks have to share for their weights to be compared, int64 (8,).
+        predicted: classes predicted of the test images by the main run, uint8 (N,).
+        labels: their true classes, uint8 (N,).
+        losses: the loss of each step of the main run, float64.
+        code: hashes of code that is not the template's, int64, see `code_fingerprints`.
     """
 
-    name: str
-    weights: dict
-    predicted: torch.Tensor | None
-    labels: torch.Tensor | None
-    losses: tuple
-    code: frozenset
+    weights: torch.Tensor = NOTHING
+    shapes: torch.Tensor = NOTHING
+    predicted: torch.Tensor = NOTHING
+    labels: torch.Tensor = NOTHING
+    losses: torch.Tensor = NOTHING
+    code: torch.Tensor = NOTHING
 
 
-def weight_cosine(weights, others):
-    """Return the cosine of two networks' weights, or None for networks of other shapes.
+# ---------------------------------------------------------------------- what judging leaves behind
 
-    Weights are dicts name -> tensor. Filters and matrices count alone: the vectors of a batch
-    normalization are nearly the same in all networks.
+
+def collect_work(weights, run, sources, template_sources):
+    """The Work of a submission.
+
+    Args:
+        weights: the tensors of the main run by name, {} if they were not handed in.
+        run: the main run, a training.Run, or None.
+        sources: the sources of its code cells and modules, a list of strings.
+        template_sources: the same of this copy.
     """
-    shapes = {name: value.shape for name, value in weights.items()}
-    if not shapes or shapes != {name: value.shape for name, value in others.items()}:
-        return None
-    product = 0.0
-    square = 0.0
-    other_square = 0.0
-    for name, value in weights.items():
-        if value.ndim < 2:
+    sketch, shapes = sketch_weights(weights)
+    own = code_fingerprints(sources) - code_fingerprints(template_sources)
+    code = torch.tensor(sorted(own), dtype=torch.int64)
+    if run is None:
+        return Work(sketch, shapes, code=code)
+    losses = torch.tensor(np.asarray(run.losses), dtype=torch.float64)
+    stored = run.predictions
+    return Work(sketch, shapes, stored["predicted"], stored["labels"], losses, code)
+
+
+def sketch_weights(weights):
+    """SKETCH values of a network's weights, float16, evenly taken, and a hash of their shapes.
+
+    Filters and matrices count alone: the vectors of batch normalisation are nearly the same in
+    all networks. Each is divided by its root mean square, so that scaling one does not hide the
+    others. Both tensors are empty without weights.
+    """
+    flat = []
+    shapes = []
+    for _, value in sorted(weights.items()):  # safetensors gives them in any order
+        if value.ndim < 2 or not value.numel():
             continue
-        one = value.double().flatten()
-        two = others[name].double().flatten()
-        product += float(one @ two)
-        square += float(one @ one)
-        other_square += float(two @ two)
-    if square == 0 or other_square == 0:
+        one = value.float().flatten()
+        flat.append(one / one.square().mean().sqrt().clamp(min=1e-12))
+        shapes.append(tuple(value.shape))
+    if not flat:
+        return NOTHING, NOTHING
+    values = torch.cat(flat)
+    if len(values) > SKETCH:
+        values = values[torch.arange(SKETCH) * len(values) // SKETCH]
+    digest = hashlib.sha256(repr(shapes).encode()).digest()
+    return values.half(), torch.frombuffer(bytearray(digest), dtype=torch.int64)
+
+
+def write_work(file, work):
+    """Write a Work to a safetensors file."""
+    tensors = {name: value.contiguous() for name, value in vars(work).items()}
+    Path(file).write_bytes(save(tensors))
+
+
+def read_work(file):
+    """The Work in a safetensors file, or None if there is none or it is damaged."""
+    try:
+        return Work(**load(Path(file).read_bytes()))
+    except (OSError, SafetensorError, TypeError, ValueError):
         return None
-    return product / (square * other_square) ** 0.5
-
-
-def shared_mistakes(predicted, others, labels):
-    """Of the test images that both networks take for a wrong class.
-
-    The share taken for the same one, and their number.
-
-    `predicted`, `others` and `labels` are uint8 tensors (N,). Two seeds of the assignment's recipe
-    share 0.75 to 0.77 of some 1,200 images, the same seed on two kinds of device 0.78 to 0.80.
-    """
-    both_wrong = (predicted != labels) & (others != labels)
-    number = int(both_wrong.sum())
-    if not number:
-        return 0.0, 0
-    same = (predicted == others)[both_wrong]
-    return same.double().mean().item(), number
-
-
-def equal_start(losses, others):
-    """How many losses two runs have in common from their first step on."""
-    number = 0
-    for one, two in zip(losses, others):
-        if one != two:
-            break
-        number += 1
-    return number
 
 
 def code_fingerprints(sources):
-    """Hashes of every run of WINDOW tokens in the sources of code cells: a set.
+    """Hashes of every run of WINDOW tokens in sources of Python: a set of whole numbers.
 
     Names, comments and layout do not count, so that renamed variables are still recognised. A
     source that is no Python counts as far as it can be read.
     """
     found = set()
+    left = MOST_CODE
     for source in sources:
-        tokens = plain_tokens(source)
+        tokens = plain_tokens(source[:left])
+        left -= len(source[:left])
         for start in range(len(tokens) - WINDOW + 1):
             text = " ".join(tokens[start : start + WINDOW])
-            found.add(hashlib.sha256(text.encode()).hexdigest()[:16])
-    return frozenset(found)
+            digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest()
+            found.add(int.from_bytes(digest, "little", signed=True))
+    return found
 
 
 def plain_tokens(source):
-    """The tokens of Python source with every name that is no keyword replaced by one letter.
-
-    A list of strings.
-    """
+    """The tokens of Python source as strings; every name that is no keyword is the letter v."""
     tokens = []
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -121,7 +149,7 @@ def plain_tokens(source):
                 continue
             is_own_name = token.type == tokenize.NAME and not is_keyword(token.string)
             tokens.append("v" if is_own_name else token.string)
-    except (tokenize.TokenError, SyntaxError, IndentationError):
+    except (tokenize.TokenError, SyntaxError, ValueError):
         pass  # what was read so far is compared
     return tokens
 
@@ -131,55 +159,136 @@ def is_keyword(name):
     return keyword.iskeyword(name) or keyword.issoftkeyword(name)
 
 
-def shared_code(code, others, template):
-    """The share of the smaller one's own code that the other has as well.
+# -------------------------------------------------------------------------------------- comparing
 
-    And its number of fingerprints.
 
-    Own is what the template does not have.
+def weight_cosine(work, other):
+    """The cosine of two networks' weights by their sketches, None for networks of other shapes."""
+    if not len(work.weights) or not torch.equal(work.shapes, other.shapes):
+        return None
+    one = work.weights.float()
+    two = other.weights.float()
+    if one.shape != two.shape:
+        return None
+    length = (one.norm() * two.norm()).item()
+    if not length:
+        return None
+    return (one @ two).item() / length
+
+
+def shared_mistakes(work, other):
+    """The share taken for the same class, of the test images that both get wrong; their number.
+
+    Two seeds of the assignment's recipe share 0.75 to 0.77 of some 1,200 images, the same seed on
+    two kinds of device 0.78 to 0.80.
     """
-    own = code - template
-    others_own = others - template
-    smaller = min(len(own), len(others_own))
+    if work.predicted.shape != other.predicted.shape or not len(work.predicted):
+        return 0.0, 0
+    both_wrong = (work.predicted != work.labels) & (other.predicted != work.labels)
+    number = int(both_wrong.sum())
+    if not number:
+        return 0.0, 0
+    same = (work.predicted == other.predicted)[both_wrong]
+    return same.double().mean().item(), number
+
+
+def equal_start(work, other):
+    """How many losses two runs have in common from their first step on."""
+    steps = min(len(work.losses), len(other.losses))
+    different = (work.losses[:steps] != other.losses[:steps]).nonzero()
+    if len(different):
+        return int(different[0])
+    return steps
+
+
+def shared_code(work, other):
+    """The share of the smaller one's own code that the other has as well, and its size."""
+    smaller = min(len(work.code), len(other.code))
     if not smaller:
         return 0.0, 0
-    return len(own & others_own) / smaller, smaller
+    return torch.isin(work.code, other.code).sum().item() / smaller, smaller
 
 
-def compare(work, other, template, bounds):
-    """What two submissions share beyond the policy's `bounds`.
+def without_common_code(works):
+    """Works without code that many of a course have: it was handed out, or shown in class.
 
-    A list of sentences for the person who asks.
-
-    `bounds` has weight_cosine, shared_mistakes (a share), equal_losses (a number of steps),
-    shared_code (a share) and code_size (the least number of fingerprints for which code is
-    compared). `template` are its fingerprints.
+    Args:
+        works: name -> Work.
     """
-    sentences = []
-    cosine = weight_cosine(work.weights, other.weights)
-    if cosine is not None and cosine >= bounds["weight_cosine"]:
-        equal = all(torch.equal(value, other.weights[name]) for name, value in work.weights.items())
-        if equal:
-            sentences.append("its weights are the same")
+    most = max(LEAST_COMMON, COMMON * len(works))
+    codes = [work.code for work in works.values() if len(work.code)]
+    if len(codes) <= most:
+        return works
+    values, counts = torch.cat(codes).unique(return_counts=True)
+    common = values[counts > most]
+    return {
+        name: replace(work, code=work.code[~torch.isin(work.code, common)])
+        for name, work in works.items()
+    }
+
+
+def compare_runs(work, other, bounds):
+    """What two submissions' main runs share beyond the policy's Similarity: a list of phrases."""
+    phrases = []
+    cosine = weight_cosine(work, other)
+    if cosine is not None and cosine >= bounds.weight_cosine:
+        if cosine > PRACTICALLY_SAME:
+            phrases.append("the weights are the same, or differ by next to nothing")
         else:
-            sentences.append(f"its weights are nearly the same (cosine {cosine:.5f})")
-    if (
-        work.predicted is not None
-        and other.predicted is not None
-        and work.predicted.shape == other.predicted.shape
-    ):
-        share, number = shared_mistakes(work.predicted, other.predicted, work.labels)
-        if number and share >= bounds["shared_mistakes"]:
-            sentences.append(
-                f"of {number:,} test images that both get wrong, {100 * share:.0f} % are taken for "
-                "the same class"
-            )
-    steps = equal_start(work.losses, other.losses)
-    if steps >= bounds["equal_losses"]:
-        sentences.append(f"the losses of its first {steps:,} steps are the same")
-    share, size = shared_code(work.code, other.code, template)
-    if size >= bounds["code_size"] and share >= bounds["shared_code"]:
-        sentences.append(
-            f"{100 * share:.0f} % of the code that is not the assignment's is the same"
+            phrases.append(f"the weights are nearly the same (cosine {cosine:.5f})")
+    share, number = shared_mistakes(work, other)
+    if number and share >= bounds.shared_mistakes:
+        phrases.append(
+            f"of {number:,} test images that both get wrong, {100 * share:.0f} % are taken for the "
+            "same class"
         )
+    steps = equal_start(work, other)
+    if steps >= bounds.equal_losses:
+        phrases.append(f"the losses of the first {steps:,} steps are the same")
+    return phrases
+
+
+def compare_code(work, other, bounds):
+    """What two submissions' own code shares beyond the policy's bounds: a list of phrases."""
+    share, size = shared_code(work, other)
+    if size < bounds.code_size or share < bounds.shared_code:
+        return []
+    return [f"{100 * share:.0f} % of the code that is not the assignment's is the same"]
+
+
+def find_similar(works, bounds, stored=None):
+    """Sentences on what each submission shares with others: name -> list of sentences.
+
+    Args:
+        works: name -> Work.
+        bounds: the policy's Similarity.
+        stored: the Work of the run that this project itself has stored, or None. Submissions that
+            hand it in are told so once; their runs are not compared with each other.
+    """
+    works = without_common_code(works)
+    with_stored = {}
+    if stored is not None:
+        for name, work in works.items():
+            with_stored[name] = compare_runs(work, stored, bounds)
+    others_of = {name: {} for name in works}  # name -> what is shared -> with whom
+    names = list(works)
+    for number, name in enumerate(names):
+        for other in names[number + 1 :]:
+            phrases = compare_code(works[name], works[other], bounds)
+            if not (with_stored.get(name) and with_stored.get(other)):
+                phrases = compare_runs(works[name], works[other], bounds) + phrases
+            if phrases:
+                text = ", and ".join(phrases)
+                others_of[name].setdefault(text, []).append(other)
+                others_of[other].setdefault(text, []).append(name)
+    sentences = {name: [] for name in works}
+    for name, shared in others_of.items():
+        if with_stored.get(name):
+            text = ", and ".join(with_stored[name])
+            sentences[name].append(
+                f"its run is also the one that this project has stored ({text}): ask whether the "
+                "notebook trained it or loaded it"
+            )
+        for text, others in shared.items():
+            sentences[name].append(f"shared with {join_names(others)}: {text}; {HONESTLY}")
     return sentences

@@ -54,6 +54,16 @@ def other_cells(notebook, template):
     return names
 
 
+def code_of(notebook):
+    """The sources of a notebook's code cells, without cell options: a list of strings."""
+    sources = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            lines = [line for line in cell.source.splitlines() if not line.startswith("#|")]
+            sources.append("\n".join(lines))
+    return sources
+
+
 def other_modules(submission):
     """Names of the submission's Python files that this copy has not, or has with other content."""
     names = []

@@ -6,13 +6,14 @@ The archive is read as data; what has to be run of it runs in the sandbox.
 Exit code: 0 all holds, 1 contradicted, 2 not verifiable.
 """
 import base64
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -25,6 +26,7 @@ from grading import (
     paper_numbers,
     records,
     sandbox,
+    similarity,
 )
 from grading.archive import Submission, read
 from grading.claim_check import Claim
@@ -32,8 +34,9 @@ from grading.findings import Finding, Verdict, format_value, join_names
 from grading.plausibility import check_plausibility
 from grading.policy import is_number, read_policy
 from grading.rerun import check_rerun, is_set
+from grading.roster import read_authors
 from grading.schema import Place, SchemaError, read_table
-from grading.template_diff import differences
+from grading.template_diff import code_of, differences, other_modules
 from report.freshness import definitions_hash, file_hash
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
@@ -110,6 +113,7 @@ def run_checks(verdict, submission, policy, data, rerun):
     """Enter into a verdict what each check finds, in the order in which a grader reads it."""
     template = nbformat.read(ROOT / policy.files.notebook, 4)
     notebook = submission.notebook(policy.files.notebook)
+    verdict.authors = read_authors(notebook)
     results = submission.json(policy.files.ledger)
     if not isinstance(results, dict):
         results = {}
@@ -131,11 +135,32 @@ def run_checks(verdict, submission, policy, data, rerun):
     if rerun:
         verdict.findings += check_rerun(submission, notebook, claims, policy, rerun)
     verdict.findings += unchecked_claims(claims, verdict.findings)
-    if "test_accuracy" in claims:
-        weights = network_measurements.weights_file(claims["test_accuracy"].source, policy)
-        if weights in submission.files:
-            verdict.weights = submission.hash(weights)
+    verdict.work = collect_work(documents, runs, policy)
     verdict.differences = differences(submission, notebook, template)
+
+
+def collect_work(documents, runs, policy):
+    """What of a submission is compared with others, a similarity.Work."""
+    submission = documents.submission
+    main = None
+    weights = {}
+    if "test_accuracy" in documents.claims:
+        source = documents.claims["test_accuracy"].source
+        main = runs.get(source)
+        file = network_measurements.weights_file(source, policy)
+        if file in submission.files:
+            with contextlib.suppress(SubmissionError):  # damaged: another finding says so
+                weights = submission.tensors(file)
+    names = other_modules(submission)
+    sources = [submission.files[name].decode(errors="replace") for name in names]
+    own = [ROOT / name for name in names if (ROOT / name).is_file()]
+    template_sources = [file.read_text(encoding="utf-8", errors="replace") for file in own]
+    return similarity.collect_work(
+        weights,
+        main,
+        [*code_of(documents.notebook), *sources],
+        [*code_of(documents.template), *template_sources],
+    )
 
 
 def check_numbers(verdict, documents, data, policy):
@@ -330,8 +355,11 @@ class StudyCode:
 
 
 def write_report(verdict, path):
-    """Write a verdict to a JSON file, which grade.py reads."""
-    content = asdict(verdict)
+    """Write a verdict to a JSON file, and beside it what is compared; grade.py reads both."""
+    work = verdict.work
+    if work:
+        similarity.write_work(Path(path).with_suffix(similarity.SUFFIX), work)
+    content = asdict(replace(verdict, work=None))
     content["first_page"] = base64.b64encode(verdict.first_page).decode()
     content["code"] = verdict.code
     content["reason"] = verdict.reason

@@ -21,8 +21,10 @@ from forgeries import (
 from grading_fixtures import judged, needs_sandbox
 from safetensors.torch import load
 
-from grading import network_measurements, verify
+from grading import network_measurements, similarity, verify
 from grading.archive import read
+from grading.grade import read_verdict
+from grading.points import award_points
 from report.freshness import MIME_TYPE
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
@@ -50,6 +52,23 @@ def test_an_honest_submission_holds(world, tmp_path, capsys):
     )
     assert verdict.first_page.startswith(b"\x89PNG")
     assert {row.verdict for row in verdict.findings} == {"holds", "recorded"}
+    check_what_is_stored(verdict, tmp_path / "a.new", claimed)
+
+
+def check_what_is_stored(verdict, file, claimed):
+    """The grade book reads points, authors and what is compared from the files of a verdict."""
+    verify.write_report(verdict, file)
+    stored = read_verdict(file)
+    assert (stored.code, stored.measured, stored.authors[0].student_number) == (0, claimed, "1815")
+    awards = {award.name: award for award in award_points(forgeries.POLICY.points, stored.findings)}
+    for name in ("block", "network", "training step", "training"):
+        assert awards[name].points == awards[name].maximum, awards[name].reason
+    low, high = forgeries.POLICY.points.item[4].ramp
+    share = min(max((claimed - low) / (high - low), 0), 1)
+    assert awards["test accuracy"].points == pytest.approx(20 * share, abs=0.01)
+    assert awards["one more epoch"].reason == "nothing is claimed of one-more-epoch/*"
+    work = similarity.read_work(file.with_suffix(similarity.SUFFIX))
+    assert len(work.weights) == similarity.SKETCH and len(work.losses) and len(work.predicted)
 
 
 def forged_predictions(world):

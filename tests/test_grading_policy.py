@@ -46,6 +46,45 @@ MISTAKES = {
     "bounds_reversed": ("[1.0, 30.0]", "[30.0, 1.0]", "plausible.first_loss is [30.0, 1.0]; expec"),
     "one_bound": ("[1.0, 30.0]", "[1.0]", "plausible.first_loss is [1.0]; expected [lowest, high"),
     "no_time": ("seconds = 900", "seconds = 0", "verdict.seconds is 0; expected a number above 0"),
+    "no_points": ("[points]", "[point]", "point is an unknown key; did you mean points"),
+    "sum_of_points": ("total = 100", "total = 90", "points.total is 90, but the items sum to 100"),
+    "unknown_claim": (
+        '"block_difference"]',
+        '"block_diference"]',
+        "points, item 'block': 'block_diference' fits no claim and no check; known are param",
+    ),
+    "ramp_reversed": (
+        "ramp = [60, 80]",
+        "ramp = [80, 60]",
+        "item 'test accuracy': ramp is [80.0, 60.0]; expected [value without points, value with",
+    ),
+    "negative_cost": ("each = 5", "each = -5", "points.contradiction.each is -5; expected a num"),
+    "deadline_without_zone": (
+        "[deadline]",
+        '[deadline]\ntime = "2026-12-01 23:59"',
+        "deadline.zone is missing",
+    ),
+    "unknown_zone": (
+        "[deadline]",
+        '[deadline]\ntime = "2026-12-01 23:59"\nzone = "Seoul"',
+        "deadline.zone is 'Seoul'; expected the name of a time zone like",
+    ),
+    "no_time_of_day": (
+        "[deadline]",
+        '[deadline]\ntime = "tomorrow"\nzone = "Asia/Seoul"',
+        "deadline.time is 'tomorrow'; expected a time like",
+    ),
+    "two_zones": (
+        "[deadline]",
+        '[deadline]\ntime = "2026-12-01T23:59Z"\nzone = "Asia/Seoul"',
+        "deadline.time has a time zone of its own",
+    ),
+    "share_above_one": (
+        "shared_mistakes = 0.9",
+        "shared_mistakes = 90",
+        "similarity.shared_mistakes is 90; expected a number between 0 and 1",
+    ),
+    "no_steps": ("equal_losses = 50", "equal_losses = 0", "similarity.equal_losses is 0; expected"),
     "no_toml": ("[verdict]", "[verdict", "is not valid TOML: "),
 }
 
@@ -105,3 +144,12 @@ TOLERANCES = [
 @pytest.mark.parametrize("tolerance, computed, claimed, agrees", TOLERANCES)
 def test_values_agree_within_a_tolerance(tolerance, computed, claimed, agrees):
     assert tolerance.agrees(computed, claimed) is agrees
+
+
+def test_a_deadline_has_a_time_zone(tmp_path):
+    text = FILE.read_text(encoding="utf-8")
+    file = tmp_path / "policy.toml"
+    file.write_text(text.replace("# time", "time").replace("# zone", "zone"), encoding="utf-8")
+    moment = read_policy(file).deadline.moment
+    assert moment.isoformat() == "2026-12-01T23:59:00+09:00"
+    assert read_policy().deadline is None

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from helpers import LEFT_OUT, NOTEBOOK, ROOT, RUN, change_notebook, change_results, needs_weights
 
-from report.freshness import MIME_TYPE, code_hash, results_hash
+from report.freshness import MIME_TYPE, code_hash, file_hash, results_hash
 from tools import packing, run_notebook
 
 NAMES = ("Ada Lovelace", "1815", "London", "ada@example.org", "ada")
@@ -199,6 +199,8 @@ def test_zip_verifies_and_compiles_elsewhere(with_paper, tmp_path):
     assert done.returncode == 0, done.stderr
     file = with_paper / "build" / "submission.zip"
     assert file.stat().st_size < 40e6
+    receipt = (with_paper / "build" / "receipt.html").read_text()
+    assert file_hash(file) in receipt and "<td>block</td>" in receipt
     zipfile.ZipFile(file).extractall(tmp_path)
     folder = tmp_path / "resnet-cifar10"  # the archive's only folder
     assert (folder / "checkpoints" / RUN / "weights.safetensors").exists()

@@ -1,16 +1,39 @@
 """Points: the policy's table is checked when read, and each point lost names its reason."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from helpers import POLICY, ROOT
 
-from grading.points import PointsError, award_points, read_scheme
+from grading.points import award_points
+from grading.policy import Points, check_points, known_names
+from grading.schema import Place, SchemaError, read_table
 
-KNOWN = ("parameters", "layer_output/1", "layer_output/2", "test_accuracy", "files")
+KNOWN = known_names(POLICY)
 BLOCK = {"name": "Layers", "points": 40, "claims": ["parameters", "layer_output/*"]}
-ACCURACY = {"name": "Accuracy", "points": 30, "claims": ["test_accuracy"], "ramp": [70, 80]}
+ACCURACY = {
+    "name": "Accuracy",
+    "points": 30,
+    "claims": ["test_accuracy", "weights"],
+    "ramp": [70, 80],
+}
 TEXT = {"name": "Text", "points": 30, "by_hand": True}
-TABLE = {"item": [BLOCK, ACCURACY, TEXT]}
+FREE = {"each": 0, "most": 0}
+TABLE = {
+    "total": 100,
+    "assignment": "ResNet",
+    "unverified": "open",
+    "contradiction": FREE,
+    "item": [BLOCK, ACCURACY, TEXT],
+}
+
+
+def read_points(table, **changes):
+    place = Place("policy.toml", ("points",))
+    points = read_table(Points, table | changes, place, strict=True)
+    check_points(points, KNOWN, place)
+    return points
 
 
 def finding(claim, verdict="holds", found=None, message=""):
@@ -34,7 +57,7 @@ def total(awards):
 
 
 def test_what_holds_gets_its_points_and_text_waits_for_a_person():
-    awards = award_points(read_scheme(TABLE, KNOWN), findings())
+    awards = award_points(read_points(TABLE), findings())
     assert [(award.name, award.points, award.open) for award in awards] == [
         ("Layers", 40, 0),
         ("Accuracy", 30, 0),
@@ -43,69 +66,108 @@ def test_what_holds_gets_its_points_and_text_waits_for_a_person():
 
 
 def test_a_contradiction_costs_its_share_and_names_its_finding():
-    awards = award_points(read_scheme(TABLE, KNOWN), findings(parameters="contradicted"))
-    assert awards[0].points == pytest.approx(40 * 2 / 3, abs=0.01)
+    rows = findings(parameters="contradicted")
+    awards = award_points(read_points(TABLE), rows)
+    assert awards[0].points == pytest.approx(40 * 2 / 3, abs=0.01) and len(awards) == 3
     assert awards[0].reason == "parameters differ"
-    dear = read_scheme(TABLE | {"contradiction": 10}, KNOWN)
-    more = award_points(dear, findings(parameters="contradicted"))
-    assert more[-1].points == -10 and "parameters differ" in more[-1].reason
-    ruin = read_scheme(TABLE | {"contradiction": 1000}, KNOWN)
-    assert total(award_points(ruin, findings(parameters="contradicted")))[0] == pytest.approx(0)
+    dear = award_points(read_points(TABLE, contradiction={"each": 10, "most": 15}), rows)
+    assert dear[-1].points == -10 and "parameters differ" in dear[-1].reason
+    rows.append(finding("paper", "contradicted"))
+    assert award_points(read_points(TABLE, contradiction={"each": 10, "most": 15}), rows)[
+        -1
+    ].points == -15
+    ruin = read_points(TABLE, contradiction={"each": 1000, "most": 1000})
+    assert total(award_points(ruin, rows))[0] == pytest.approx(0)
+
+
+def test_a_claim_counts_once_however_often_it_was_checked():
+    rows = findings() + [finding("parameters", "contradicted", message="the weights differ")]
+    award = award_points(read_points(TABLE), rows)[0]
+    assert award.points == pytest.approx(40 * 2 / 3, abs=0.01)
+    assert award.reason == "the weights differ"
 
 
 @pytest.mark.parametrize(
-    "rule, points, still_open", [("open", 20, 20), ("lost", 20, 0), ("given", 40, 0)]
+    "rule, points, still_open", [("open", 50, 50), ("lost", 50, 0), ("given", 100, 0)]
 )
 def test_the_policy_says_what_becomes_of_unverified_claims(rule, points, still_open):
-    scheme = read_scheme({"item": [BLOCK | {"points": 100}], "unverified": rule}, KNOWN)
+    scheme = read_points(TABLE, item=[BLOCK | {"points": 100}], unverified=rule)
     rows = findings(**{"layer_output/1": "unverified"})[:2]
     award = award_points(scheme, rows)[0]
-    assert award.points == points * 2.5 and award.open == still_open * 2.5
+    assert (award.points, award.open) == (points, still_open)
 
 
 @pytest.mark.parametrize("value, points", [(60, 0), (70, 0), (75, 15), (80, 30), (99, 30)])
 def test_a_ramp_gives_part_of_the_points(value, points):
     rows = findings()
     rows[-1].found = value
-    award = award_points(read_scheme(TABLE, KNOWN), rows)[1]
+    award = award_points(read_points(TABLE), rows)[1]
     assert award.points == points and (points == 30) == (award.reason == "")
 
 
-def test_an_accuracy_that_nobody_measured_stays_open():
-    rows = findings(test_accuracy="unverified")
-    rows[-1].found = None
-    award = award_points(read_scheme(TABLE, KNOWN), rows)[1]
-    assert (award.points, award.open) == (0, 30)
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        (finding("test_accuracy", "unverified"), "test_accuracy could not be computed"),
+        (finding("weights", "unverified", message="weights are missing"), "weights are missing"),
+    ],
+)
+def test_an_accuracy_that_nobody_measured_stays_open(row, reason):
+    rows = [*findings()[:-1], row]
+    if row.claim == "weights":
+        rows = [*findings(), row]
+    else:
+        row.message = reason
+    award = award_points(read_points(TABLE), rows)[1]
+    assert (award.points, award.open, award.reason) == (0, 30, reason)
 
 
 def test_a_claim_that_is_missing_gets_nothing():
-    award = award_points(read_scheme(TABLE, KNOWN), findings()[1:])[0]
-    assert award.points == 0 and award.reason == "parameters is not claimed"
+    award = award_points(read_points(TABLE), findings()[1:])[0]
+    assert award.points == pytest.approx(40 * 2 / 3, abs=0.01)
+    assert award.reason == "nothing is claimed of parameters"
+
+
+def test_an_archive_that_cannot_be_read_stays_open():
+    row = finding("submission", "unverified", message="the archive is damaged")
+    awards = award_points(read_points(TABLE), [row])
+    assert total(awards) == (0, 100)
+    assert awards[0].reason == "the archive is damaged"
 
 
 @pytest.mark.parametrize(
-    "table, words",
+    "changes, words",
     [
-        ({}, "has no .*points.item"),
-        ({"item": []}, "has no .*points.item"),
-        ({"item": [TEXT]}, "sum to 30 points, not 100"),
-        ({"item": [BLOCK, BLOCK]}, "two items named 'Layers'"),
-        ({"item": [TEXT], "bonus": 5}, "the key 'bonus'"),
-        ({"item": [TEXT | {"points": "30"}]}, "points of item 1 .* is '30'"),
-        ({"item": [TEXT | {"points": -1}]}, "zero or more"),
-        ({"item": [{"points": 3}]}, "item 1 of .points. has no name"),
-        ({"item": [{"name": "a"}]}, "has no points"),
-        ({"item": [{"name": "a", "points": 1}]}, "needs claims"),
-        ({"item": [BLOCK | {"claims": ["acuracy"]}]}, "is named 'acuracy'"),
+        ({"item": []}, "points.total is 100, but the items sum to 0 points"),
+        ({"item": [TEXT]}, "but the items sum to 30 points"),
+        ({"item": [BLOCK, BLOCK]}, "item 'Layers' needs a name that no other item has"),
+        ({"item": [TEXT | {"name": " "}]}, "needs a name"),
+        ({"bonus": 5}, "points.bonus is an unknown key"),
+        ({"item": [TEXT | {"points": "30"}]}, "points.item.1.points is '30'; expected a number"),
+        ({"item": [TEXT | {"points": -1}]}, "points is -1; expected a number of at least 0"),
+        ({"item": [{"points": 3}]}, "points.item.1.name is missing"),
+        ({"item": [{"name": "a"}]}, "points.item.1.points is missing"),
+        ({"item": [{"name": "a", "points": 1}]}, r'needs claims = \["…"\] or by_hand = true'),
+        ({"item": [BLOCK | {"claims": ["acuracy"]}]}, "'acuracy' fits no claim and no check"),
+        ({"item": [BLOCK | {"claims": ["class_acuracy/*"]}]}, "fits no claim and no check"),
         ({"item": [TEXT | {"claims": ["files"]}]}, "remove either"),
-        ({"item": [ACCURACY | {"ramp": [80, 70]}]}, "below the second"),
-        ({"item": [ACCURACY | {"ramp": 70}]}, "two numbers"),
-        ({"item": [BLOCK | {"ramp": [1, 2]}]}, "exactly one claim"),
-        ({"item": [TEXT | {"points": 100}], "unverified": "zero"}, "one of open, lost, given"),
-        ({"item": ["Text"]}, "is no table"),
+        ({"item": [ACCURACY | {"ramp": [80, 70]}]}, "the first below the second"),
+        ({"item": [ACCURACY | {"ramp": [70]}]}, "expected .value without points, value with all"),
+        ({"item": [ACCURACY | {"ramp": 70}]}, "points.item.1.ramp is 70; expected a list"),
+        ({"unverified": "zero"}, "points.unverified is 'zero'; expected one of open, lost, given"),
+        ({"contradiction": 5}, "points.contradiction is 5; expected a table"),
+        ({"contradiction": {"each": -5, "most": 5}}, "contradiction.each is -5; expected"),
+        ({"item": ["Text"]}, "points.item.1 is 'Text'; expected a table"),
     ],
 )
-def test_mistakes_of_the_policy_are_one_sentence(table, words):
-    with pytest.raises(PointsError, match=words) as error:
-        read_scheme(table, KNOWN)
-    assert "\n" not in str(error.value)
+def test_mistakes_of_the_policy_are_one_sentence(changes, words):
+    with pytest.raises(SchemaError, match=words) as error:
+        read_points(TABLE, **changes)
+    assert str(error.value).startswith("policy.toml: points") and "\n" not in str(error.value)
+
+
+def test_the_names_that_points_may_fit_are_those_of_the_notebook():
+    claims = json.loads((ROOT / "report" / "results.json").read_text())["claims"]
+    others = ("run ", "files", "data", "paper", "submission", "claims", "runs", "weights")
+    known = [name for name in KNOWN if not name.startswith((*others, "definitions", "rerun"))]
+    assert set(known) <= set(claims)

@@ -16,11 +16,14 @@ import re
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 
 from grading.archive import read
+from grading.feedback import feedback_page
+from grading.points import award_points
 from grading.policy import read_policy
 from grading.records import check_files
 from grading.verify import judge, load_images
@@ -216,7 +219,7 @@ def check_freshness(submission, policy):
 
 
 def check_numbers(submission, policy):
-    """Raise PackingError if make verify would contradict the submission."""
+    """The Verdict on the submission; raises PackingError if make verify would contradict it."""
     verdict = judge(submission, policy, load_images())
     contradicted = [
         finding.message for finding in verdict.findings if finding.verdict == "contradicted"
@@ -226,6 +229,29 @@ def check_numbers(submission, policy):
             f"make verify contradicts {len(contradicted)} of the submission's claims; the first: "
             f"{contradicted[0]}. {AGAIN}"
         )
+    return verdict
+
+
+def write_receipt(verdict, archive, policy):
+    """Write build/receipt.html: what a grader with this policy will see of an archive.
+
+    Args:
+        verdict: the Verdict on what is packed.
+        archive: the path of the zip file.
+        policy: a Policy.
+    """
+    shown = replace(verdict, first_page=base64.b64encode(verdict.first_page).decode())
+    page = feedback_page(
+        f"Receipt for {archive.name}",
+        shown,
+        award_points(policy.points, verdict.findings),
+        digest=file_hash(archive),
+        note="This is what the grader sees of this archive, by the policy in this folder. Your "
+        "teacher's policy may differ.",
+    )
+    receipt = BUILD / "receipt.html"
+    receipt.write_text(page, encoding="utf-8")
+    print_written(receipt)
 
 
 def check_size(archive, files, limit):
@@ -245,7 +271,7 @@ def check_size(archive, files, limit):
 
 
 def make_zip():
-    """Write build/submission.zip, which is handed in; print its path and size.
+    """Write build/submission.zip, which is handed in, and build/receipt.html, its receipt.
 
     Raises:
         PackingError: the submission holds placeholders, is stale, contradicted or too large.
@@ -254,8 +280,15 @@ def make_zip():
     submission = read(ROOT, policy)
     check_freshness(submission, policy)
     check_placeholders()
-    check_numbers(submission, policy)
     weights = os.environ.get("WEIGHTS", "1") != "0"
+    if not weights:  # what is not packed is not judged
+        kept = {
+            name: data
+            for name, data in submission.files.items()
+            if not name.endswith(f"/{WEIGHTS}")
+        }
+        submission = replace(submission, files=kept)
+    verdict = check_numbers(submission, policy)
     limit = LIMIT_WITH_WEIGHTS if weights else LIMIT_WITHOUT_WEIGHTS
     notebook = read_notebook(NOTEBOOK)
     files = submission_files(notebook, weights)
@@ -270,6 +303,7 @@ def make_zip():
         raise
     os.replace(new, target)
     print_written(target)
+    write_receipt(verdict, target, policy)
 
 
 # ---------------------------------------------------------------------------------- make colab

@@ -1,0 +1,321 @@
+"""The grade book: whose archives they are, their points, and the files that go back.
+
+grade.py judges the archives; here their verdicts become points of students, feedback pages and the
+files that Canvas, Moodle and Gradescope import.
+"""
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from grading import grade_exports
+from grading.feedback import feedback_page
+from grading.findings import Finding, join_names
+from grading.points import award_points
+from grading.roster import Match, RosterError, match_archive, read_table
+
+BY_HAND = "by_hand.csv"
+BY_HAND_COLUMNS = ("archive", "student", "item", "points", "at most", "reason")
+MOST_COMMENTS = 2_000  # characters of a comment in Moodle
+
+
+@dataclass
+class Entry:
+    """An archive in the grade book.
+
+    Attributes:
+        archive: its name.
+        verdict: its StoredVerdict.
+        match: whose it is, a Match; None without a roster.
+        awards: its points, a list of Award.
+        page: the path of its feedback page below build/, "" before it is written.
+    """
+
+    archive: str
+    verdict: object
+    match: Match | None
+    awards: list = field(default_factory=list)
+    page: str = ""
+
+    @property
+    def student(self):
+        """The Student whose archive it is, or None."""
+        return self.match.student if self.match else None
+
+    @property
+    def points(self):
+        """The points given so far."""
+        return round(sum(award.points for award in self.awards), 2)
+
+    @property
+    def open(self):
+        """The points that a person still decides."""
+        return round(sum(award.open for award in self.awards), 2)
+
+    @property
+    def maximum(self):
+        """The most that can be reached."""
+        return round(sum(award.maximum for award in self.awards), 2)
+
+
+@dataclass
+class Course:
+    """What is graded: where it lies, and by which roster and policy.
+
+    Attributes:
+        folder: the folder of submissions.
+        roster: a Roster, or None.
+        policy: a Policy.
+        by_hand: (archive, item's name) -> points that a person has given.
+    """
+
+    folder: Path
+    roster: object
+    policy: object
+    by_hand: dict = field(default_factory=dict)
+
+    def match(self, name, authors=()):
+        """The Match of a file of the course, None without a roster."""
+        if self.roster is None:
+            return None
+        deadline = self.policy.deadline.moment if self.policy.deadline else None
+        try:
+            return match_archive(name, authors, self.roster, self.folder, deadline)
+        except RosterError as error:  # Gradescope's list is damaged
+            return Match(None, str(error))
+
+    def entry(self, name, verdict):
+        """The Entry of an archive with its StoredVerdict."""
+        findings = verdict.findings
+        if not findings:  # judging it did not end
+            findings = [Finding("submission", "unverified", verdict.reason)]
+        awards = []
+        for award in award_points(self.policy.points, findings):
+            given = self.by_hand.get((name, award.name))
+            if given is not None and award.open:
+                given = min(given, award.open)
+                reason = f"{given:g} of {award.open:g} given by a person"
+                if award.reason and award.open < award.maximum:
+                    reason += f"; {award.reason}"
+                award = replace(award, points=award.points + given, open=0.0, reason=reason)
+            awards.append(award)
+        return Entry(name, verdict, self.match(name, verdict.authors), awards)
+
+
+# ------------------------------------------------------------------------------- points by a person
+
+
+def read_by_hand(build, policy):
+    """The points that a person has entered into build/by_hand.csv: (archive, item) -> points.
+
+    Raises RosterError if the file cannot be read or has points that the policy does not allow.
+    """
+    file = build / BY_HAND
+    if not file.exists():
+        return {}
+    columns, rows = read_table(file, "the file")
+    missing = [name for name in ("archive", "item", "points") if name not in columns]
+    if missing:
+        raise RosterError(f"the file {file} has no column {missing[0]!r}: add it")
+    most = {item.name: item.points for item in policy.points.item}
+    given = {}
+    for number, row in enumerate(rows, 2):
+        text = row["points"].strip().replace(",", ".")
+        item = row["item"]
+        if not text or item not in most:
+            continue
+        try:
+            points = float(text)
+        except ValueError:
+            points = -1
+        if not 0 <= points <= most[item]:
+            raise RosterError(
+                f"the file {file}, line {number}: {item} gets {row['points']!r}; expected a number "
+                f"from 0 to {most[item]:g}"
+            )
+        given[row["archive"], item] = points
+    return {(_without_apostrophe(name), item): value for (name, item), value in given.items()}
+
+
+def _without_apostrophe(text):
+    """A name as it was before grade_exports.spreadsheet_text protected it."""
+    rest = text.removeprefix("'")
+    if grade_exports.spreadsheet_text(rest) == text:
+        return rest
+    return text
+
+
+def write_by_hand(build, entries, course):
+    """Write build/by_hand.csv: a line for each item that a person decides, with what was given."""
+    rows = []
+    for entry in entries:
+        for award in entry.awards:
+            given = course.by_hand.get((entry.archive, award.name))
+            if not award.open and given is None:
+                continue
+            student = entry.student.name if entry.student else ""
+            rows.append(
+                {
+                    "archive": grade_exports.spreadsheet_text(entry.archive),
+                    "student": grade_exports.spreadsheet_text(student),
+                    "item": award.name,
+                    "points": "" if given is None else f"{given:g}",
+                    "at most": f"{award.open or award.maximum:g}",
+                    "reason": grade_exports.spreadsheet_text(award.reason),
+                }
+            )
+    (build / BY_HAND).write_bytes(grade_exports.csv_bytes(BY_HAND_COLUMNS, rows))
+
+
+# ------------------------------------------------------------------------------------------ notices
+
+
+def count_archives(entries):
+    """How many archives each student has: id of the Student object -> list of Entry."""
+    owned = {}
+    for entry in entries:
+        if entry.student:
+            owned.setdefault(id(entry.student), []).append(entry)
+    return owned
+
+
+def list_notices(entries, unread, missing, course):
+    """What a person has to look at, a list of sentences.
+
+    Args:
+        entries: a list of Entry.
+        unread: names of files that are no archives.
+        missing: Students without a submission.
+        course: a Course.
+    """
+    notices = []
+    if unread:
+        notices.append(f"not archives that are read: {join_names(unread)}")
+    if course.roster is None:
+        return notices
+    for entry in entries:
+        if not entry.student:
+            notices.append(f"{entry.archive} is nobody's: {entry.match.reason}")
+    for archives in count_archives(entries).values():
+        if len(archives) > 1:
+            names = join_names([entry.archive for entry in archives])
+            notices.append(
+                f"{archives[0].student.name} has {len(archives)} archives, none of which is "
+                f"exported: {names}; keep one in the folder"
+            )
+    if missing:
+        names = join_names([student.name for student in missing], most=100)
+        notices.append(f"students without an archive ({len(missing)}): {names}")
+    unknown = [entry.archive for entry in entries if entry.student and entry.match.late is None]
+    if unknown and course.policy.deadline:
+        notices.append(f"no time of submission is known of {join_names(unknown)}")
+    return notices
+
+
+def students_without(entries, others, roster):
+    """Students of a roster to whom neither an archive nor another file was matched.
+
+    `others` are Matches of other files.
+    """
+    if roster is None:
+        return []
+    seen = {id(match.student) for match in others if match and match.student}
+    seen |= {id(entry.student) for entry in entries if entry.student}
+    return [student for student in roster.students if id(student) not in seen]
+
+
+# -------------------------------------------------------------------------------------------- files
+
+
+def file_name(text, taken):
+    """A name for a file from any text, not yet in the set `taken`, to which it is added."""
+    plain = re.sub(r"[^\w.-]+", "-", text).strip("-.")[:80] or "archive"
+    name = plain
+    number = 2
+    while name.casefold() in taken:
+        name = f"{plain}-{number}"
+        number += 1
+    taken.add(name.casefold())
+    return name
+
+
+def archive_digest(path):
+    """SHA-256 of an archive, "" for a folder."""
+    if path.is_dir():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_feedback(build, entries, paths):
+    """Write a page for each Entry to build/feedback/, and enter its name.
+
+    Args:
+        build: the folder build/.
+        entries: a list of Entry, whose verdicts say nothing yet of other students.
+        paths: archive's name -> its path.
+    """
+    folder = build / "feedback"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    taken = set()
+    for entry in entries:
+        title = entry.archive
+        name = Path(entry.archive).with_suffix("").as_posix()
+        if entry.student:
+            title = entry.student.name or entry.student.id
+            name = f"{entry.student.id}-{title}"
+        late = entry.match.late if entry.match else None
+        digest = archive_digest(paths[entry.archive])
+        page = feedback_page(f"Feedback: {title}", entry.verdict, entry.awards, late, digest)
+        entry.page = f"feedback/{file_name(name, taken)}.html"
+        (build / entry.page).write_text(page, encoding="utf-8")
+
+
+def write_exports(build, entries, course):
+    """Write what the learning management systems import; return the files, a list of paths."""
+    results = build / "gradescope"
+    shutil.rmtree(results, ignore_errors=True)
+    for entry in entries:
+        folder = results / entry.archive
+        folder.mkdir(parents=True)
+        text = grade_exports.gradescope_results(entry.awards, entry.verdict.seconds)
+        (folder / "results.json").write_text(text, encoding="utf-8")
+    for kind in ("canvas", "moodle"):
+        (build / f"{kind}.csv").unlink(missing_ok=True)
+    roster = course.roster
+    if roster is None or roster.kind == "plain":
+        return [results]
+    single = [found[0] for found in count_archives(entries).values() if len(found) == 1]
+    points = {entry.student.lms_id: f"{entry.points:g}" for entry in single}
+    if roster.kind == "canvas":
+        scheme = course.policy.points
+        content = grade_exports.canvas_export(
+            roster, points, scheme.assignment, f"{scheme.total:g}"
+        )
+    else:
+        comments = {entry.student.lms_id: comment_of(entry) for entry in single}
+        content = grade_exports.moodle_export(roster, points, comments)
+    file = build / f"{roster.kind}.csv"
+    file.write_bytes(content)
+    return [file, results]
+
+
+def comment_of(entry):
+    """A short comment on the points of an Entry, for a grade book."""
+    parts = []
+    for award in entry.awards:
+        text = f"{award.name}: {award.points:g}"
+        if award.maximum:
+            text += f" of {award.maximum:g}"
+        if award.open:
+            text += f" (up to {award.open:g} more by a person)"
+        elif award.reason:
+            text += f" ({award.reason})"
+        parts.append(text)
+    comment = "; ".join(parts)
+    if len(comment) > MOST_COMMENTS:
+        comment = f"{comment[:MOST_COMMENTS]} …"
+    return comment
