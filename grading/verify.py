@@ -198,7 +198,12 @@ def check_paper(verdict, documents, runs, handed_in, rebuilt, policy):
     """
     verdict.first_page = paper_comparison.first_page(handed_in)
     explanations = paper_numbers.collect_explanations(
-        documents.submission, documents.template, documents.claims, runs, policy
+        documents.submission,
+        documents.notebook,
+        documents.template,
+        documents.claims,
+        runs,
+        policy,
     )
     verdict.findings += paper_comparison.compare(
         handed_in, rebuilt.result(), explanations, documents.claims
