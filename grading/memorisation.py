@@ -21,7 +21,7 @@ CERTAIN = 4  # standard errors by which a loss exceeds its bound before it prove
 # all were better on training images.
 BOUNDS = {"noise": 4.0, "shift": 12.0, "mirror": 15.0, "training": 4.0}
 CHANGES = {
-    "noise": f"once each pixel changes by up to {GREY_LEVELS} of 255 grey levels, which nobody sees",
+    "noise": f"once each pixel changes by {GREY_LEVELS} of 255 grey levels, which nobody sees",
     "shift": "once each image moves by one pixel",
     "mirror": "of their mirror images",
     "training": "of as many training images, which a network knows better than test images",
@@ -33,7 +33,7 @@ class Probes:
     """Images on which a network is also evaluated.
 
     Attributes:
-        images: uint8 (3N, 3, 32, 32): test images with noise, then moved ones, then training images.
+        images: uint8 (3N, 3, 32, 32): test images with noise, moved ones, training images.
         chosen: which test images they are made of, a tensor (N,).
         labels: kind -> the labels, a tensor (N,).
     """

@@ -212,7 +212,7 @@ def _is_outside(page, other):
 
 
 def compare_content(handed_in, rebuilt):
-    """Findings on what the PDF handed in has beyond text and pictures, which the rebuilt has not."""
+    """Findings on what the PDF handed in has beyond text and pictures, and the rebuilt has not."""
     there, here = (
         read_value(
             list[str],

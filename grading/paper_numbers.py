@@ -101,10 +101,8 @@ class Explanations:
 
 def find_numbers(text):
     """The numbers in a text, a list of PaperNumber, whatever its digits look like."""
-    normal = unicodedata.normalize("NFKC", text)
-    normal = INVISIBLE.sub("", normal).replace("\\%", "%")
     numbers = []
-    for match in NUMBER.finditer(normal):
+    for match in NUMBER.finditer(_plain(text)):
         decimals = match["decimals"] or ""
         digits = match["whole"].replace(",", "") + decimals
         numbers.append(
@@ -116,6 +114,11 @@ def find_numbers(text):
             )
         )
     return numbers
+
+
+def _plain(text):
+    """Text in one form of Unicode, without invisible letters and LaTeX's form of the % sign."""
+    return INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("\\%", "%")
 
 
 def _ascii_digits(text):
@@ -229,14 +232,14 @@ def _template_numbers(template):
 
 
 def sentences(text):
-    """The sentences of a text, a list of strings in one form of Unicode; "et al." ends none."""
-    normal = unicodedata.normalize("NFKC", text)
-    return re.split(r"(?<=[.!?])(?<!\bal\.)(?<!\bFig\.)\s+(?=\S)", INVISIBLE.sub("", normal))
+    """The sentences of a text, a list of strings; "et al." ends none."""
+    return re.split(r"(?<=[.!?])(?<!\bal\.)(?<!\bFig\.)\s+(?=\S)", _plain(text))
 
 
 def _numbers_in_context(text):
     """Yield each number of a text, a PaperNumber, with (word before, number, word after)."""
-    for match in NUMBER.finditer(INVISIBLE.sub("", unicodedata.normalize("NFKC", text))):
+    text = _plain(text)
+    for match in NUMBER.finditer(text):
         before = re.findall(r"\w+|±", text[max(match.start() - 40, 0) : match.start()])
         after = re.findall(r"\w+", text[match.end() : match.end() + 40])
         (number,) = find_numbers(match[0].strip()) or (None,)
@@ -307,7 +310,7 @@ def check_numbers(texts, explanations, claims):
 def _unexplained(text, kind, explanations):
     """The numbers of a text, as they are written, that nothing explains."""
     known = explanations.typed if kind == "typed" else explanations.computed
-    parts = [unicodedata.normalize("NFKC", text)]
+    parts = [_plain(text)]
     if kind in ("typed", "computed"):
         parts = sentences(text)
     for part in parts:
@@ -344,7 +347,7 @@ def _is_level(number, sentence):
 
 
 def _is_tick(number, numbers):
-    """Whether a whole share in a figure is a tick of an axis: two more are as far from each other."""
+    """Whether a whole share in a figure is a tick of an axis: two more are as far apart."""
     values = {other.value for other, _ in numbers if other.is_percent and not other.decimals}
     steps = {abs(value - number.value) for value in values} - {0}
     return any(
@@ -390,8 +393,8 @@ def check_pages(pages, texts, explanations):
         ]
         if written:
             message = (
-                f"page {page} says {', '.join(dict.fromkeys(written))}, but no text of the notebook "
-                "does: a formula may have put it together"
+                f"page {page} says {', '.join(dict.fromkeys(written))}, but no text of the "
+                "notebook does: a formula may have put it together"
             )
             findings.append(Finding("paper", "unverified", message))
     return findings

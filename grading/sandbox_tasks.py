@@ -304,8 +304,11 @@ def table_rows(data):
     yield rest
 
 
+RUN_FILES = ("run.json", "history.csv", "losses.csv", "predictions.safetensors")
+
+
 def rerun_notebook():
-    """The results.json of a new run of the notebook, in a copy of the project."""
+    """What a new run of the notebook leaves: its results.json and the runs that it trained."""
     shutil.copytree(HERE, "/tmp/project")
     os.chdir("/tmp/project")
     (notebook,) = map(str, Path("notebooks").glob("*.ipynb"))
@@ -314,7 +317,13 @@ def rerun_notebook():
     if done.returncode:
         last = " ".join(done.stderr.split()[-40:])
         raise SystemExit(f"the notebook did not run to its end: {last}")
-    return {"results.json": Path("build/results.json").read_bytes()}
+    files = {"results.json": Path("build/results.json").read_bytes()}
+    runs = Path(os.environ.get("RUNS", "build/checkpoints"))
+    for folder in sorted(runs.glob("*/")):
+        for name in (*RUN_FILES, "weights.safetensors"):
+            if (folder / name).is_file():
+                files[f"runs/{folder.name}/{name}"] = (folder / name).read_bytes()
+    return files
 
 
 TASKS = {

@@ -129,7 +129,9 @@ def run_checks(verdict, submission, policy, data, rerun):
         message = f"the paper was not compared with the notebook: {error}"
         verdict.findings.append(Finding("paper", kind, message))
     if rerun:
-        verdict.findings += check_rerun(submission, notebook, claims, policy, rerun)
+        verdict.findings += check_rerun(
+            submission, notebook, template, claims, policy, rerun, data
+        )
     verdict.findings += unchecked_claims(claims, verdict.findings)
     if "test_accuracy" in claims:
         weights = network_measurements.weights_file(claims["test_accuracy"].source, policy)
