@@ -132,9 +132,12 @@ class Submission:
         for cell in notebook.cells:
             if len(cell.source) > MOST_LETTERS:
                 raise ArchiveError(f"{name} has a cell of more than {MOST_LETTERS:,} characters")
-            open_comments += cell.source.rpartition("-->")[2].count("<!--")
+            if cell.cell_type == "markdown":
+                open_comments += cell.source.rpartition("-->")[2].count("<!--")
         if open_comments > MOST_OPEN_COMMENTS:
-            raise ArchiveError(f"{name} has {open_comments:,} comments (<!--) that do not end (-->)")
+            raise ArchiveError(
+                f"{name} has {open_comments:,} comments (<!--) that do not end (-->): delete them"
+            )
         return notebook
 
 

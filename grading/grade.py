@@ -128,7 +128,8 @@ def verdict_key(path, root=ROOT):
 def _data_files():
     """The images that weights are evaluated on: their folder and two levels of what is in it."""
     folder = data_folder().resolve()
-    return [path for level in (".", "*", "*/*") for path in sorted(folder.glob(level))]
+    below = [path for level in ("*", "*/*") for path in sorted(folder.glob(level))]
+    return [folder, *below] if folder.exists() else []
 
 
 # --------------------------------------------------------------------------------------- judging

@@ -75,11 +75,11 @@ def notebook_with(*cells):
 
 HOSTILE = {
     "notebook_of_many_cells": (
-        changed(BOOK, notebook_with(*100_000 * [EMPTY])),
+        changed(BOOK, notebook_with(*100_000 * [EMPTY]), zipfile.ZIP_STORED),
         "has more than 1,000 cells",
     ),
     "notebook_of_comments_without_end": (
-        changed(BOOK, notebook_with(*40 * [COMMENTS])),
+        changed(BOOK, notebook_with(*40 * [COMMENTS]), zipfile.ZIP_STORED),
         "has 480,000 comments (<!--) that do not end (-->)",
     ),
     "no_zip": (lambda path, files: path.write_bytes(b"MZ" * 99) and path, "is not a zip file"),

@@ -79,9 +79,8 @@ def test_a_reruns_claims_are_computed_from_the_runs_that_it_leaves(
         new_markdown_cell("# Again"),
         new_code_cell(RERUN.format(ledger=json.dumps(again), run=trained)),
     ]
-    monkeypatch.setattr(
-        network_measurements, "_definition_hashes", lambda _: []
-    )  # those of the small notebook are the template's
+    # The notebook of this test has no definitions; the small one's are the template's.
+    monkeypatch.setattr(network_measurements, "_definition_hashes", lambda _: [])
     findings = rerun.check_rerun(
         submission(world),
         notebook,
