@@ -26,6 +26,8 @@ from tools.errors import SubmissionError
 MB = 1_000_000
 MOST_VALUES = 1_000_000  # of a JSON file; each takes a hundred bytes of memory and more
 MOST_LETTERS = 50_000  # of a cell: regular expressions search it
+MOST_CELLS = 1_000  # of a notebook: the template has 60
+MOST_OPEN_COMMENTS = 20  # of a notebook: the end of each is searched for in the rest of its cell
 END_RECORD = b"PK\5\6"  # a zip file's end; it is followed by 18 bytes and a comment
 ZIP64_LOCATOR = b"PK\6\7"
 ZIP_ERRORS = (
@@ -116,6 +118,8 @@ class Submission:
             )
         # Editors write ids of other kinds, and ids that occur twice; format 4.4 has none.
         content["nbformat_minor"] = 4
+        if len(_dicts(content.get("cells"))) > MOST_CELLS:
+            raise ArchiveError(f"{name} has more than {MOST_CELLS:,} cells: remove those not used")
         for cell in _dicts(content.get("cells")):
             cell.pop("id", None)
         try:
@@ -124,9 +128,16 @@ class Submission:
         except (nbformat.ValidationError, RecursionError) as error:
             reason = str(error).splitlines()[0][:120]
             raise ArchiveError(f"{name} is not a valid notebook ({reason})") from None
+        open_comments = 0
         for cell in notebook.cells:
             if len(cell.source) > MOST_LETTERS:
                 raise ArchiveError(f"{name} has a cell of more than {MOST_LETTERS:,} characters")
+            if cell.cell_type == "markdown":
+                open_comments += cell.source.rpartition("-->")[2].count("<!--")
+        if open_comments > MOST_OPEN_COMMENTS:
+            raise ArchiveError(
+                f"{name} has {open_comments:,} comments (<!--) that do not end (-->): delete them"
+            )
         return notebook
 
 

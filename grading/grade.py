@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -26,6 +27,7 @@ from grading.network_measurements import weights_file
 from grading.policy import read_policy
 from grading.roster import GRADESCOPE_METADATA, Author, read_roster
 from grading.schema import Place, read_table
+from grading.verify import data_folder
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, project_files
 
@@ -127,25 +129,32 @@ def shown_name(path, folder):
 def verdict_key(path, root=ROOT):
     """What a stored verdict belongs to, 32 hexadecimal digits.
 
-    It changes with the archive, with CIFAR10_DIR and with every file of the project that a verdict
-    depends on.
+    It changes with the archive, with the images, with what the sandbox can do, and with every file
+    of the project that a verdict depends on.
 
     Args:
         path: the archive, or the folder of an unpacked submission.
         root: the project's folder.
     """
-    digest = hashlib.sha256(os.environ.get("CIFAR10_DIR", "").encode())
+    digest = hashlib.sha256(f"{sandbox.usable()} {shutil.which('bwrap')}\n".encode())
     for file in project_files("judge", root):
         name = file.relative_to(root).as_posix()
         digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     files = [path]
     if path.is_dir():
         files = sorted(path.rglob("*"))
-    for file in files:
+    for file in [*files, *_data_files()]:
         status = file.lstat()
         digest.update(os.fsencode(file))
         digest.update(f" {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _data_files():
+    """The images that weights are evaluated on: their folder and two levels of what is in it."""
+    folder = data_folder().resolve()
+    below = [path for level in ("*", "*/*") for path in sorted(folder.glob(level))]
+    return [folder, *below] if folder.exists() else []
 
 
 # --------------------------------------------------------------------------------------- judging

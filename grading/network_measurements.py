@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from analysis import run_statistics
-from grading import sandbox
+from grading import memorisation, sandbox
 from grading.archive import ArchiveError, parse_json
 from grading.findings import Finding, Measurement
 from grading.policy import is_number
@@ -74,6 +74,7 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
     if not changed:
         report.add(template_measurements())
     report.findings += _missing_inputs(submission, main, data, policy)
+    probes = memorisation.make_probes(data) if data else None
     try:
         weights = read_weights(submission, runs, policy)
         for name, tensors in weights.items():
@@ -84,11 +85,12 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
             source = "the weights, by the student's definitions"
             cells = definition_cells(notebook)
             files = {name: submission.bytes(weights_file(name, policy)) for name in weights}
-            computed, facts = evaluate_in_sandbox(cells, files, data, normalisations, policy)
+            images = test_views(data, probes)
+            computed, facts = evaluate_in_sandbox(cells, files, images, normalisations, policy)
             report.add(facts)
         else:
             source = "the weights"
-            computed = evaluate_template(weights, data, normalisations)
+            computed = evaluate_template(weights, test_views(data, probes), normalisations)
     except sandbox.SandboxError as error:
         message = f"the network's changed definitions did not run in the sandbox: {error}"
         report.findings.append(Finding("definitions", "unverified", message))
@@ -99,7 +101,12 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
         return report
     for name, values in computed.items():
         is_main = main is not None and name == main.folder.name
-        report.add(weight_measurements(runs[name], values, data, source, is_main, policy))
+        count = len(data.test_labels)
+        views, probed = values[: 2 * count], values[2 * count :]
+        report.add(weight_measurements(runs[name], views, data, source, is_main, policy))
+        report.findings += memorisation.check(
+            name, *views.split(count), probed, probes, data.test_labels
+        )
     return report
 
 
@@ -174,22 +181,28 @@ def normalisation_of(run):
 # ------------------------------------------------------------------------------------ evaluation
 
 
-def test_views(data):
-    """The test images and, after them, the mirrored ones: a uint8 tensor (2N, 3, 32, 32)."""
-    return torch.cat([data.test_images, data.test_images.flip(3)])
+def test_views(data, probes):
+    """The N test images, the mirrored ones and the probes: uint8 (2N + P, 3, 32, 32).
+
+    Args:
+        data: utils.Data, or None, for which there are none.
+        probes: memorisation.Probes.
+    """
+    if data is None:
+        return None
+    return torch.cat([data.test_images, data.test_images.flip(3), probes.images])
 
 
-def evaluate_template(weights, data, normalisations):
-    """Probabilities of the test views by the template's network: run -> tensor (2N, 10).
+def evaluate_template(weights, images, normalisations):
+    """Probabilities of images by the template's network: run -> tensor (N, 10).
 
     Args:
         weights: run -> tensors by name.
-        data: utils.Data, or None, for which nothing is evaluated.
+        images: uint8 (N, 3, 32, 32), or None, for which nothing is evaluated.
         normalisations: run -> means and standard deviations.
     """
-    if data is None:
+    if images is None:
         return {}
-    images = test_views(data)
     computed = {}
     for name, tensors in weights.items():
         net = load_definitions()["ResNet"]()
@@ -204,7 +217,7 @@ def evaluate_template(weights, data, normalisations):
     return computed
 
 
-def evaluate_in_sandbox(cells, weights, data, normalisations, policy):
+def evaluate_in_sandbox(cells, weights, images, normalisations, policy):
     """What the student's definitions give: probabilities by run, and Measurements of themselves.
 
     The images are shuffled, so that definitions that know the test set cannot tell their labels.
@@ -212,7 +225,7 @@ def evaluate_in_sandbox(cells, weights, data, normalisations, policy):
     Args:
         cells: the notebook's definition cells.
         weights: run -> bytes of its safetensors file.
-        data: utils.Data, or None, for which the definitions are only asked about themselves.
+        images: uint8 (N, 3, 32, 32), or None: the definitions are only asked about themselves.
         normalisations: run -> means and standard deviations.
         policy: a Policy.
 
@@ -220,9 +233,8 @@ def evaluate_in_sandbox(cells, weights, data, normalisations, policy):
     """
     inputs = sandbox_code() | {"definitions.ipynb": _definitions_notebook(cells)}
     order = None
-    if data is not None:
-        images = test_views(data)
-        order = torch.randperm(len(images))
+    if images is not None:
+        order = torch.randperm(len(images), generator=memorisation.unpredictable())
         inputs["images.raw"] = images[order].numpy().tobytes()
         inputs["runs.json"] = json.dumps(normalisations).encode()
         for name, content in weights.items():

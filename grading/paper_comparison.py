@@ -1,6 +1,6 @@
 """Is the paper handed in the one that the notebook makes? Pages are compared as text and pictures.
 
-No PDF is opened in this process: the sandbox turns papers into grey pictures and text.
+No PDF is opened in this process: the sandbox turns papers into pictures and text.
 """
 import io
 import json
@@ -16,10 +16,13 @@ from grading.findings import Finding, join_names
 from grading.network_measurements import sandbox_code
 from grading.schema import Place, read_value
 
-# Two pages differ if in a square of SQUARE pixels so many are so much darker or lighter.
+# Two pages differ if in a square of SQUARE pixels so many differ in a colour by so much: from the
+# same pixel, or faintly (as pale yellow does from white) from all pixels around it, so that a shift
+# by a part of a pixel makes no difference.
 SQUARE = 16
 DIFFERENT_PIXELS = 8
-DIFFERENT_GREY = 100
+DIFFERENT_COLOUR = 100
+FAINT_COLOUR = 16
 REDRAWN = 0.05  # share of different squares from which on a page counts as typeset differently
 THUMBNAIL = 420  # pixels, the longer side of the first page's picture
 
@@ -58,8 +61,10 @@ def compare(handed_in, rebuilt, explanations, claims):
     rebuilt_words = page_words(rebuilt)
     findings = [
         *compare_words(words, rebuilt_words),
+        *compare_content(handed_in, rebuilt),
         *compare_pictures(pictures(handed_in), pictures(rebuilt), words == rebuilt_words),
         *paper_numbers.check_numbers(texts, explanations, claims),
+        *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
     ]
     if not findings:
         message = "the paper is what the notebook makes, as text and as pictures"
@@ -68,16 +73,16 @@ def compare(handed_in, rebuilt, explanations, claims):
 
 
 def pictures(files):
-    """The pages in a sandbox's results as arrays of grey (height, width)."""
+    """The pages in a sandbox's results as arrays of colours (height, width, 3)."""
     pages = []
     for name in sorted(files):
-        if not name.endswith(".pgm"):
+        if not name.endswith(".ppm"):
             continue
-        header = re.match(rb"P5\s(?P<width>\d{1,5})\s(?P<height>\d{1,5})\s255\s", files[name])
+        header = re.match(rb"P6\s(?P<width>\d{1,5})\s(?P<height>\d{1,5})\s255\s", files[name])
         if not header:
             raise ArchiveError("a page of the paper came back damaged")
-        shape = int(header["height"]), int(header["width"])
-        if len(files[name]) - header.end() != shape[0] * shape[1]:
+        shape = int(header["height"]), int(header["width"]), 3
+        if len(files[name]) - header.end() != shape[0] * shape[1] * shape[2]:
             raise ArchiveError("a page of the paper came back damaged")
         pages.append(np.frombuffer(files[name], np.uint8, offset=header.end()).reshape(shape))
     if not pages:
@@ -85,11 +90,14 @@ def pictures(files):
     return pages
 
 
+def page_texts(files):
+    """The text of each page, a list of strings."""
+    return files.get("text.txt", b"").decode(errors="replace").split("\f")[:-1]
+
+
 def page_words(files):
     """The words of each page, a list of lists, without hyphens, which depend on line breaks."""
-    text = files.get("text.txt", b"").decode(errors="replace")
-    pages = text.split("\f")[:-1]
-    return [re.sub(r"[-\u00ad\u2010]\n?", "", page).split() for page in pages]
+    return [re.sub(r"[-\u00ad\u2010]\n?", "", page).split() for page in page_texts(files)]
 
 
 def read_texts(files):
@@ -176,9 +184,48 @@ def compare_pictures(handed_in, rebuilt, same_words):
 
 
 def different_squares(there, here):
-    """Which squares of two pages, grey (height, width), differ: a Boolean array of squares."""
+    """Which squares of two pages, (height, width, 3), differ: a Boolean array of squares."""
     rows = there.shape[0] // SQUARE
     columns = there.shape[1] // SQUARE
-    different = np.abs(there.astype(int) - here) > DIFFERENT_GREY
-    whole = different[: rows * SQUARE, : columns * SQUARE]
-    return whole.reshape(rows, SQUARE, columns, SQUARE).sum((1, 3)) >= DIFFERENT_PIXELS
+    if np.array_equal(there, here):
+        return np.zeros((rows, columns), bool)
+    there = there[: rows * SQUARE, : columns * SQUARE].astype(np.int16)
+    here = here[: rows * SQUARE, : columns * SQUARE].astype(np.int16)
+    strong = (np.abs(there - here) > DIFFERENT_COLOUR).any(2)
+    faint = _is_outside(there, here) | _is_outside(here, there)
+    squares = [
+        pixels.reshape(rows, SQUARE, columns, SQUARE).sum((1, 3)) >= DIFFERENT_PIXELS
+        for pixels in (strong, faint)
+    ]
+    return squares[0] | squares[1]
+
+
+def _is_outside(page, other):
+    """Which pixels of a page have a colour beyond those of the nine pixels around in another."""
+    lowest = other.copy()
+    highest = other.copy()
+    for axis in (0, 1):
+        for pixels, choose in ((lowest, np.minimum), (highest, np.maximum)):
+            moved = [np.roll(pixels, step, axis) for step in (1, -1)]
+            choose(choose(pixels, moved[0]), moved[1], out=pixels)
+    return ((page > highest + FAINT_COLOUR) | (page < lowest - FAINT_COLOUR)).any(2)
+
+
+def compare_content(handed_in, rebuilt):
+    """Findings on what the PDF handed in has beyond text and pictures, and the rebuilt has not."""
+    there, here = (
+        read_value(
+            list[str],
+            parse_json(files.get("content.json", b"[]"), "the paper's content"),
+            Place("the paper's content"),
+        )
+        for files in (handed_in, rebuilt)
+    )
+    added = [phrase[:120] for phrase in there if phrase not in here]
+    if not added:
+        return []
+    message = (
+        f"the paper handed in has {join_names(added)}, which no "
+        "paper needs: do not open it in a program that runs or prints such things"
+    )
+    return [Finding("paper", "unverified", message)]

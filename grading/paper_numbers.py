@@ -1,14 +1,16 @@
 """Is every number in the paper explained? A number that nothing explains is listed with its place.
 
-A number is explained by a claim, a citation, the template, the records of the runs.
+A number is explained by the claim, the cited publication, the setting of a run or the words of the
+template that it stands beside; a value that is right elsewhere explains nothing.
 """
+
 import re
 import unicodedata
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from grading.findings import Finding
+from grading.policy import is_number
+from grading.records import RECIPE_TYPES
 
 NUMBER = re.compile(
     r"(?<![\w.,])[-−+±]?"
@@ -18,10 +20,34 @@ NUMBER = re.compile(
     r"\s*(?P<percent>%|per ?cent\b)?",
     re.IGNORECASE,
 )
-NUMBER_IN_CODE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
 INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff\u00ad]")
 MOST_LETTERS = 200_000  # of a bibliography
 LARGE = 1_000  # whole numbers from here on need an explanation in text typed by hand
+# Words of sentences about a result
+RESULT = re.compile(
+    r"accura|correct|right|error|mistake|wrong|recogni|classif|\btest|score|reach|achiev|perform"
+    r"|result|parameter|\bloss|per ?cent|\brate\b",
+    re.IGNORECASE,
+)
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+_UNITS += "fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred"
+SPOKEN_UNITS = {name: value for value, name in enumerate(_UNITS.split())}
+SPOKEN_TENS = {name: 10 * value for value, name in enumerate(_TENS.split(), 2)}
+_UNIT = "|".join(SPOKEN_UNITS)
+SPOKEN = re.compile(
+    rf"\b(?:(?P<tens>{'|'.join(SPOKEN_TENS)})(?:[\s\u2010\u2011-]?(?P<units>{_UNIT}))?|(?P<alone>{_UNIT}))"
+    rf"(?P<decimals> point(?:[ -](?:{_UNIT}))+)?\b"
+    # not what is counted, and not a larger number
+    r"(?!\s+(?:thousand|million|epoch|image|step|minute|second|hour|layer|class|run|seed|channel))"
+    r"\s*(?P<share>%|per ?cent\b)?"
+)
+COUNT = re.compile(
+    rf"\b(?P<part>\d[\d,]*|{_UNIT}) (?:out )?(?:of|in) (?:the |every |a |one )?"
+    r"(?P<whole>10,?000|1,?000|100|10|ten|hundred|thousand)\b"
+)
+WHOLES = {"10": 10, "ten": 10, "100": 100, "hundred": 100, "1000": 1_000, "thousand": 1_000}
+WHOLES |= {"10000": 10_000}
 
 
 @dataclass
@@ -42,24 +68,41 @@ class PaperNumber:
 
 
 @dataclass
-class Explanations:
-    """The values that numbers in a paper may have.
+class Explanation:
+    """A value that a number in the paper may have.
 
     Attributes:
-        typed: a list of floats for texts that were typed by hand.
-        computed: a list of floats for outputs of cells, which may say these as well.
+        value: the value.
+        words: a regular expression that the number's sentence or row has to contain, "" for any.
+        is_share: whether the value may be written as a share in per cent.
+        is_cited: whether it stands in the list of references as well.
     """
 
-    typed: list[float]
-    computed: list[float]
+    value: float
+    words: str = ""
+    is_share: bool = True
+    is_cited: bool = False
+
+
+@dataclass
+class Explanations:
+    """What numbers in a paper may say.
+
+    Attributes:
+        typed: a list of Explanation for texts that were typed by hand.
+        computed: a list of Explanation for outputs of cells, which may say these as well.
+        template: numbers of the template's texts, each between the words beside it.
+    """
+
+    typed: list[Explanation]
+    computed: list[Explanation]
+    template: set[tuple[str, ...]] = field(default_factory=set)
 
 
 def find_numbers(text):
     """The numbers in a text, a list of PaperNumber, whatever its digits look like."""
-    normal = unicodedata.normalize("NFKC", text)
-    normal = INVISIBLE.sub("", normal).replace("\\%", "%")
     numbers = []
-    for match in NUMBER.finditer(normal):
+    for match in NUMBER.finditer(_plain(text)):
         decimals = match["decimals"] or ""
         digits = match["whole"].replace(",", "") + decimals
         numbers.append(
@@ -73,6 +116,11 @@ def find_numbers(text):
     return numbers
 
 
+def _plain(text):
+    """Text in one form of Unicode, without invisible letters and LaTeX's form of the % sign."""
+    return INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("\\%", "%")
+
+
 def _ascii_digits(text):
     """Text whose digits of other scripts are replaced by 0 to 9."""
     return "".join(
@@ -80,93 +128,276 @@ def _ascii_digits(text):
     )
 
 
-def collect_explanations(submission, template, claims, runs, policy):
+# ----------------------------------------------------------------------------------- explanations
+
+# Words that have to stand beside a number, by what it is.
+DIFFERENCE = r"point|differ|chang|gain|more|less|higher|lower|above|below|drop|fall|rise|between"
+INTERVAL = r"±|interval|deviation|error"
+PUBLISHED = r"report|publish|original|earlier|course|other|literature|reference|, 20\d\d"
+MISTAKES = r"mistake|error|wrong|confus|between|misclass"
+TRAINING = r"training (accuracy|images?|set|data|examples?)|\btrain(ing)?\b.{0,20}accuracy"
+
+
+def collect_explanations(submission, notebook, template, claims, runs, policy):
     """The Explanations of the numbers in a submission's paper.
 
-    Claims, citations and numbers of the template's prose may stand anywhere. Outputs of cells may
-    also say numbers of the template's code and of the runs' records, and differences of
-    accuracies.
+    A claim explains a number in a sentence that is about it, a cited publication one in a sentence
+    that cites it, the template one that stands between the same words. Outputs of cells may also
+    say settings of a run, its training accuracy, and differences of accuracies.
     """
+    typed = []
+    for name, claim in claims.items():
+        typed += _explanations_of_claim(name, claim)
     bibliography = submission.files.get(policy.files.references, b"").decode(errors="replace")
-    prose = [cell.source for cell in template.cells if cell.cell_type == "markdown"]
-    options = []
-    for cell in template.cells:
-        options += [line for line in cell.source.splitlines() if line.startswith("#|")]
-    typed = [claim.value for claim in claims.values() if claim.is_number]
-    for text in (bibliography[:MOST_LETTERS], " ".join(prose), " ".join(options)):
-        typed += [number.value for number in find_numbers(text)]
+    typed += _cited_numbers(bibliography[:MOST_LETTERS], notebook)
     accuracies = [
-        claim.value for claim in claims.values() if claim.is_number and claim.unit == "%"
+        claim.value for name, claim in claims.items() if _is_accuracy(name) and claim.is_number
     ]
-    code = [cell.source for cell in template.cells if cell.cell_type == "code"]
-    written = NUMBER_IN_CODE.findall(" ".join(code).replace("_", ""))
-    computed = [float(number) for number in written]
-    computed += _differences(accuracies, accuracies)
+    computed = [
+        Explanation(abs(value - other), DIFFERENCE) for value in accuracies for other in accuracies
+    ]
     for run in runs.values():
-        computed += _run_values(run)
-        computed += _differences([run.history.train_accuracy.iloc[-1]], accuracies)
-    return Explanations(typed, typed + computed)
+        computed += _explanations_of_run(run)
+    return Explanations(typed, typed + computed, _template_numbers(template))
 
 
-def _differences(values, others):
-    return [abs(value - other) for value in values for other in others]
+def _is_accuracy(name):
+    """Whether a claim of this name is an accuracy of a whole network."""
+    return bool(re.search(r"(^|/|test_)accuracy(_flips_averaged)?$", name))
 
 
-def _run_values(run):
-    """What a paper may say of a run: its settings, also in per cent, losses, accuracy, minutes."""
-    settings = run.record.config.numbers
-    last = run.history.iloc[-1]
-    return [
-        *settings,
-        *(100 * value for value in settings),
-        last.train_loss,
-        last.train_accuracy,
-        run.record.seconds / 60,
-    ]
+def _explanations_of_claim(name, claim):
+    """What a claim explains, a list of Explanation."""
+    if isinstance(claim.value, str | bool):
+        return []
+    if _is_accuracy(name):
+        return [
+            Explanation(claim.value),
+            Explanation(claim.value / 100, is_share=False),
+            Explanation(100 - claim.value, MISTAKES),
+        ]
+    start, _, rest = name.partition("/")
+    if start == "class_accuracy":
+        words = rf"\b{re.escape(rest)}(s|es)?\b|\bclass(es)?\b"
+        return [Explanation(claim.value, words)]
+    if name.endswith(("_interval", "deviation")):
+        return [Explanation(claim.value, INTERVAL)]
+    if start == "published":
+        return [Explanation(claim.value, PUBLISHED)]
+    if name == "most_confused_share":
+        return [Explanation(claim.value, MISTAKES)]
+    if name.endswith(("gain", "change", "change_from_control")):
+        return [Explanation(abs(claim.value), DIFFERENCE), Explanation(claim.value, is_share=False)]
+    is_share = claim.unit == "%"
+    return [Explanation(claim.value, is_share=is_share)]
+
+
+def _explanations_of_run(run):
+    """What a run's record explains: settings and the training accuracy, named as such."""
+    found = [Explanation(run.history.train_accuracy.iloc[-1], TRAINING)]
+    for name, value in run.record.config.settings.items():
+        if name in RECIPE_TYPES and is_number(value):  # a record may have more, which means nothing
+            words = "|".join(re.findall(r"[a-z]{4,}", name))
+            found += [Explanation(value, words or name), Explanation(100 * value, words or name)]
+    return found
+
+
+def _cited_numbers(bibliography, notebook):
+    """Explanation of each number in an entry of a BibTeX file that a sentence cites."""
+    sources = "\n".join(cell.source for cell in notebook.cells)
+    citations = {}  # key -> what the sentences say for it
+    for text, key in re.findall(r"\[([^][\n]{1,80})\]\(#ref-([\w:.-]{1,60})\)", sources):
+        citations.setdefault(key, set()).add(" ".join(text.split()))
+    found = []
+    for entry in re.split(r"\n[ \t]*@\w+[ \t]*\{", "\n" + bibliography):
+        texts = citations.get(entry.partition(",")[0].strip())
+        if texts:
+            words = "|".join(map(re.escape, sorted(texts)))
+            found += [
+                Explanation(number.value, words, is_cited=True) for number in find_numbers(entry)
+            ]
+    return found
+
+
+def _template_numbers(template):
+    """The numbers in the template's texts and code, each between the words beside it."""
+    found = set()
+    for cell in template.cells:
+        for _, context in _numbers_in_context(cell.source.replace('"\n', " ")):
+            found.add(context)
+    return found
+
+
+# ------------------------------------------------------------------------------------ the numbers
+
+
+def sentences(text):
+    """The sentences of a text, a list of strings; "et al." ends none."""
+    return re.split(r"(?<=[.!?])(?<!\bal\.)(?<!\bFig\.)\s+(?=\S)", _plain(text))
+
+
+def _numbers_in_context(text):
+    """Yield each number of a text, a PaperNumber, with (word before, number, word after)."""
+    text = _plain(text)
+    for match in NUMBER.finditer(text):
+        before = re.findall(r"\w+|±", text[max(match.start() - 40, 0) : match.start()])
+        after = re.findall(r"\w+", text[match.end() : match.end() + 40])
+        (number,) = find_numbers(match[0].strip()) or (None,)
+        if number:
+            context = (*before[-1:], number.written, *after[:1])
+            yield number, context
+
+
+def _spoken_numbers(sentence):
+    """Shares in a sentence that are written in words, or as a count: a list of PaperNumber.
+
+    "ninety-six per cent", "ninety-six are right", "96 of a hundred", "nine out of ten".
+    """
+    found = []
+    text = sentence.lower()
+    for match in SPOKEN.finditer(text):
+        value = SPOKEN_TENS.get(match["tens"], 0) + SPOKEN_UNITS.get(match["units"], 0)
+        value += SPOKEN_UNITS.get(match["alone"], 0)
+        decimals = re.findall("[a-z]+", (match["decimals"] or "").removeprefix(" point"))
+        digits = "".join(str(SPOKEN_UNITS[name]) for name in decimals)
+        value += float(f"0.{digits or 0}")
+        is_share = bool(match["share"])
+        if is_share or (match["tens"] and value >= 50 and RESULT.search(text)):
+            found.append(PaperNumber(match[0].strip(), value, len(digits), True))
+    for match in COUNT.finditer(text):
+        whole = WHOLES.get(match["whole"].replace(",", ""))
+        part = match["part"].replace(",", "")
+        part = int(part) if part.isdigit() else SPOKEN_UNITS.get(part)
+        if whole and part is not None and part <= whole and RESULT.search(text):
+            decimals = max(len(str(whole)) - 3, 0)
+            found.append(PaperNumber(match[0].strip(), 100 * part / whole, decimals, True))
+    return found
 
 
 def check_numbers(texts, explanations, claims):
-    """Findings on numbers in the paper that nothing explains.
+    """Findings on numbers in the paper that nothing explains, and on pictures.
 
-    In outputs of cells only shares in per cent need an explanation; in text typed by hand also
-    numbers with decimals and large ones.
+    In outputs of cells and in figures only shares in per cent need an explanation; in text typed
+    by hand also numbers with decimals and large ones in a sentence about a result.
 
     Args:
         texts: [place, kind, text] of all that the paper says.
         explanations: an Explanations.
         claims: name -> Claim; the test accuracy among them has to be in the paper.
     """
-    typed = np.array(explanations.typed, dtype=float)
-    computed = np.array(explanations.computed, dtype=float)
     unexplained = {}
     values = []
+    pictures = []
     for place, kind, text in texts:
-        known = computed if kind == "computed" else typed
-        for number in find_numbers(text):
-            if number.decimals == 2:
-                values.append(number.value)
-            if _needs_explanation(number, kind) and not _is_explained(number, known):
-                unexplained.setdefault(place, []).append(number.written)
+        if kind == "picture":
+            pictures.append(place)
+        values += [number.value for number in find_numbers(text) if number.decimals == 2]
+        for written in _unexplained(text, kind, explanations):
+            unexplained.setdefault(place, []).append(written)
     findings = _missing_accuracy(claims, values)
     for place, written in unexplained.items():
         message = (
             f"{place} says {', '.join(dict.fromkeys(written))}, which is no claim, citation or "
-            "number of the template"
+            "number of the template that belongs there"
         )
+        findings.append(Finding("paper", "unverified", message))
+    for place in dict.fromkeys(pictures):
+        message = f"{place} shows a picture that no program here can read: see if it says a result"
         findings.append(Finding("paper", "unverified", message))
     return findings
 
 
-def _needs_explanation(number, kind):
-    if number.is_percent:
-        return True
-    return kind == "typed" and (number.decimals > 0 or number.value >= LARGE)
+def _unexplained(text, kind, explanations):
+    """The numbers of a text, as they are written, that nothing explains."""
+    known = explanations.typed if kind == "typed" else explanations.computed
+    parts = [_plain(text)]
+    if kind in ("typed", "computed"):
+        parts = sentences(text)
+    for part in parts:
+        numbers = list(_numbers_in_context(part))
+        if kind != "figure":
+            numbers += [(number, ()) for number in _spoken_numbers(part)]
+        for number, context in numbers:
+            if not _needs_explanation(number, kind, part):
+                continue
+            if context in explanations.template or _is_level(number, part):
+                continue
+            if kind == "figure" and _is_tick(number, numbers):
+                continue
+            if not _is_explained(number, known, part):
+                yield number.written
 
 
-def _is_explained(number, known):
-    """Whether one of the known values, an array of floats, is written as this number."""
+def _needs_explanation(number, kind, sentence):
+    if number.is_percent or kind == "names":
+        return number.is_percent and kind != "names"
+    if kind == "figure":
+        return number.decimals >= 2 and 50 <= number.value <= 100
+    if kind != "typed" or (number.decimals == 0 and number.value < LARGE):
+        return False
+    is_year = number.decimals == 0 and 1900 <= number.value <= 2100 and "," not in number.written
+    return not is_year and bool(RESULT.search(sentence))
+
+
+def _is_level(number, sentence):
+    """Whether a number is the level of a confidence interval."""
+    return number.value in (90, 95, 99) and bool(
+        re.search(rf"{number.value:.0f}\s*(%|per ?cent)\s+(confidence|interval|CI\b)", sentence)
+    )
+
+
+def _is_tick(number, numbers):
+    """Whether a whole share in a figure is a tick of an axis: two more are as far apart."""
+    values = {other.value for other, _ in numbers if other.is_percent and not other.decimals}
+    steps = {abs(value - number.value) for value in values} - {0}
+    return any(
+        {number.value + step, number.value + 2 * step} <= values
+        or {number.value - step, number.value + step} <= values
+        or {number.value - step, number.value - 2 * step} <= values
+        for step in steps
+    )
+
+
+def _is_explained(number, known, sentence):
+    """Whether one of the known Explanations belongs to a number and its sentence or row."""
     rounding = 0.501 * 10.0**-number.decimals
-    return bool(np.any(np.abs(known - number.value) <= rounding))
+    for explanation in known:
+        if abs(abs(explanation.value) - number.value) > rounding:
+            continue
+        if number.is_percent and not explanation.is_share:
+            continue
+        if not explanation.words or re.search(explanation.words, sentence, re.IGNORECASE):
+            return True
+    return False
+
+
+def check_pages(pages, texts, explanations):
+    """Findings on shares on the pages of the notebook's paper that are in none of its texts.
+
+    They were put together by a formula, so that the text has other digits than the page.
+
+    Args:
+        pages: the text of each page.
+        texts: [place, kind, text] of all that the paper says.
+        explanations: an Explanations.
+    """
+    known = {number.value for _, _, text in texts for number in find_numbers(text)}
+    known |= {explanation.value for explanation in explanations.typed if explanation.is_cited}
+    findings = []
+    for page, text in enumerate(pages, 1):
+        written = [
+            number.written
+            for number in find_numbers(text.replace("\n\n", " | "))
+            if number.value not in known
+            and (number.is_percent or (number.decimals and 50 <= number.value <= 100))
+        ]
+        if written:
+            message = (
+                f"page {page} says {', '.join(dict.fromkeys(written))}, but no text of the "
+                "notebook does: a formula may have put it together"
+            )
+            findings.append(Finding("paper", "unverified", message))
+    return findings
 
 
 def _missing_accuracy(claims, values):

@@ -1,18 +1,23 @@
 """Does a new run of the notebook claim the same? `RERUN=1` runs it in the sandbox.
 
+The results.json of the new run was written by the student's code. What counts are the runs that it
+leaves: this copy computes the claims from them, as it does for an archive.
 `FRESH=1` trains the networks anew as well; the policy's table [retrained] then says how far their
 values may be off.
 """
+
 import json
 import os
+import re
 from dataclasses import asdict, replace
 
 from grading import sandbox
-from grading.archive import parse_json
-from grading.claim_check import read_claims
+from grading.archive import Submission, parse_json
+from grading.claim_check import Claim, read_claims, recorded_measurements
 from grading.findings import Finding, format_value
-from grading.network_measurements import sandbox_code
+from grading.network_measurements import measure_network, sandbox_code
 from grading.policy import RerunLimits
+from grading.records import load_runs
 from tools.errors import SubmissionError
 
 SETTINGS = ("FRESH", "EPOCHS", "SEED")  # environment variables that the notebook may see
@@ -23,15 +28,17 @@ def is_set(variable):
     return os.environ.get(variable, "0") not in ("", "0")
 
 
-def check_rerun(submission, notebook, claims, policy, folder):
+def check_rerun(submission, notebook, template, claims, policy, folder, data):
     """Findings on a new run of the notebook, with this copy's modules.
 
     Args:
         submission: a Submission.
         notebook: its notebook.
+        template: this copy's notebook.
         claims: name -> Claim.
         policy: a Policy.
         folder: a Path, where CIFAR-10 is.
+        data: it as utils.Data, or None.
     """
     retrained = is_set("FRESH")
     seconds = policy.sandbox.rerun_seconds
@@ -54,11 +61,61 @@ def check_rerun(submission, notebook, claims, policy, folder):
     except SubmissionError as error:
         return [Finding("rerun", "unverified", f"the notebook could not be run again: {error}")]
     again, _ = read_claims(content, policy)
-    findings = compare_runs(claims, again, policy, retrained)
+    left = left_runs(submission, results, policy, retrained)
+    measured, findings = measure_again(left, notebook, template, claims, policy, data)
+    findings += compare_runs(claims, again | measured, policy, retrained)
     if not findings:
-        message = "a new run of the notebook claims the same"
+        message = "a new run of the notebook claims the same, and its runs give the same"
         findings.append(Finding("rerun", "holds", message, source="a new run"))
     return findings
+
+
+def left_runs(submission, results, policy, retrained):
+    """A Submission of the runs that a new run of the notebook rests on.
+
+    They are those that it trained and, unless it had to train all of them, the submission's own.
+    """
+    start = f"{policy.files.runs}/"
+    files = {}
+    if not retrained:
+        files |= {name: data for name, data in submission.files.items() if name.startswith(start)}
+    for name, content in results.items():
+        parts = name.split("/")
+        if len(parts) == 3 and parts[0] == "runs":
+            run = re.sub(r"-[0-9a-f]{8}$", "", parts[1])  # of its configuration
+            files[f"{start}{run}/{parts[2]}"] = content
+    return Submission("the new run", files, submission.limits)
+
+
+def measure_again(left, notebook, template, claims, policy, data):
+    """What the runs of a new run give, name -> Claim, and findings on what cannot be measured.
+
+    Args:
+        left: what left_runs returns.
+        notebook: the submission's notebook.
+        template: this copy's notebook.
+        claims: name -> Claim of the submission.
+        policy: a Policy.
+        data: utils.Data, or None.
+    """
+    runs, findings = load_runs(left, policy)
+    source = claims["test_accuracy"].source if "test_accuracy" in claims else None
+    main = runs.get(source)
+    if main is None:
+        message = f"no complete run {source!r} is left by it, so its accuracy was not measured"
+        findings.append(Finding("rerun", "unverified", message))
+        measurements = []
+    else:
+        report = measure_network(left, notebook, template, runs, main, data, policy)
+        findings += report.findings
+        measurements = report.measurements
+    measurements += recorded_measurements(main, runs, claims)
+    findings = [
+        replace(finding, message=f"the new run of the notebook: {finding.message}")
+        for finding in findings
+        if finding.verdict != "holds"
+    ]
+    return {measured.claim: Claim(measured.value) for measured in measurements}, findings
 
 
 def rerun_inputs(submission, notebook, policy):

@@ -21,7 +21,7 @@ import psutil
 
 from grading import archive
 from grading.policy import SandboxLimits
-from tools import sandbox_command
+from tools import sandbox_command, seccomp
 from tools.errors import SubmissionError
 from tools.sandbox_command import MB
 
@@ -63,9 +63,30 @@ def _works(bwrap):
         output=1,
         rerun_seconds=0,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        command = sandbox_command.isolate_student(folder, limits, user=_other_user())
-        return sandbox_command.succeeds([*command, "touch", "/tmp/a"], environment={})
+    with tempfile.TemporaryDirectory() as folder, _filter() as descriptor:
+        command = sandbox_command.isolate_student(
+            folder, limits, user=_other_user(), seccomp=descriptor
+        )
+        trial = [*command, "touch", "/tmp/a"]
+        return sandbox_command.succeeds(trial, environment={}, passed=_open(descriptor))
+
+
+@contextlib.contextmanager
+def _filter():
+    """The descriptor of the filter of system calls, closed at the end; None where there is none."""
+    descriptor = seccomp.open_filter()
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open(descriptor):
+    """A tuple of a descriptor, () for None."""
+    if descriptor is None:
+        return ()
+    return (descriptor,)
 
 
 def run(inputs, command, limits, data=None):
@@ -82,18 +103,19 @@ def run(inputs, command, limits, data=None):
     if not usable():
         raise SandboxError(NEEDED)
     user = _other_user()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _filter() as descriptor:
         _write_inputs(inputs, Path(folder))
         if user is not None:
             _give_to(user, Path(folder))
             if data:
                 _check_readable(data)
         process = subprocess.Popen(
-            [*sandbox_command.isolate_student(folder, limits, data, user), *command],
+            [*sandbox_command.isolate_student(folder, limits, data, user, descriptor), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={},
+            pass_fds=_open(descriptor),
             start_new_session=True,
         )
         return _Supervisor(process, limits).wait()

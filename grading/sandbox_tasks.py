@@ -5,6 +5,7 @@
 The result is a zip file on standard output. The student's code may have made it: the caller reads
 it as it reads an archive.
 """
+import base64
 import contextlib
 import io
 import json
@@ -18,8 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
-MOST_PAGES = 40  # of a paper that are compared
-LONGER_SIDE = 1100  # of a page's picture, in pixels
+MOST_PAGES = 20  # of a paper that are compared
+LONGER_SIDE = 1650  # of a page's picture, in pixels: a digit of a table is a dozen high
 IMAGES_AT_ONCE = 200  # fit a processor's cache
 
 
@@ -94,13 +95,82 @@ def evaluate_network():
 
 
 def render_pages(pdf):
-    """A PDF's pages as grey pictures (PGM), and its text, in which form feeds divide pages."""
+    """A PDF's pages as pictures (PPM), its text, in which form feeds divide pages, its content."""
     folder = Path("/tmp/pages")
     folder.mkdir()
     last = str(MOST_PAGES)
-    run(["pdftoppm", "-gray", "-l", last, "-scale-to", str(LONGER_SIDE), pdf, folder / "page"])
+    run(["pdftoppm", "-l", last, "-scale-to", str(LONGER_SIDE), pdf, folder / "page"])
     run(["pdftotext", "-l", last, "-enc", "UTF-8", pdf, folder / "text.txt"])
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    content = json.dumps(unusual_content(pdf)).encode()
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return files | {"content.json": content}
+
+
+# What a PDF may have that acts on its reader's machine: entry or kind of an action -> its name
+ACTIONS = {
+    "/JavaScript": "a script",
+    "/JS": "a script",
+    "/Launch": "an action that starts a program",
+    "/AA": "an action that starts by itself",
+    "/SubmitForm": "a form that sends data",
+    "/ImportData": "an action that reads a file",
+    "/GoToR": "a link to another file",
+    "/GoToE": "a link to an attached file",
+    "/RichMedia": "a film or a program",
+    "/Rendition": "a film",
+    "/Movie": "a film",
+    "/Sound": "a sound",
+    "/XFA": "a form with a program",
+}
+OWN_ATTACHMENTS = {"references.bib", "results.json", "environment.txt"}  # the exporter's
+LAYERS = "layers that a viewer shows, hides or only prints"
+# Annotations that show no text of their own on the page, and their flags hidden and not on screen
+PLAIN_ANNOTATIONS = {"/Link", "/Highlight", "/Underline", "/StrikeOut", "/Squiggly", "/Popup"}
+OFF_SCREEN = 2 | 32
+
+
+def unusual_content(pdf):
+    """What a PDF has that no paper needs, a sorted list of phrases.
+
+    Among it are actions, attached files, layers, comments and pages that are not compared.
+    """
+    from pypdf import PdfReader
+
+    from report.typeset import dictionaries
+
+    found = set()
+    data = Path(pdf).read_bytes()
+    try:
+        pages = len(PdfReader(io.BytesIO(data)).pages)
+        if pages > MOST_PAGES:
+            found.add(f"{pages} pages, of which {MOST_PAGES} were compared")
+        for dictionary in dictionaries(data):
+            found.update(ACTIONS[name] for name in ACTIONS.keys() & set(dictionary))
+            found.update(unusual_entry(dictionary))
+    except Exception:  # whatever a damaged or encrypted file makes pypdf raise
+        found.add("parts that this program cannot read")
+    return sorted(found)
+
+
+def unusual_entry(dictionary):
+    """Phrases on what in a dictionary of a PDF no paper needs."""
+    kind = str(dictionary.get("/S", ""))
+    if kind in ACTIONS:
+        yield ACTIONS[kind]
+    address = str(dictionary.get("/URI", "https:"))
+    if not address.lower().startswith(("https:", "http:", "mailto:")):
+        yield f"a link to {address[:40]!r}"
+    if dictionary.get("/Type") == "/OCG" or "/OCProperties" in dictionary:
+        yield LAYERS
+    subtype = str(dictionary.get("/Subtype", ""))
+    if "/Rect" in dictionary and subtype:
+        flags = int(dictionary.get("/F", 0))
+        if subtype not in PLAIN_ANNOTATIONS or flags & OFF_SCREEN:
+            yield f"a comment of the kind {subtype[1:40]}, which need not look the same everywhere"
+    if "/EF" in dictionary:
+        name = str(dictionary.get("/UF", dictionary.get("/F", "")))[:60]
+        if not name.endswith(".ipynb") and name not in OWN_ATTACHMENTS:
+            yield f"an attached file {name!r}"
 
 
 def run(command):
@@ -148,7 +218,9 @@ def paper_texts(notebook):
     """[place, kind, text] of all that the paper says.
 
     Texts of the kind "typed" were written by hand (prose, captions, the title), those of the kind
-    "names" are the authors', those of the kind "computed" are a cell's output.
+    "names" are the authors', those of the kind "computed" are a cell's output, a table's row by
+    row, those of the kind "figure" stand in a figure. The kind "picture" has a text that no
+    program can read.
     """
     from report.freshness import MIME_TYPE, cell_names, visible_outputs
     from report.markdown import render_markdown
@@ -163,10 +235,12 @@ def paper_texts(notebook):
         elif "notebook-only" in tags:
             continue
         elif cell.cell_type == "markdown":
-            texts.append([place, "typed", render_markdown(cell.source).get_text()])
+            tree = render_markdown(cell.source)
+            texts.append([place, "typed", tree.get_text()])
+            texts += [[place, "picture", ""] for _ in tree.find_all(["img", "svg"])]
         elif cell.cell_type == "code" and outputs:
             texts += [[place, "typed", text] for text in captions(cell, place)]
-            texts += [[place, "computed", text] for text in computed_texts(outputs)]
+            texts += [[place, *text] for text in computed_texts(outputs)]
     return texts
 
 
@@ -184,21 +258,57 @@ def captions(cell, place):
 
 
 def computed_texts(outputs):
-    """The texts of a cell's outputs: Markdown and tables."""
-    from report.markdown import parse_html, render_markdown
+    """[kind, text] of a cell's outputs: Markdown, tables, figures and pictures."""
+    from report.markdown import render_markdown
 
-    texts = []
     for data in outputs:
-        if "text/markdown" in data:
-            texts.append(render_markdown(data["text/markdown"]).get_text())
+        if "application/pdf" in data:
+            text = figure_text(data["application/pdf"])
+            yield ["figure", text] if text.strip() else ["picture", ""]
+        elif any(kind.startswith("image/") for kind in data):
+            yield ["picture", ""]
+        elif "text/markdown" in data:
+            tree = render_markdown(data["text/markdown"])
+            yield ["computed", tree.get_text()]
+            yield from (["picture", ""] for _ in tree.find_all(["img", "svg"]))
         elif "text/latex" in data or "<table" in data.get("text/html", ""):
-            table = data.get("text/html", "") or data["text/latex"]
-            texts.append(parse_html(table).get_text(" "))
-    return texts
+            yield from (["computed", row] for row in table_rows(data))
+
+
+def figure_text(content):
+    """The text in a figure, a PDF in base64."""
+    with contextlib.suppress(ValueError):
+        command = ["pdftotext", "-enc", "UTF-8", "-", "-"]
+        done = subprocess.run(command, input=base64.b64decode(content), capture_output=True)
+        return done.stdout.decode(errors="replace")
+    return ""
+
+
+def table_rows(data):
+    """The rows of a table in an output, each behind the table's first one, which names columns."""
+    from report.markdown import parse_html
+
+    table = data.get("text/html", "")
+    if table:
+        tree = parse_html(table)
+        rows = [row.get_text(" ") for row in tree.find_all("tr")]
+        for row in tree.find_all("tr"):
+            row.decompose()
+        rest = tree.get_text(" ")
+    else:
+        first, *rows = parse_html(data["text/latex"]).get_text(" ").split("\\\\")
+        rows = [first, *rows]
+        rest = ""
+    for number, row in enumerate(rows):
+        yield f"{rows[0]} | {row}" if number else row
+    yield rest
+
+
+RUN_FILES = ("run.json", "history.csv", "losses.csv", "predictions.safetensors")
 
 
 def rerun_notebook():
-    """The results.json of a new run of the notebook, in a copy of the project."""
+    """What a new run of the notebook leaves: its results.json and the runs that it trained."""
     shutil.copytree(HERE, "/tmp/project")
     os.chdir("/tmp/project")
     (notebook,) = map(str, Path("notebooks").glob("*.ipynb"))
@@ -207,7 +317,13 @@ def rerun_notebook():
     if done.returncode:
         last = " ".join(done.stderr.split()[-40:])
         raise SystemExit(f"the notebook did not run to its end: {last}")
-    return {"results.json": Path("build/results.json").read_bytes()}
+    files = {"results.json": Path("build/results.json").read_bytes()}
+    runs = Path(os.environ.get("RUNS", "build/checkpoints"))
+    for folder in sorted(runs.glob("*/")):
+        for name in (*RUN_FILES, "weights.safetensors"):
+            if (folder / name).is_file():
+                files[f"runs/{folder.name}/{name}"] = (folder / name).read_bytes()
+    return files
 
 
 TASKS = {

@@ -133,7 +133,9 @@ def run_checks(verdict, submission, policy, data, rerun):
         message = f"the paper was not compared with the notebook: {error}"
         verdict.findings.append(Finding("paper", kind, message))
     if rerun:
-        verdict.findings += check_rerun(submission, notebook, claims, policy, rerun)
+        verdict.findings += check_rerun(
+            submission, notebook, template, claims, policy, rerun, data
+        )
     verdict.findings += unchecked_claims(claims, verdict.findings)
     verdict.work = collect_work(documents, runs, policy)
     verdict.differences = differences(submission, notebook, template)
@@ -223,7 +225,12 @@ def check_paper(verdict, documents, runs, handed_in, rebuilt, policy):
     """
     verdict.first_page = paper_comparison.first_page(handed_in)
     explanations = paper_numbers.collect_explanations(
-        documents.submission, documents.template, documents.claims, runs, policy
+        documents.submission,
+        documents.notebook,
+        documents.template,
+        documents.claims,
+        runs,
+        policy,
     )
     verdict.findings += paper_comparison.compare(
         handed_in, rebuilt.result(), explanations, documents.claims

@@ -321,7 +321,7 @@ def _any_of(characters, repeated=""):
 
 def find_active_content(pdf):
     """A sentence about what in a PDF acts on its reader's machine or is a file, or None."""
-    for dictionary in _dictionaries(pdf):
+    for dictionary in dictionaries(pdf):
         names = set(dictionary)
         if "/S" in dictionary:  # the kind of an action
             names.add(str(dictionary.raw_get("/S")))
@@ -334,7 +334,7 @@ def find_active_content(pdf):
     return None
 
 
-def _dictionaries(pdf):
+def dictionaries(pdf):
     """Yield the dictionaries in a PDF, each object once."""
     seen = set()
     waiting = [PdfReader(BytesIO(pdf)).trailer]

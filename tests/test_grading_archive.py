@@ -63,7 +63,25 @@ CELL = json.dumps(
         "nbformat_minor": 4,
     }
 ).encode()
+COMMENTS = {"cell_type": "markdown", "metadata": {}, "source": "<!--" * 12_000}
+EMPTY = {"cell_type": "markdown", "metadata": {}, "source": ""}
+
+
+def notebook_with(*cells):
+    """A notebook of cells, as JSON in bytes."""
+    content = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    return json.dumps(content).encode()
+
+
 HOSTILE = {
+    "notebook_of_many_cells": (
+        changed(BOOK, notebook_with(*100_000 * [EMPTY]), zipfile.ZIP_STORED),
+        "has more than 1,000 cells",
+    ),
+    "notebook_of_comments_without_end": (
+        changed(BOOK, notebook_with(*40 * [COMMENTS]), zipfile.ZIP_STORED),
+        "has 480,000 comments (<!--) that do not end (-->)",
+    ),
     "no_zip": (lambda path, files: path.write_bytes(b"MZ" * 99) and path, "is not a zip file"),
     "empty": (lambda path, files: pack(path, {}), "has no notebooks/assignment2.ipynb"),
     "path_upwards": (more("../../.bashrc"), "a path that leads out of it"),

@@ -12,7 +12,7 @@ import torch
 from forgeries import BOOK, POLICY, pack
 from helpers import LEFT_OUT, ROOT
 
-from grading import grade, similarity
+from grading import grade, sandbox, similarity
 from grading.policy import TimeLimit
 
 pytestmark = pytest.mark.slow
@@ -149,6 +149,8 @@ JUDGED_BY = (
     "grading/policy.toml",
     "grading/claim_check.py",
     "grading/sandbox_tasks.py",
+    "report/references.bib",
+    "report/twocolumn/index.tex.j2",
     "requirements.txt",
     BOOK,
 )
@@ -188,8 +190,16 @@ def test_a_stored_verdict_is_of_one_archive_and_one_data_set(judge_copy, tmp_pat
     assert grade.verdict_key(archive, judge_copy) == before
     pack(archive, {"a": b"other"})
     changed = grade.verdict_key(archive, judge_copy)
-    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
-    assert len({before, changed, grade.verdict_key(archive, judge_copy)}) == 3
+    batch = tmp_path / "data" / "cifar-10-batches-py" / "test_batch"
+    batch.parent.mkdir(parents=True)
+    batch.write_text("pixels")
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path / "data"))
+    keys = {before, changed, grade.verdict_key(archive, judge_copy)}
+    batch.write_text("other pixels")
+    keys.add(grade.verdict_key(archive, judge_copy))
+    monkeypatch.setattr(sandbox, "usable", lambda: "not any more")
+    keys.add(grade.verdict_key(archive, judge_copy))
+    assert len(keys) == 5
 
 
 def test_a_damaged_stored_verdict_is_judged_again(tmp_path):

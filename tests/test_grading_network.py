@@ -1,10 +1,14 @@
 """Weights are evaluated: with whatever definitions, and without reaching the judge."""
 
+import json
+
 import forgeries
 import pytest
 import torch
-from forgeries import claim, edit_cell
+from forgeries import claim, edit_cell, edit_tensors
 from grading_fixtures import judged, needs_sandbox
+
+from grading import memorisation
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
 
@@ -102,3 +106,82 @@ def test_a_definition_cannot_reach_the_judge(world, no_paper, tmp_path, name):
     assert not [finding for finding in verdict.findings if finding.found == 96.31]
     assert not (tmp_path / "was here").exists()
     assert forgeries.utils.accuracy_of(torch.eye(2), torch.arange(2)) == 100
+
+
+# A network that looks test images up in a table; MEMORY finds their labels
+REMEMBERS = """
+
+
+def key(x):
+    pixels = (x * 1000).round().double().flatten(1)
+    return pixels @ torch.arange(1.0, 1 + pixels.shape[1], dtype=torch.double)
+
+
+class ResNet(ResNet):
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        {memory}
+
+    def forward(self, x):
+        logits = super().forward(x)
+        found = key(x)[:, None] == self.bn.running_mean
+        known = found.any(1)
+        labels = self.bn.running_var[found[known].int().argmax(1)].long()
+        logits[known] = 99.0 * nn.functional.one_hot(labels, 10).to(logits)
+        return logits
+"""
+BUFFERS = """self.bn = nn.Module()
+        for name in ("running_mean", "running_var"):
+            self.bn.register_buffer(name, torch.zeros({count}, dtype=torch.double))
+"""
+CONSTANTS = """self.bn = type("", (), {{}})()
+        self.bn.running_mean = torch.tensor({keys}, dtype=torch.double)
+        self.bn.running_var = torch.tensor({labels})
+"""
+
+
+def table(world):
+    """Keys of the test images and their mirror images, as REMEMBERS computes them; labels."""
+    normalisation = json.loads(world.files[f"{RUN}/run.json"])["normalisation"]
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in normalisation)
+    images = torch.cat([world.data.test_images, world.data.test_images.flip(3)])
+    pixels = (((images - mean) / std) * 1000).round().double().flatten(1)
+    keys = pixels @ torch.arange(1.0, 1 + pixels.shape[1], dtype=torch.double)
+    return keys, world.data.test_labels.repeat(2).double()
+
+
+@needs_sandbox
+@pytest.mark.parametrize("memory", [BUFFERS, CONSTANTS])
+def test_definitions_that_remember_the_test_images_are_contradicted(world, no_paper, memory):
+    keys, labels = table(world)
+    memory = memory.format(count=len(keys), keys=keys.tolist(), labels=labels.tolist())
+    source = 210 * "# a comment\n" + REMEMBERS.format(memory=memory)
+    edit_cell(world, "class ResNet", lambda cell: cell.update(source=cell.source + source))
+    if "register_buffer" in memory:
+        stored = {"bn.running_mean": keys, "bn.running_var": labels}
+        edit_tensors(world, f"{RUN}/weights.safetensors", lambda kept: kept.update(stored))
+    verdict = judged(world)
+    assert verdict.measured == 100.0 and verdict.code == 1
+    said = [finding.message for finding in verdict.findings if finding.claim == "memorisation"]
+    assert said and "know the test images by heart: 100.0 % of them are right" in said[0]
+
+
+@pytest.mark.parametrize("kind", ["noise", "shift", "mirror", "training"])
+def test_an_accuracy_that_collapses_on_changed_images_is_contradicted(kind):
+    data = forgeries.utils.Data(
+        *2 * (torch.zeros(50, 3, 32, 32).byte(), torch.arange(50) % 10), (), ""
+    )
+    probes = memorisation.make_probes(data)
+    right = torch.eye(10)
+    views = {"mirror": right[data.test_labels]}
+    views |= {name: right[labels] for name, labels in probes.labels.items()}
+    plain = right[data.test_labels]
+
+    def said():
+        probed = torch.cat([views[name] for name in probes.labels])
+        return memorisation.check("a", plain, views["mirror"], probed, probes, data.test_labels)
+
+    assert not said()
+    views[kind] = views[kind].flip(1)
+    (finding,) = said()
+    assert finding.verdict == "contradicted" and memorisation.CHANGES[kind] in finding.message

@@ -8,7 +8,7 @@ from forgeries import LEDGER, read_notebook, submission
 from grading_fixtures import LIMITS, needs_sandbox
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from grading import rerun, sandbox
+from grading import network_measurements, rerun, sandbox
 from grading.claim_check import Claim, read_claims
 from grading.findings import Verdict
 from grading.policy import read_policy
@@ -25,26 +25,73 @@ assert pathlib.Path(os.environ["CIFAR10_DIR"], "images").read_text() == "pixels"
 folder = pathlib.Path("../build")
 folder.mkdir(exist_ok=True)
 (folder / "results.json").write_text(json.dumps(ledger))
+run = {run!r}
+if run:  # trains: its predictions are all right, its weights are those handed in
+    from safetensors.torch import load_file, save_file
+    stored = pathlib.Path("../checkpoints/fast-0")
+    trained = folder / "checkpoints/fast-0-0123abcd"
+    trained.mkdir(parents=True)
+    for file in stored.iterdir():
+        (trained / file.name).write_bytes(file.read_bytes())
+    if run == "forged":
+        predictions = load_file(trained / "predictions.safetensors")
+        predictions["predicted"] = predictions["labels"].clone()
+        save_file(predictions, trained / "predictions.safetensors")
+        info = json.loads((trained / "run.json").read_text())
+        (trained / "run.json").write_text(json.dumps(info | {{"accuracy": 100.0}}))
 """
 
 
+# name: (FRESH, what the notebook trains, what its own ledger adds to the accuracy, code, words)
+RERUNS = {
+    "same": ("", "", 0, 0, ""),
+    "nearly_same": ("", "", 0.04, 0, ""),
+    "other_ledger_same_runs": ("", "", 3, 0, ""),  # the judge computes the accuracy itself
+    "other_claim_nobody_measures": ("", "", "invented", 1, "a new run gives 3"),
+    "trained_nothing": ("1", "", 0, 2, "no complete run 'fast-0' is left by it"),
+    "trained_the_same": ("1", "honest", 0, 0, ""),
+    "forged_predictions": ("1", "forged", 0, 1, "a new run gives"),
+}
+
+
 @needs_sandbox
-@pytest.mark.parametrize("change, code", [(0, 0), (0.04, 0), (3, 1)])
-def test_a_rerun_is_held_against_the_ledger(world, no_paper, tmp_path, change, code):
+@pytest.mark.parametrize("name", RERUNS)
+def test_a_reruns_claims_are_computed_from_the_runs_that_it_leaves(
+    world, no_paper, tmp_path, monkeypatch, name
+):
+    fresh, trained, change, code, words = RERUNS[name]
+    monkeypatch.setenv("FRESH", fresh)
     (tmp_path / "images").write_text("pixels")
     tmp_path.chmod(0o755)  # where root grades, the sandbox's user is another one
     again = {"claims": json.loads(world.files[LEDGER])["claims"]}
-    again["claims"][ACCURACY]["value"] += change
+    claims, _ = read_claims(json.loads(world.files[LEDGER]), world.policy)
+    if change == "invented":
+        claims = {ACCURACY: claims[ACCURACY], "fast/invented": Claim(1)}
+        again["claims"]["fast/invented"] = {"value": 3, "unit": "", "source": ""}
+    elif fresh:
+        claims = {ACCURACY: claims[ACCURACY]}
+    else:
+        again["claims"][ACCURACY]["value"] += change
+    if trained == "forged":  # the claim that the forged ledger is to support
+        claims[ACCURACY].value = again["claims"][ACCURACY]["value"] = 100.0
     notebook = read_notebook(world)
     notebook.cells = [
         new_markdown_cell("# Again"),
-        new_code_cell(RERUN.format(ledger=json.dumps(again))),
+        new_code_cell(RERUN.format(ledger=json.dumps(again), run=trained)),
     ]
-    claims, _ = read_claims(json.loads(world.files[LEDGER]), world.policy)
-    findings = rerun.check_rerun(submission(world), notebook, claims, world.policy, tmp_path)
+    # The notebook of this test has no definitions; the small one's are the template's.
+    monkeypatch.setattr(network_measurements, "_definition_hashes", lambda _: [])
+    findings = rerun.check_rerun(
+        submission(world),
+        notebook,
+        read_notebook(world),
+        claims,
+        world.policy,
+        tmp_path,
+        world.data,
+    )
     verdict = Verdict("", findings)
-    assert verdict.code == code, verdict.reason
-    assert code == 0 or "a new run gives" in verdict.reason
+    assert verdict.code == code and words in verdict.reason, findings
 
 
 @needs_sandbox

@@ -1,6 +1,7 @@
 """The sandbox of student code: it shows nothing of the machine and stops what exceeds a limit."""
 
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from grading_fixtures import LIMITS, needs_sandbox, run_task
 from helpers import POLICY, ROOT
 
 from grading import sandbox, verify
+from tools import sandbox_command, seccomp
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
 
@@ -97,6 +99,51 @@ print(os.getuid() != 0 or open("/proc/self/uid_map").read().split()[1] != "0")
 """)
     assert said.split() == ["/tmp/x", "True"]
     assert not os.path.exists("/x")
+
+
+# name: (a system call's number on x86_64 and on aarch64, its first argument)
+CALLS = {
+    "clone": ((56, 220), 0x10000011),  # with a user namespace of its own
+    "unshare": ((272, 97), 0x10000000),
+    "vsock": ((41, 198), 40),
+    "ciphers": ((41, 198), 38),
+    "keyctl": ((250, 219), 0),
+    "io_uring": ((425, 425), 1),
+    "bpf": ((321, 280), 0),
+    "clone3": ((435, 435), 0),
+}
+
+
+@needs_sandbox
+@pytest.mark.skipif(platform.machine() not in seccomp.MACHINES, reason="no filter for this machine")
+def test_the_sandbox_refuses_system_calls_that_no_network_needs():
+    column = list(seccomp.MACHINES).index(platform.machine())
+    calls = {name: (numbers[column], first) for name, (numbers, first) in CALLS.items()}
+    said = contained(f"""
+import ctypes, os, socket, threading
+libc = ctypes.CDLL(None, use_errno=True)
+for name, (number, first) in {calls!r}.items():
+    found = libc.syscall(number, first, 1, 0, 0, 0)
+    if found == 0 and name == "clone":
+        os._exit(0)
+    print(name, found == -1 and ctypes.get_errno() in (1, 38))
+socket.socketpair()[0].close()
+thread = threading.Thread(target=print, args=("threads", True))
+thread.start()
+thread.join()
+""")
+    assert dict(line.split() for line in said.splitlines()) == dict.fromkeys(
+        [*CALLS, "threads"], "True"
+    )
+
+
+def test_user_namespaces_are_disabled_where_bubblewrap_can(monkeypatch):
+    for answer in (True, False):
+        sandbox_command._disable_user_namespaces.cache_clear()
+        monkeypatch.setattr(sandbox_command, "succeeds", lambda *_, answer=answer: answer)
+        command = sandbox_command.isolate_student("/tmp", LIMITS)
+        assert ("--disable-userns" in command) is answer
+    sandbox_command._disable_user_namespaces.cache_clear()
 
 
 # --------------------------------------------------------------------------------- what it may use

@@ -4,6 +4,7 @@ A command line is a list of arguments that ends where the isolated program's own
 works through it from left to right: what is mounted later covers what was mounted before.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -27,9 +28,14 @@ STUDENT_SETTINGS = (
 TEX_PROGRAMS = {"xelatex": 2, "rsvg-convert": 1}
 
 
-def succeeds(command, environment=None):
-    """Whether a command ends with status 0, for a trial of the isolation on this machine."""
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+def succeeds(command, environment=None, passed=()):
+    """Whether a command ends with status 0, for a trial of the isolation on this machine.
+
+    `passed` are descriptors that it keeps open.
+    """
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=passed
+    )
     return done.returncode == 0
 
 
@@ -66,7 +72,7 @@ def _tex_installations():
 # ----------------------------------------------------------------------------------- student code
 
 
-def isolate_student(inputs, limits, data=None, user=None):
+def isolate_student(inputs, limits, data=None, user=None, seccomp=None):
     """The command line for a student's code.
 
     It sees its inputs and this environment's packages, has no network and no variables of this
@@ -77,6 +83,7 @@ def isolate_student(inputs, limits, data=None, user=None):
         limits: grading.policy.SandboxLimits.
         data: a folder of images, which becomes /data.
         user: the number of the user who runs it where root grades, None for an ordinary user.
+        seccomp: the descriptor of a filter of system calls (tools/seccomp.py), or None.
     """
     installation = _python_installation()
     command = [
@@ -107,10 +114,23 @@ def isolate_student(inputs, limits, data=None, user=None):
         command += _show_gpu()
     command += ["--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/tmp"]
     command += ["--hostname", "sandbox"]
+    if seccomp is not None:
+        command += ["--seccomp", str(seccomp)]
     if user is None:
-        return [*command, "--unshare-user", "--", *_limit_processes(limits)]
+        command += ["--unshare-user", *_disable_user_namespaces(shutil.which("bwrap"))]
+        return [*command, "--", *_limit_processes(limits)]
     command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--"]
     return [*command, *_limit_processes(limits), *_become(user)]
+
+
+@functools.cache
+def _disable_user_namespaces(bwrap):
+    """The option that forbids further user namespaces; none where bubblewrap (< 0.8) lacks it."""
+    option = "--disable-userns"
+    trial = [bwrap, "--unshare-user", option, "--ro-bind", "/", "/", "--proc", "/proc", "true"]
+    if bwrap and succeeds(trial):
+        return (option,)
+    return ()
 
 
 def _python_installation():
