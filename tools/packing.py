@@ -38,6 +38,7 @@ PLACEHOLDERS = (
     "you@example.edu",
     "your-account",
 )
+QUESTION = "YOUR TEXT HERE:"  # stands in the hand-out before what students are asked to write
 MEGABYTE = 1e6
 LIMIT_WITH_WEIGHTS = 40  # megabytes
 LIMIT_WITHOUT_WEIGHTS = 5
@@ -195,8 +196,14 @@ def collect_runs():
 
 
 def check_placeholders():
-    """Raise PackingError if the notebook still holds the template's name or account."""
+    """Raise PackingError if the notebook still holds the template's name, account or questions."""
     text = NOTEBOOK.read_text(encoding="utf-8")
+    questions = text.count(QUESTION)
+    if questions:
+        raise PackingError(
+            f"{NOTEBOOK.name} still holds {QUESTION} {questions} times. Replace each by your text, "
+            "or remove it. Run make paper, then make zip again."
+        )
     left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
     if left:
         raise PackingError(
@@ -280,7 +287,11 @@ def make_colab():
     notebook = read_notebook(NOTEBOOK)
     packed = io.BytesIO()
     folder = repository_name(notebook)
-    write_archive(packed, submission_files(notebook, weights=False, tests=False), folder)
+    if record(notebook).get("files"):
+        files = submission_files(notebook, weights=False, tests=False)
+    else:  # not yet run: there are no runs and figures to carry
+        files = [NOTEBOOK, *project_files("assignment")]
+    write_archive(packed, files, folder)
     archive = base64.b64encode(packed.getvalue()).decode()
     remove_outputs(notebook)
     insert_unpacking(notebook, UNPACK.format(folder=folder, archive=archive))

@@ -50,8 +50,17 @@ ROLES = {
     ),
     # what students get, beside the notebook without its solutions
     "assignment": (
-        *TRAINING, *ANALYSIS, *PAPER, "README.md", "LICENSE", "Makefile", "requirements.txt", "environment.yml",
-        "pyproject.toml", "grading/*", "tools/*",
+        *TRAINING,
+        *ANALYSIS,
+        *PAPER,
+        ".gitignore",
+        "LICENSE",
+        "Makefile",
+        "requirements.txt",
+        "environment.yml",
+        "pyproject.toml",
+        "grading/*",
+        "tools/*",
     ),
     # what an archive holds, beside the runs and figures that its notebook names
     "submission": (
