@@ -2,7 +2,7 @@
 # Settings are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make passes them on as environment
 # variables.
 .DEFAULT_GOAL := help
-.PHONY: help report submission paper study zip colab verify grade test test-fast bench clean
+.PHONY: help report submission paper study zip colab verify assignment grade test test-fast bench clean
 
 # setup.sh installs what is missing, then runs the command after it in the project's environment.
 # `python -m nbconvert` is `jupyter nbconvert`, but also works in a .venv whose folder was moved.
@@ -41,6 +41,9 @@ colab:  ## write build/assignment2_colab.ipynb: the notebook and its project in 
 
 verify:  ## check the numbers of this folder (SUBMISSION=archive.zip: of an archive; RERUN=1: rerun it)
 	@$(ENV) --sandbox python -m grading.verify
+
+assignment:  ## write what students get, without solutions and results: build/assignment.zip
+	@$(ENV) --no-tex python -m tools.assignment
 
 grade:  ## grade all archives in SUBMISSIONS=folder/ for ROSTER=roster.csv (JOBS=2: two at a time): build/grades.html
 	@$(ENV) --sandbox python -m grading.grade

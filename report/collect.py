@@ -154,7 +154,8 @@ class Collector:
         elif "conclusion" in tags and self.is_fallback:
             self.paper.note("conclusions are left out, since the data are no CIFAR-10", name)
         elif cell.cell_type == "markdown":
-            self.add_markdown(cell.source, name, attachments=cell.get("attachments", {}))
+            part = "abstract" if "abstract" in tags else "body"
+            self.add_markdown(cell.source, name, part, cell.get("attachments", {}))
         elif cell.cell_type == "raw":
             self.paper.note("raw cells are left out: make them Markdown", name)
         elif "abstract" in tags or "banner" in tags:

@@ -1,10 +1,22 @@
-"""The hand-out: solutions, outputs and results are gone, checks and prompts stay."""
+"""The hand-out: solutions, outputs and results are gone; filled in, it is the submission again."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
 
 import nbformat
 import pytest
+import torch
+from helpers import POLICY, ROOT, RUN
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import training
+from analysis import layer_table
+from tools import assignment
 from tools.assignment import AssignmentError, blank_code, blank_notebook, blank_text
+from tools.notebook_definitions import load_definitions
 
 SOURCE = """def area(width, height):
     '''The area of a rectangle.'''
@@ -25,6 +37,16 @@ BLANK = """def area(width, height):
 # YOUR CODE HERE
 raise NotImplementedError
 assert area(2, 3) == 6"""
+POINTS = {
+    "block": 20,
+    "network": 20,
+    "training step": 10,
+    "training": 10,
+    "test accuracy": 20,
+    "one more epoch": 10,
+    "text": 5,
+    "figures": 5,
+}
 
 
 def test_solutions_become_places_for_code():
@@ -46,10 +68,35 @@ def test_markers_that_do_not_pair_are_named_with_their_cell(source, words):
         blank_notebook(notebook)
 
 
-def test_text_becomes_its_prompt_and_keeps_its_heading():
+def test_text_becomes_its_question_and_keeps_its_heading():
     text = "## Results\n\n<!-- PROMPT Describe in three\nsentences. -->\nIt is good.\n\nVery."
-    assert blank_text(text) == "## Results\n\n*Describe in three sentences.*"
+    assert blank_text(text) == "## Results\n\n*YOUR TEXT HERE: Describe in three sentences.*"
     assert blank_text("Plain text.") == "Plain text."
+    assert blank_text("<!-- PROMPT -->\n\n## Ours alone") == ""
+
+
+def blanked(*cells):
+    """The cells that students get for some cells and one solution."""
+    notebook = new_notebook(cells=[*cells, new_code_cell(SOURCE, id="solution")])
+    return blank_notebook(notebook).cells[:-1]
+
+
+def test_tasks_are_cells_of_their_own():
+    text = (
+        "## Block\n\n<!-- PROMPT Describe it. -->\n<!-- TASK\nBuild it.\n\n| a |\n|---|\n-->\n\nX."
+    )
+    described, task = blanked(new_markdown_cell(text, id="block"))
+    assert described.source == "## Block\n\n*YOUR TEXT HERE: Describe it.*"
+    assert task.source == "Build it.\n\n| a |\n|---|"
+    assert task.id == "block-task" and task.metadata.tags == ["notebook-only"]
+
+
+def test_computed_text_becomes_a_question():
+    source = "# PROMPT Say how\n# good it is.\nprose(f'{accuracy} %')  # PROMPT"
+    (asked,) = blanked(new_code_cell(source, id="a", metadata={"tags": ["conclusion"]}))
+    assert asked.cell_type == "markdown" and asked.metadata.tags == ["conclusion"]
+    assert asked.source == "*YOUR TEXT HERE: Say how good it is.*"
+    assert blanked(new_code_cell("# PROMPT\nprose('')", id="a")) == []
 
 
 def test_a_notebook_is_handed_out_without_outputs():
@@ -62,3 +109,191 @@ def test_a_notebook_is_handed_out_without_outputs():
     assert nbformat.writes(notebook) == before
     with pytest.raises(AssignmentError, match="no cell"):
         blank_notebook(new_notebook(cells=[new_markdown_cell("Text.")]))
+
+
+def test_a_notebook_is_handed_out_without_its_author():
+    source = (
+        'X = 1\nAUTHORS = [{"name": "Lovelace",\n            "email": "lovelace@x.org"}]\nY = 2'
+    )
+    notebook = new_notebook(
+        cells=[
+            new_code_cell(source),
+            new_code_cell('REPOSITORY = "https://github.com/lovelace/resnet-cifar10"'),
+            new_code_cell(SOURCE),
+        ],
+        metadata={"authors": [{"name": "Lovelace"}]},
+    )
+    blank = blank_notebook(notebook)
+    assert "lovelace" not in nbformat.writes(blank).lower()
+    names = {}
+    exec("\n".join(cell.source for cell in blank.cells[:2]), names)
+    assert names["AUTHORS"] == blank.metadata.authors == [assignment.AUTHOR]
+    assert (names["X"], names["Y"]) == (1, 2)
+    notebook.cells[0].source = "%time\nAUTHORS = []"
+    with pytest.raises(AssignmentError, match="cell 1 .*AUTHORS"):
+        blank_notebook(notebook)
+
+
+def test_the_points_in_the_text_are_the_policys():
+    notebook = nbformat.read(ROOT / assignment.NOTEBOOK, 4)
+    in_text = assignment.points_in_text(notebook)
+    assert in_text == POINTS and sum(in_text.values()) == 100
+    assignment.check_points(in_text, assignment.points_in_policy(ROOT / assignment.POLICY))
+
+
+def test_other_points_in_the_policy_are_named(tmp_path):
+    policy = tmp_path / "policy.toml"
+    items = ""
+    for name, points in (("Block", 25), ("Style", 5)):
+        items += f'[[points.item]]\nname = "{name}"\npoints = {points}\n'
+    policy.write_text(items)
+    in_policy = assignment.points_in_policy(policy)
+    words = r"block \(20 in the notebook, 25 in the policy\), style \(none in .*, 5 in the policy\)"
+    with pytest.raises(AssignmentError, match=words):
+        assignment.check_points({"block": 20}, in_policy)
+    for text in ("[points", '[points]\nitem = ["a"]', "points = 3"):
+        policy.write_text(text)
+        with pytest.raises(AssignmentError, match="cannot be read"):
+            assignment.points_in_policy(policy)
+
+
+# ------------------------------------------------------------------------- the assignment itself
+
+PLACE = re.compile(r" *# YOUR CODE HERE.*\n *raise NotImplementedError")
+SOLUTION = re.compile(r"(?s) *#+ BEGIN SOLUTION[^\n]*\n(.*?)\n *#+ END SOLUTION")
+
+
+@pytest.fixture(scope="module")
+def handout(tmp_path_factory):
+    """The folder that `make assignment` writes."""
+    folder = tmp_path_factory.mktemp("hand out") / "assignment"
+    assignment.write_assignment(folder)
+    return folder
+
+
+def code_of(folder):
+    """The code cells of a notebook, id -> source."""
+    cells = nbformat.read(folder / assignment.NOTEBOOK, 4).cells
+    return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
+
+
+@pytest.fixture(scope="module")
+def filled(handout):
+    """The hand-out's notebook with our solutions, and a student's text for each question."""
+    notebook = nbformat.read(handout / assignment.NOTEBOOK, 4)
+    ours = code_of(ROOT)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            solutions = iter(SOLUTION.findall(ours[cell.id]))
+            cell.source = PLACE.sub(lambda _, solutions=solutions: next(solutions), cell.source)
+            assert next(solutions, None) is None, cell.id
+        else:
+            mine = f"My text of {cell.id}."
+            cell.source = re.sub(r"\*YOUR TEXT HERE: .*\*", mine, cell.source)
+    return notebook
+
+
+def test_the_hand_out_holds_nothing_of_ours(handout):
+    names = {file.relative_to(handout).as_posix() for file in handout.rglob("*") if file.is_file()}
+    assert {"README.md", "Makefile", "utils.py", "report/config.py", POLICY.files.notebook} <= names
+    ours = r"(figures|checkpoints|study|tests|build)/|report/(report|results|study)\.|.*\.pdf$"
+    assert [name for name in names if re.match(ours, name)] == []
+    notebook = nbformat.read(handout / assignment.NOTEBOOK, 4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    text = nbformat.writes(notebook)
+    assert "study.ipynb" not in text and "<!--" not in text and "# PROMPT" not in text
+    solutions = [part for source in code_of(ROOT).values() for part in SOLUTION.findall(source)]
+    assert len(solutions) == len(PLACE.findall("\n".join(code_of(handout).values()))) == 6
+    for solution in solutions:
+        assert not set(solution.split("\n")) & set("\n".join(code_of(handout).values()).split("\n"))
+
+
+def test_the_hand_out_for_colab_carries_the_others(handout, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = nbformat.read(handout / assignment.COLAB, 4).cells
+    exec(next(cell.source for cell in cells if cell.cell_type == "code"), {})
+    unpacked = tmp_path / "resnet-cifar10"
+    assert (unpacked / "tools" / "colab.py").exists()
+    assert code_of(unpacked) == code_of(handout)
+
+
+def test_the_hand_out_runs_until_the_first_place_for_code(handout, monkeypatch, capsys):
+    monkeypatch.chdir(handout / "notebooks")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the first cell adds to it
+    monkeypatch.setenv("DATASET", "digits")
+    names = {}
+    ran = []
+    with pytest.raises(NotImplementedError):
+        for cell, source in code_of(handout).items():
+            ran.append(cell)
+            exec(source, names)
+    assert ran[-2:] == ["block-definition", "block-check"]
+    assert "expected 24, found 24" in capsys.readouterr().out  # the check before it
+    assert names["DATASET"] == "digits" and names["ROOT"] == handout
+
+
+def run_checks(names, notebook):
+    """Execute the cells that check what is built, with the names that they need."""
+    code = {cell.id: cell.source for cell in notebook.cells}
+    names["table"] = layer_table.layer_table(names["ResNet"]().eval(), names["ResidualBlock"])
+    names["images"] = torch.randn(8, 3, 32, 32)
+    names["labels"] = torch.arange(8)
+    for cell in ("output-size-check", "block-check", "layers-check", "step-by-hand"):
+        exec(code[cell], names)
+
+
+def test_filled_in_it_is_the_submissions_network_and_passes_its_checks(filled, tmp_path):
+    nbformat.write(filled, tmp_path / "filled.ipynb")
+    names = load_definitions(tmp_path / "filled.ipynb")
+    run = training.load_run(ROOT / "checkpoints" / RUN)
+    torch.manual_seed(run.info["config"]["seed"])
+    probe = training.network_probe(names["ResNet"](), run.info["config"]["seed"])
+    assert training.same_probe(run.info["config"]["network"], probe)
+    run_checks(names, filled)
+
+
+@pytest.mark.parametrize(
+    "cell, old, new",
+    [
+        ("block-definition", "stride=stride, padding=0", "stride=1, padding=0"),
+        ("block-definition", "and not downsample", ""),
+        ("network-definition", "range(5)", "range(4)"),
+        ("network-definition", "stride=2, padding=3", "stride=2, padding=1"),
+        ("step-by-hand", "    optimizer.step()\n", ""),
+    ],
+)
+def test_a_wrong_solution_fails_a_check(filled, tmp_path, cell, old, new):
+    notebook = nbformat.from_dict(filled)
+    wrong = next(each for each in notebook.cells if each.id == cell)
+    assert old in wrong.source
+    wrong.source = wrong.source.replace(old, new)
+    nbformat.write(notebook, tmp_path / "wrong.ipynb")
+    with pytest.raises((AssertionError, RuntimeError)):  # torch's own where shapes do not fit
+        run_checks(load_definitions(tmp_path / "wrong.ipynb"), notebook)
+
+
+@pytest.mark.tex
+@pytest.mark.slow
+def test_filled_in_it_ends_in_a_paper(handout, filled, tmp_path):
+    assignment.pack_folder(handout, tmp_path / "handout.zip", "mine")
+    zipfile.ZipFile(tmp_path / "handout.zip").extractall(tmp_path)
+    mine = tmp_path / "mine"
+    nbformat.write(filled, mine / assignment.NOTEBOOK)
+    settings = {"VIRTUAL_ENV": sys.prefix, "EPOCHS": "1", "DATASET": "digits", "MAKEFLAGS": ""}
+    done = subprocess.run(
+        ["make", "report"], cwd=mine, env=os.environ | settings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    paper = mine / "build" / "report.pdf"
+    text = subprocess.run(["pdftotext", "-raw", paper, "-"], capture_output=True, text=True).stdout
+    text = re.sub(r"\s+", " ", text)
+    for words in (
+        "Abstract My text of abstract.",
+        "My text of block.",
+        "8,898,826",
+        "My text of accuracy-prose.",
+        "My text of limits.",
+    ):
+        assert words in text, words
+    assert not re.search("YOUR TEXT|TASK|20 points|What to do", text)

@@ -111,6 +111,16 @@ def test_zip_refuses_placeholders(project, refusal):
     assert "Your Name" in sentence and "placeholders" in sentence
 
 
+def test_zip_refuses_questions_without_an_answer(project, refusal):
+    def ask(cells):
+        cells["discussion"].source += "\n\n*YOUR TEXT HERE: What follows?*"
+
+    change_notebook(project, ask)
+    sentence = refusal("zip")
+    assert re.match(r"your text is missing in cell \d+ \(Discussion\) of assignm", sentence)
+    assert "Run make paper" in sentence
+
+
 def test_zip_refuses_an_edited_notebook(project, refusal):
     def edit(cells):
         cells["recipe"].source += "\n# more"
@@ -125,8 +135,9 @@ def test_a_notebook_that_was_not_run_is_refused(project, refusal):
         cells["ledger"].outputs = []
 
     change_notebook(project, remove_outputs)
-    for job in ("collect", "colab"):
-        assert "has not been run to its end. Run make submission." in refusal(job)
+    assert "has not been run to its end. Run make submission." in refusal("collect")
+    packing.make_colab()  # which starts a notebook
+    assert (project / "build" / "assignment2_colab.ipynb").stat().st_size > 1e5
 
 
 def test_collect_copies_new_runs_into_checkpoints(project, refusal, capsys, monkeypatch):

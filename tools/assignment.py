@@ -1,29 +1,61 @@
 """`make assignment`: what an instructor gives to students, made from the submission itself.
 
-In code cells, lines between `# BEGIN SOLUTION: hint` and `# END SOLUTION` become a place for the
-student's code with that hint; the number of # does not matter. In Markdown cells, a comment that
-starts with PROMPT holds what the student is asked: it replaces the cell's text. Outputs, results
-and runs are left out.
+The notebook marks what students do not get. A code cell has lines between `# BEGIN SOLUTION: hint`
+and `# END SOLUTION`, with any number of #: a place for the student's code stands there, with the
+hint. A comment PROMPT asks for text, `<!-- PROMPT question -->` in a Markdown cell or `# PROMPT
+question` at the top of a code cell: the question replaces the cell's text or code; without a
+question the cell is left out. `<!-- TASK text -->` becomes a Markdown cell behind its own.
+Outputs, results and runs are left out, and placeholders replace the author.
 """
 
+import ast
+import base64
+import io
 import re
 import shutil
 import sys
+import tomllib
 import zipfile
 
 import nbformat
+from nbformat.v4 import new_markdown_cell
 
 from tools.errors import SubmissionError
+from tools.packing import (
+    PLACEHOLDERS,
+    QUESTION,
+    UNPACK,
+    insert_unpacking,
+    print_written,
+    repository_name,
+)
 from tools.project_files import ROOT, project_files
 
 NOTEBOOK = "notebooks/assignment2.ipynb"
+COLAB = "assignment2_colab.ipynb"
+README = "tools/assignment_readme.md"  # becomes the hand-out's README.md
+POLICY = "grading/policy.toml"
 BEGIN = re.compile(r"(?P<indent>\s*)#+ *BEGIN SOLUTION:? *(?P<hint>.*)")
 END = re.compile(r"\s*#+ *END SOLUTION.*")
-PROMPT = re.compile(r"<!--\s*PROMPT\s+(?P<text>.*?)\s*-->", re.DOTALL)
+PROMPT = re.compile(r"<!--\s*PROMPT\b\s*(?P<text>.*?)\s*-->\n*", re.DOTALL)
+CODE_PROMPT = re.compile(r"(?m)^#+ *PROMPT\b(?P<text>.*(?:\n# .*)*)")
+TASK = re.compile(r"<!--\s*TASK\b\s*(?P<text>.*?)\s*-->\n*", re.DOTALL)
+POINTS = re.compile(r"(?P<name>[A-Z][a-z]*(?: [a-z]+)*): (?P<points>\d+(?:\.\d+)?) points")
+NAME, NUMBER, UNIVERSITY, EMAIL, ACCOUNT = PLACEHOLDERS
+AUTHOR = {"name": NAME, "student_number": NUMBER, "university": UNIVERSITY, "email": EMAIL}
+UNSIGNED = {  # name of a setting -> the code that sets it in the hand-out
+    "REPOSITORY": f'REPOSITORY = "https://github.com/{ACCOUNT}/resnet-cifar10"',
+    "AUTHORS": f"""\
+AUTHORS = [{{"name": "{NAME}", "student_number": "{NUMBER}",  # who hands this in: edit this
+            "university": "{UNIVERSITY}", "email": "{EMAIL}"}}]""",
+}
 
 
 class AssignmentError(SubmissionError):
     """The source notebook's markers are wrong: one sentence names the cell and the marker."""
+
+
+# -------------------------------------------------------------------------------------------- code
 
 
 def blank_code(source, cell):
@@ -59,71 +91,208 @@ def placeholder(indent, hint):
     return [first, f"{indent}raise NotImplementedError"]
 
 
+def without_author(source, cell):
+    """Return the source of a code cell with placeholders for the author and their repository."""
+    for name, text in UNSIGNED.items():
+        if f"{name} =" not in source:
+            continue
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:
+            raise AssignmentError(
+                f"{cell} sets {name} and is not plain Python: the author cannot be removed from it"
+            ) from None
+        lines = source.split("\n")
+        for statement in reversed(statements):
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+                lines[statement.lineno - 1 : statement.end_lineno] = [text]
+        source = "\n".join(lines)
+    return source
+
+
+# -------------------------------------------------------------------------------------------- text
+
+
+def question(text):
+    """What stands in the place of an author's text."""
+    return f"*{QUESTION} {' '.join(text.split())}*"
+
+
 def blank_text(source):
-    """Return the source of a Markdown cell: its prompts where it has some, else as it is."""
+    """Return the source of a Markdown cell as students get it, "" for a cell that is left out.
+
+    Questions replace the text below the headings; a cell without questions stays as it is.
+    """
     prompts = [found["text"] for found in PROMPT.finditer(source)]
     if not prompts:
-        return source
-    headings = re.findall(r"^(?:#+ .*|<a id=.*)$", source, re.MULTILINE)
-    questions = [f"*{' '.join(prompt.split())}*" for prompt in prompts]
-    return "\n\n".join([*headings, *questions])
+        return TASK.sub("", source).strip()
+    if not any(prompts):
+        return ""
+    headings = re.findall(r"^(?:#+ .*|<a id=.*)$", TASK.sub("", source), re.MULTILINE)
+    return "\n\n".join([*headings, *map(question, prompts)])
+
+
+def question_of_code(source):
+    """Return the question at the top of a code cell that the author's text is computed in.
+
+    It is "" for a cell that is left out, and None for a cell that students get.
+    """
+    prompt = CODE_PROMPT.match(source)
+    if not prompt:
+        return None
+    return " ".join(prompt["text"].replace("\n#", " ").split())
+
+
+# -------------------------------------------------------------------------------------- notebook
+
+
+def blank_cells(cell, name):
+    """Return the cells that students get for a cell: a list of none, one or two.
+
+    `name` is what messages call the cell.
+    """
+    if cell.cell_type == "code":
+        asked = question_of_code(cell.source)
+        if asked is None:
+            cell.source = without_author(blank_code(cell.source, name), name)
+            cell.outputs = []
+            cell.execution_count = None
+            return [cell]
+        source = question(asked) if asked else ""
+        metadata = {"tags": cell.metadata.get("tags", [])}
+        return [new_markdown_cell(source, id=cell.id, metadata=metadata)] if asked else []
+    if cell.cell_type != "markdown":
+        return [cell]
+    tasks = [found["text"] for found in TASK.finditer(cell.source)]
+    cell.source = blank_text(cell.source)
+    cells = [cell] if cell.source else []
+    if tasks:
+        metadata = {"tags": ["notebook-only"]}
+        cells.append(new_markdown_cell("\n\n".join(tasks), id=f"{cell.id}-task", metadata=metadata))
+    return cells
 
 
 def blank_notebook(notebook):
-    """Return a copy of a notebook as students get it: solutions blank, no outputs.
+    """Return a copy of a notebook as students get it: solutions blank, no outputs, no author.
 
     Raises AssignmentError where markers do not pair, or where no solution is marked at all.
     """
     blank = nbformat.from_dict(notebook)
-    solutions = 0
+    before = "\n".join(cell.source for cell in blank.cells if cell.cell_type == "code")
+    cells = []
     for number, cell in enumerate(blank.cells, 1):
-        if cell.cell_type == "code":
-            source = blank_code(cell.source, f"cell {number} ({cell.get('id', 'no id')})")
-            solutions += source != cell.source
-            cell.source = source
-            cell.outputs = []
-            cell.execution_count = None
-        elif cell.cell_type == "markdown":
-            cell.source = blank_text(cell.source)
-    if not solutions:
+        cells += blank_cells(cell, f"cell {number} ({cell.get('id', 'no id')})")
+    blank.cells = cells
+    if not re.search(f"(?m)^{BEGIN.pattern}", before):
         raise AssignmentError("no cell of the notebook has # BEGIN SOLUTION: nothing to hand out")
+    if "authors" in blank.metadata:
+        blank.metadata.authors = [AUTHOR]
     return blank
 
 
+# ----------------------------------------------------------------------------------------- points
+
+
+def points_in_text(notebook):
+    """The points that a notebook's Markdown names: a dict, name in lower case -> points."""
+    points = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for found in POINTS.finditer(cell.source):
+                points[found["name"].lower()] = float(found["points"])
+    return points
+
+
+def points_in_policy(path):
+    """The points in the policy's table [points]: as `points_in_text`; {} if it has no such table.
+
+    Raises AssignmentError if the file is not valid TOML or the table's form is wrong.
+    """
+    try:
+        items = tomllib.loads(path.read_text(encoding="utf-8")).get("points", {}).get("item", [])
+        return {item["name"].lower(): float(item["points"]) for item in items}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AssignmentError(
+            f"the points in {POLICY} cannot be read ({type(error).__name__}: {error}): "
+            "make verify says what is wrong with it"
+        ) from None
+
+
+def check_points(in_text, in_policy):
+    """Raise AssignmentError where text and policy name other points."""
+    if not in_policy:
+        return
+    differing = []
+    for name in dict.fromkeys([*in_text, *in_policy]):
+        if in_text.get(name) != in_policy.get(name):
+            said, given = (
+                f"{points[name]:g}" if name in points else "none" for points in (in_text, in_policy)
+            )
+            differing.append(f"{name} ({said} in the notebook, {given} in the policy)")
+    if differing:
+        raise AssignmentError(
+            f"the points in the text of {NOTEBOOK} are not those of {POLICY}: "
+            f"{', '.join(differing)}; change one of them"
+        )
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
 def write_assignment(target):
-    """Write the hand-out to the folder `target`, whose previous content is removed."""
+    """Write the hand-out to the folder `target`, whose previous content is removed.
+
+    Raises AssignmentError as `blank_notebook` and `check_points`.
+    """
     notebook = blank_notebook(nbformat.read(ROOT / NOTEBOOK, 4))
+    check_points(points_in_text(notebook), points_in_policy(ROOT / POLICY))
     shutil.rmtree(target, ignore_errors=True)
     for file in project_files("assignment"):
-        copy = target / file.relative_to(ROOT)
+        name = file.relative_to(ROOT).as_posix()
+        copy = target / ("README.md" if name == README else name)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
     (target / NOTEBOOK).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target / NOTEBOOK)
+    write_colab(notebook, target)
 
 
-def pack_folder(folder, archive):
-    """Write the files below `folder` to the zip file `archive`, in a folder of the same name."""
-    new = archive.with_suffix(".new")
-    with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as packed:
+def write_colab(notebook, target):
+    """Write the hand-out's notebook for Colab, which carries the files of the folder `target`."""
+    folder = repository_name(notebook)
+    packed = io.BytesIO()
+    pack_folder(target, packed, folder)
+    archive = base64.b64encode(packed.getvalue()).decode()
+    insert_unpacking(notebook, UNPACK.format(folder=folder, archive=archive))
+    nbformat.write(notebook, target / COLAB)
+
+
+def pack_folder(folder, archive, name):
+    """Write the files below `folder` to a zip file, in a folder called `name`.
+
+    `archive` is its path, or an open binary file.
+    """
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
-                name = file.relative_to(folder.parent).as_posix()
-                entry = zipfile.ZipInfo(name)  # without a date: same files, same bytes
+                path = f"{name}/{file.relative_to(folder).as_posix()}"
+                entry = zipfile.ZipInfo(path)  # without a date: same files, same bytes
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 packed.writestr(entry, file.read_bytes())
-    new.replace(archive)
 
 
 def main():
     """Write build/assignment/ and build/assignment.zip."""
     target = ROOT / "build" / "assignment"
+    archive = target.with_suffix(".zip")
+    new = target.with_suffix(".new")
     try:
         write_assignment(target)
-        pack_folder(target, target.with_suffix(".zip"))
+        pack_folder(target, new, target.name)
+        new.replace(archive)
     except (SubmissionError, OSError) as error:
         sys.exit(f"make assignment: {error}")
-    print(target.with_suffix(".zip"))
+    print_written(archive)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from grading.points import award_points
 from grading.policy import read_policy
 from grading.records import check_files
 from grading.verify import judge, load_images
-from report.freshness import file_hash, record
+from report.freshness import cell_names, file_hash, record
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
 from tools.run_notebook import read_notebook, remove_outputs
@@ -41,6 +41,7 @@ PLACEHOLDERS = (
     "you@example.edu",
     "your-account",
 )
+QUESTION = "YOUR TEXT HERE:"  # stands in the hand-out before what students are asked to write
 MEGABYTE = 1e6
 LIMIT_WITH_WEIGHTS = 40  # megabytes
 LIMIT_WITHOUT_WEIGHTS = 5
@@ -198,7 +199,19 @@ def collect_runs():
 
 
 def check_placeholders():
-    """Raise PackingError if the notebook still holds the template's name or account."""
+    """Raise PackingError if the notebook still holds the template's name, account or questions."""
+    notebook = read_notebook(NOTEBOOK)
+    asked = [
+        name
+        for cell, name in zip(notebook.cells, cell_names(notebook))
+        if cell.cell_type == "markdown" and QUESTION in cell.source
+    ]
+    if asked:
+        raise PackingError(
+            f"your text is missing in {', '.join(asked)} of {NOTEBOOK.name}. Replace each "
+            f"{QUESTION.rstrip(':')} with its question, or remove it. Run make paper, then make "
+            "zip again."
+        )
     text = NOTEBOOK.read_text(encoding="utf-8")
     left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
     if left:
@@ -314,7 +327,11 @@ def make_colab():
     notebook = read_notebook(NOTEBOOK)
     packed = io.BytesIO()
     folder = repository_name(notebook)
-    write_archive(packed, submission_files(notebook, weights=False, tests=False), folder)
+    if record(notebook).get("files"):
+        files = submission_files(notebook, weights=False, tests=False)
+    else:  # not yet run: there are no runs and figures to carry
+        files = [NOTEBOOK, *project_files("assignment", ROOT)]
+    write_archive(packed, files, folder)
     archive = base64.b64encode(packed.getvalue()).decode()
     remove_outputs(notebook)
     insert_unpacking(notebook, UNPACK.format(folder=folder, archive=archive))

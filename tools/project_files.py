@@ -53,7 +53,7 @@ ROLES = {
         *TRAINING,
         *ANALYSIS,
         *PAPER,
-        "README.md",
+        ".gitignore",
         "LICENSE",
         "Makefile",
         "requirements.txt",
