@@ -5,12 +5,10 @@ students. Each archive is judged by a process of its own, so that none can stop 
 verdicts are stored in build/grades/: the same command continues where it was stopped.
 """
 import concurrent.futures
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from urllib.parse import quote
 import jinja2
 from tqdm import tqdm
 
-from grading import claim_check, gradebook, records, sandbox, similarity
+from grading import claim_check, gradebook, judges, records, sandbox, similarity
 from grading.archive import parse_json, read
 from grading.grade_exports import csv_bytes, spreadsheet_text
 from grading.network_measurements import weights_file
@@ -42,7 +40,6 @@ NOT_READ = "not an archive that is read: ask for the zip file that make zip writ
 DEEPEST = 3  # folders below the course's in which archives are looked for
 MOST_MESSAGES = 20
 SPARE_SECONDS = 60  # that a process may take beyond the policy's time
-CLUSTER = "DASK_SCHEDULER_ADDRESS"
 
 
 @dataclass
@@ -179,51 +176,18 @@ class Job:
         return self.stored.with_suffix(similarity.SUFFIX)
 
 
-@contextlib.contextmanager
-def open_executor(jobs):
-    """An executor of concurrent.futures: threads here, or the cluster that CLUSTER names."""
-    address = os.environ.get(CLUSTER)
-    if address:
-        from distributed import Client
-
-        with Client(address) as client:
-            yield client.get_executor(pure=False)
-    else:
-        with concurrent.futures.ThreadPoolExecutor(jobs) as executor:
-            yield executor
-
-
-def start_job(executor, job, seconds, environment):
-    """A Future of the process that judges an archive.
-
-    The function that is submitted is subprocess.run, so that workers of a cluster need nothing of
-    this module.
-    """
-    limited = ["timeout", "-s", "KILL", str(seconds)]
-    judge = [sys.executable, "-m", "grading.verify", str(job.path.resolve()), str(job.report)]
-    return executor.submit(
-        subprocess.run,
-        [*limited, *judge],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        cwd=ROOT,
-    )
-
-
 def finish_job(job, done):
     """The StoredVerdict that a judging process has left; it is stored.
 
     Args:
         job: the Job.
-        done: the finished process. If it crashed or was stopped, the verdict says so.
+        done: its judges.Finished. If the process crashed or was stopped, the verdict says so.
     """
     verdict = None
     if done.returncode in (0, 1, 2):
         verdict = read_verdict(job.report)
     if verdict is None:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        lines = done.stderr.strip().splitlines()
         last = lines[-1][:200] if lines else f"status {done.returncode}"
         content = {"code": 2, "reason": f"judging it did not end as it should ({last})"}
         job.report.write_text(json.dumps(content))
@@ -240,18 +204,17 @@ def judge_all(jobs, workers, seconds):
         workers: how many archives are judged at a time.
         seconds: after so many a process is killed.
     """
-    threads = max(1, os.cpu_count() // workers)
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"RERUN": ""}
+    judges.set_environment(workers)
     verdicts = {}
     pending = {}
-    with open_executor(workers) as executor:
+    with judges.open_executor(workers) as executor:
         try:
             for job in jobs:
-                pending[start_job(executor, job, seconds, environment)] = job
+                pending[judges.start(executor, job.path, job.report, seconds)] = job
             finished = concurrent.futures.as_completed(pending)
             for future in tqdm(finished, total=len(pending), desc="archives", unit=""):
                 job = pending[future]
-                verdicts[job.name] = finish_job(job, future.result())
+                verdicts[job.name] = finish_job(job, judges.result(future))
         except KeyboardInterrupt:
             for future in pending:
                 future.cancel()

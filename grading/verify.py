@@ -41,7 +41,6 @@ from report.freshness import definitions_hash, file_hash
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
 
-START = time.monotonic()
 HEADINGS = {
     "holds": "Holds",
     "recorded": "Agrees with the records of the runs, which were not computed again",
@@ -361,7 +360,7 @@ class StudyCode:
     files: dict[str, str]
 
 
-def write_report(verdict, path):
+def write_report(verdict, path, seconds):
     """Write a verdict to a JSON file, and beside it what is compared; grade.py reads both."""
     work = verdict.work
     if work:
@@ -370,7 +369,7 @@ def write_report(verdict, path):
     content["first_page"] = base64.b64encode(verdict.first_page).decode()
     content["code"] = verdict.code
     content["reason"] = verdict.reason
-    content["seconds"] = time.monotonic() - START
+    content["seconds"] = seconds
     Path(path).write_text(json.dumps(content))
 
 
@@ -380,6 +379,7 @@ def main(path, report):
     The verdict is also written to the JSON file `report` if it is named. If `path` is this
     folder, the study is judged as well.
     """
+    started = time.monotonic()
     try:
         policy = read_policy()
     except SubmissionError as error:
@@ -387,7 +387,7 @@ def main(path, report):
     rerun = data_folder().resolve() if is_set("RERUN") else None
     verdict = judge_in_time(path, policy, rerun)
     if report:
-        write_report(verdict, report)
+        write_report(verdict, report, time.monotonic() - started)
     print_verdict(verdict)
     codes = [verdict.code]
     if Path(path) == ROOT and (ROOT / policy.study.files.ledger).exists():

@@ -6,14 +6,13 @@ import json
 import os
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from forgeries import pack
 from helpers import POLICY, RUN, needs_weights, tiny
 
-from grading import grade, similarity, verify
+from grading import grade, judges, similarity, verify
 from grading.findings import Finding, Verdict
 from grading.policy import Deadline
 from grading.roster import Author
@@ -68,8 +67,8 @@ def judge_all(jobs, workers, seconds):
     verdicts = {}
     for job in jobs:
         verdict = verdict_of(job.name)
-        verify.write_report(verdict, job.report)
-        done = SimpleNamespace(returncode=verdict.code, stderr=b"")
+        verify.write_report(verdict, job.report, seconds=1.0)
+        done = judges.Finished(verdict.code, "")
         verdicts[job.name] = grade.finish_job(job, done)
     return verdicts, False
 

@@ -12,31 +12,38 @@ import torch
 from forgeries import BOOK, POLICY, pack
 from helpers import LEFT_OUT, ROOT
 
-from grading import grade, sandbox, similarity
+from grading import grade, judges, sandbox, similarity
 from grading.policy import TimeLimit
 
 pytestmark = pytest.mark.slow
 
 JUDGE = """
 import json, os, pathlib, sys, time
-name, report = pathlib.Path(sys.argv[1]).name, pathlib.Path(sys.argv[2])
-with open(pathlib.Path(__file__).parents[1] / "calls", "a") as file:
-    file.write(name + "\\n")
-if "crash" in name:
-    os.kill(os.getpid(), 11)
-if "hang" in name:
-    time.sleep(99)
-if "slow" in name:
-    time.sleep(float(os.environ.get("SLOW", 0)))
-finding = {"verdict": "contradicted", "message": "the paper says <script>alert(1)</script>"}
-verdict = {"code": 0, "reason": "all holds", "findings": [], "claimed": 82.5, "measured": 82.456,
-           "seconds": 1.0, "first_page": "AAAA", "differences": []}
-if "bad" in name:
-    verdict |= {"code": 1, "reason": finding["message"], "findings": [finding]}
-if "twin" in name:
-    report.with_suffix(".work").write_bytes(pathlib.Path("twin.work").read_bytes())
-report.write_text(json.dumps(verdict))
-sys.exit(verdict["code"])
+
+HERE = pathlib.Path(__file__).parent
+
+def main(archive, report):
+    name, report = pathlib.Path(archive).name, pathlib.Path(report)
+    with open(HERE / "calls", "a") as file:
+        file.write(name + "\\n")
+    if "crash" in name:
+        os.kill(os.getpid(), 11)
+    if "hang" in name:
+        time.sleep(99)
+    if "slow" in name:
+        time.sleep(float(os.environ.get("SLOW", 0)))
+    finding = {"verdict": "contradicted", "message": "the paper says <script>alert(1)</script>"}
+    verdict = {"code": 0, "reason": "all holds", "findings": [], "claimed": 82.5,
+               "measured": 82.456, "seconds": 1.0, "first_page": "AAAA", "differences": []}
+    if "bad" in name:
+        verdict |= {"code": 1, "reason": finding["message"], "findings": [finding]}
+    if "twin" in name:
+        report.with_suffix(".work").write_bytes((HERE / "twin.work").read_bytes())
+    report.write_text(json.dumps(verdict))
+    sys.exit(verdict["code"])
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
 """
 
 
@@ -44,12 +51,13 @@ sys.exit(verdict["code"])
 def course(tmp_path, monkeypatch, restored_environment):
     """A folder of archives, and a judge that does by their names what archives may bring about."""
     own = tmp_path / "own"
-    shutil.copytree(ROOT / "grading", own / "grading")
-    (own / "grading" / "verify.py").write_text(JUDGE)
-    (own / "notebooks").mkdir()
-    shutil.copy(ROOT / BOOK, own / "notebooks")
+    own.mkdir()
+    (own / "judge_by_name.py").write_text(JUDGE)
+    monkeypatch.syspath_prepend(own)
+    monkeypatch.setattr(judges, "JUDGE", "judge_by_name")
+    monkeypatch.setattr(judges, "ROOT", own)  # where a cluster's workers find it
+    judges.SERVER.set_forkserver_preload([])
     similarity.write_work(own / "twin.work", similarity.Work(torch.ones(9), torch.ones(8)))
-    monkeypatch.setattr(grade, "ROOT", own)
     monkeypatch.setattr(grade, "read_policy", lambda: replace(POLICY, verdict=TimeLimit(-57)))
     folder = tmp_path / "course"
     for name in (
