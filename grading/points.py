@@ -7,7 +7,7 @@ from tools.errors import SubmissionError
 
 TOTAL = 100
 UNVERIFIED = ("open", "lost", "given")
-GOOD = ("holds", "recorded")
+GOOD = ("holds", "recorded", "noted")
 
 
 class PointsError(SubmissionError):
