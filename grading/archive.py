@@ -36,6 +36,10 @@ ZIP_ERRORS = (
 )
 
 
+class MissingFileError(ArchiveError):
+    """A submission lacks a file: one sentence."""
+
+
 @dataclass
 class Submission:
     """The files of a submission that the policy reads.
@@ -55,9 +59,9 @@ class Submission:
     is_own_copy: bool = False
 
     def bytes(self, name):
-        """A file's content; raises ArchiveError if the submission lacks it."""
+        """A file's content; raises MissingFileError if the submission lacks it."""
         if name not in self.files:
-            raise ArchiveError(f"{name} is missing")
+            raise MissingFileError(f"{name} is missing")
         return self.files[name]
 
     def hash(self, name):

@@ -2,7 +2,10 @@
 
 No PDF is opened in this process: the sandbox turns papers into grey pictures and text.
 """
+import copy
+import difflib
 import io
+import itertools
 import json
 import re
 from collections import Counter
@@ -20,6 +23,13 @@ from grading.schema import Place, read_value
 SQUARE = 16
 DIFFERENT_PIXELS = 8
 DIFFERENT_GREY = 100
+OTHER_LAYOUT = 0.3  # share of words that differ from which on another program made the paper
+MOST_CORRECTIONS = 10  # of the prose, made after the paper
+CONTEXT = 3  # words beside a corrected one by which it is found in the notebook
+NUMBER_WORD = re.compile(
+    r"\d|(ten|twelve|teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred)",
+    re.IGNORECASE,
+)
 REDRAWN = 0.05  # share of different squares from which on a page counts as typeset differently
 THUMBNAIL = 420  # pixels, the longer side of the first page's picture
 
@@ -44,27 +54,120 @@ def render_rebuilt(submission, notebook, policy):
     return sandbox.results(inputs, "paper", policy)
 
 
-def compare(handed_in, rebuilt, explanations, claims):
+def compare(handed_in, rebuilt, notebook, explanations, claims):
     """Findings on two papers.
 
     Args:
         handed_in: what render_handed_in returns.
         rebuilt: what render_rebuilt returns.
+        notebook: the notebook.
         explanations: the values that numbers in the paper may have, as paper_numbers.Explanations.
         claims: name -> Claim.
     """
     texts = read_texts(rebuilt)
     words = page_words(handed_in)
     rebuilt_words = page_words(rebuilt)
+    if is_other_layout(handed_in, rebuilt):
+        return [
+            *paper_numbers.check_other_layout(words, notebook, explanations, claims),
+            *paper_numbers.check_numbers(texts, explanations, claims),
+        ]
     findings = [
         *compare_words(words, rebuilt_words),
         *compare_pictures(pictures(handed_in), pictures(rebuilt), words == rebuilt_words),
         *paper_numbers.check_numbers(texts, explanations, claims),
     ]
-    if not findings:
+    if all(finding.verdict == "noted" for finding in findings):
         message = "the paper is what the notebook makes, as text and as pictures"
-        findings.append(Finding("paper", "holds", message))
-    return findings
+        findings.insert(0, Finding("paper", "holds", message))
+    return findings + _marks(handed_in)
+
+
+def _marks(handed_in):
+    """A list with a Finding on marks that a reader has made in the PDF, or an empty one."""
+    pages = parse_json(handed_in.get("marks.json", b"[]"), "the list of marks")
+    if not pages:
+        return []
+    message = (
+        f"somebody has marked text in the paper's PDF on page {join_names([str(p) for p in pages])}"
+        ": the marks were left out of the comparison"
+    )
+    return [Finding("paper", "noted", message)]
+
+
+def is_other_layout(handed_in, rebuilt):
+    """Whether another program than this project's exporter made the paper handed in."""
+    there = Counter(word for page in page_words(handed_in) for word in page)
+    here = Counter(word for page in page_words(rebuilt) for word in page)
+    different = (there - here).total() + (here - there).total()
+    if different > OTHER_LAYOUT * max(there.total() + here.total(), 1):
+        return True
+    shapes = [[page.shape for page in pictures(files)] for files in (handed_in, rebuilt)]
+    return not set(shapes[0]) & set(shapes[1])
+
+
+def undo_corrections(handed_in, rebuilt, submission, notebook, policy):
+    """The paper of the notebook as its prose was when the paper was made, and findings.
+
+    Without such corrections of the prose it is `rebuilt` itself. Arguments are those of compare()
+    and of render_rebuilt().
+    """
+    old = [word for page in page_words(handed_in) for word in page]
+    new = [word for page in page_words(rebuilt) for word in page]
+    if old == new or not rebuilt or is_other_layout(handed_in, rebuilt):
+        return rebuilt, []
+    matcher = difflib.SequenceMatcher(None, new, old, autojunk=False)
+    changes = [opcode[1:] for opcode in matcher.get_opcodes() if opcode[0] != "equal"]
+    if len(changes) > MOST_CORRECTIONS:
+        return rebuilt, []
+    before = copy.deepcopy(notebook)
+    said = []
+    for first, last, start, end in changes:
+        corrected = new[first:last]
+        printed = old[start:end]
+        if any(NUMBER_WORD.search(word) for word in corrected + printed):
+            return rebuilt, []
+        left = new[max(first - CONTEXT, 0) : first]
+        right = new[last : last + CONTEXT]
+        if not _replace(before, left, corrected, printed, right):
+            return rebuilt, []
+        said.append(f"{' '.join(printed)!r} where the notebook says {' '.join(corrected)!r}")
+    again = render_rebuilt(submission, before, policy)
+    if page_words(again) != page_words(handed_in):
+        return rebuilt, []
+    message = f"the prose was corrected after the paper was made: the paper says {join_names(said)}"
+    return again, [Finding("paper", "noted", message)]
+
+
+def _replace(notebook, left, corrected, printed, right):
+    """Replace words of the prose that stand in one place between others; whether they did."""
+    for size in range(CONTEXT, -1, -1):
+        before = left[len(left) - size :] if size else []
+        after = right[:size]
+        words = [*before, *corrected, *after]
+        if not words:
+            return False
+        pattern = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)")
+        matches = [
+            (cell, match) for cell in notebook.cells for match in pattern.finditer(_prose(cell))
+        ]
+        if len(matches) == 1:
+            cell, match = matches[0]
+            text = " ".join([*before, *printed, *after])
+            cell.source = cell.source[: match.start()] + text + cell.source[match.end() :]
+            return True
+    return False
+
+
+def _prose(cell):
+    """What of a cell was typed for the paper: Markdown, or the options, with captions, at its top.
+
+    It is the start of the cell's source, or all of it.
+    """
+    if cell.cell_type == "markdown":
+        return cell.source
+    lines = cell.source.splitlines(keepends=True)
+    return "".join(itertools.takewhile(lambda line: line.startswith("#|"), lines))
 
 
 def pictures(files):
@@ -131,6 +234,9 @@ def compare_words(handed_in, rebuilt):
         )
     if missing:
         message += f"; it lacks {_shown_words(missing)}"
+    if not any(NUMBER_WORD.search(word) for word in added + missing):
+        message += ". No number is among them: perhaps the prose was changed after it was made"
+        return [Finding("paper", "unverified", message)]
     return [Finding("paper", "contradicted", message)]
 
 
@@ -171,7 +277,8 @@ def compare_pictures(handed_in, rebuilt, same_words):
                 f"page {number} of the paper looks different from what the notebook makes, "
                 f"{down} % from its top and {right} % from its left"
             )
-            findings.append(Finding("paper", "contradicted", message))
+            verdict = "contradicted" if same_words else "unverified"  # other words move others
+            findings.append(Finding("paper", verdict, message))
     return findings
 
 

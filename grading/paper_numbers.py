@@ -22,6 +22,13 @@ NUMBER_IN_CODE = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
 INVISIBLE = re.compile(r"[\u200b-\u200f\u2060\ufeff\u00ad]")
 MOST_LETTERS = 200_000  # of a bibliography
 LARGE = 1_000  # whole numbers from here on need an explanation in text typed by hand
+# What a sentence speaks of that tells a result. Numbers in other sentences are only to be read.
+RESULT = re.compile(
+    r"accura|correct|\bright\b|recogni[sz]|classif|\breach|achiev|\bscore|perform|predict|"
+    r"\berrors?\b|mistake|parameters|better|worse|\bloss\b",
+    re.IGNORECASE,
+)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n\s*\n")
 
 
 @dataclass
@@ -142,19 +149,90 @@ def check_numbers(texts, explanations, claims):
     values = []
     for place, kind, text in texts:
         known = computed if kind == "computed" else typed
-        for number in find_numbers(text):
-            if number.decimals == 2:
-                values.append(number.value)
-            if _needs_explanation(number, kind) and not _is_explained(number, known):
-                unexplained.setdefault(place, []).append(number.written)
+        values += [number.value for number in find_numbers(text) if number.decimals == 2]
+        for sentence in SENTENCE_END.split(text):
+            for number in find_numbers(sentence):
+                if _needs_explanation(number, kind) and not _is_explained(number, known):
+                    verdict = _verdict_on(number, sentence, kind, claims)
+                    unexplained.setdefault((place, verdict), []).append(number.written)
     findings = _missing_accuracy(claims, values)
-    for place, written in unexplained.items():
+    for (place, verdict), written in unexplained.items():
         message = (
             f"{place} says {', '.join(dict.fromkeys(written))}, which is no claim, citation or "
             "number of the template"
         )
-        findings.append(Finding("paper", "unverified", message))
+        if verdict == "noted":
+            message += "; it does not read like a result"
+        findings.append(Finding("paper", verdict, message))
     return findings
+
+
+def _verdict_on(number, sentence, kind, claims):
+    """The verdict on a number that nothing explains: "noted" unless it may be read as a result.
+
+    A share in per cent above the accuracy claimed may be, and so may numbers in a sentence that
+    speaks of results, and in a table.
+    """
+    accuracy = claims.get("test_accuracy")
+    highest = accuracy.value if accuracy and accuracy.is_number else 0
+    is_result = RESULT.search(unicodedata.normalize("NFKC", sentence))
+    if kind == "computed" or is_result or (number.is_percent and number.value > highest):
+        return "unverified"
+    return "noted"
+
+
+# --------------------------------------------------------------------------------- another layout
+
+
+def check_other_layout(words, notebook, explanations, claims):
+    """Findings on a paper that was not made by this project's exporter.
+
+    Its numbers have to be claims, or to stand in the notebook: shares in per cent and those of two
+    and more decimals.
+
+    Args:
+        words: the words of each page, a list of lists.
+        notebook: the notebook.
+        explanations: an Explanations.
+        claims: name -> Claim.
+    """
+    what = "the paper has another layout than make paper gives it"
+    text = " ".join(word for page in words for word in page)
+    if not text:
+        message = f"{what}, and no text that can be read: its numbers were not compared"
+        return [Finding("paper", "unverified", message)]
+    known = explanations.computed + [number.value for number in find_numbers(all_text(notebook))]
+    known = np.array(known, dtype=float)
+    numbers = [
+        number for number in find_numbers(text) if number.is_percent or number.decimals >= 2
+    ]
+    foreign = [number.written for number in numbers if not _is_explained(number, known)]
+    if foreign:
+        shown = ", ".join(list(dict.fromkeys(foreign))[:8])
+        message = f"{what} and says {shown}, which the notebook does not"
+        return [Finding("paper", "contradicted", message)]
+    values = [number.value for number in numbers]
+    if claims and _missing_accuracy(claims, values):
+        message = f"{what} and does not say the accuracy claimed"
+        return [Finding("paper", "unverified", message)]
+    message = (
+        f"{what}; its numbers agree with the notebook ({len(numbers)} were compared). Its pictures "
+        "were not compared: look at them"
+    )
+    return [Finding("paper", "noted", message)]
+
+
+def all_text(notebook):
+    """All text of a notebook: the sources of its cells and the texts of its outputs."""
+    texts = []
+    for cell in notebook.cells:
+        texts.append(cell.source)
+        for output in cell.get("outputs", []):
+            texts.append(str(output.get("text", "")))
+            for kind, content in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    texts.append(re.sub(r"src=\"data:[^\"]*\"|<[^<>]{0,500}>", " ", str(content)))
+    return "\n".join(texts)
 
 
 def _needs_explanation(number, kind):

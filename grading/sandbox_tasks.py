@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
+MOST_BYTES_OF_A_MARK = 2_000  # of what draws it
 MOST_PAGES = 40  # of a paper that are compared
 LONGER_SIDE = 1100  # of a page's picture, in pixels
 IMAGES_AT_ONCE = 200  # fit a processor's cache
@@ -33,7 +35,7 @@ def definition_facts(names):
 
     from analysis import layer_table
 
-    net = names["ResNet"]().eval()
+    net = network_class(names)().eval()
     block = names.get("ResidualBlock", ())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, 3, 32, 32))
@@ -48,6 +50,24 @@ def definition_facts(names):
             facts.append([f"layer_output/{row.Index + 1}", str(row.output)])
         facts.append(["block_difference", layer_table.block_difference(block)])
     return facts
+
+
+def network_class(names):
+    """The network's class among the names of definitions: ResNet, or else the last module.
+
+    Raises SystemExit if there is none that can be made without arguments.
+    """
+    from torch import nn
+
+    if "ResNet" in names:
+        return names["ResNet"]
+    for value in reversed(list(names.values())):
+        is_own = isinstance(value, type) and value.__module__ == names["__name__"]
+        if is_own and issubclass(value, nn.Module):
+            with contextlib.suppress(TypeError):
+                value()
+                return value
+    raise SystemExit("no class of a network was found that is made without arguments")
 
 
 def probabilities(net, images, normalisation):
@@ -82,12 +102,17 @@ def evaluate_network():
     from tools.notebook_definitions import load_definitions
 
     names = load_definitions(HERE / "definitions.ipynb")
-    results = {"facts.json": json.dumps(definition_facts(names)).encode()}
+    network = network_class(names)
+    buffers = [name for name, _ in network().named_buffers()]
+    results = {
+        "facts.json": json.dumps(definition_facts(names)).encode(),
+        "buffers.json": json.dumps(buffers).encode(),
+    }
     images = HERE / "images.raw"
     if images.exists():
         pixels = torch.frombuffer(bytearray(images.read_bytes()), dtype=torch.uint8)
         for run, normalisation in json.loads((HERE / "runs.json").read_text()).items():
-            net = training.load_weights(names["ResNet"](), HERE / run)
+            net = training.load_weights(network(), HERE / run)
             computed = probabilities(net, pixels.view(-1, 3, 32, 32), normalisation)
             results[f"{run}.raw"] = computed.float().numpy().tobytes()
     return results
@@ -111,8 +136,59 @@ def run(command):
 
 
 def render_handed_in():
-    """The pages of the PDF handed in."""
-    return render_pages(HERE / "paper.pdf")
+    """The pages of the PDF handed in, without a reader's marks, and the pages that have such."""
+    pdf, pages = without_marks(HERE / "paper.pdf")
+    return render_pages(pdf) | {"marks.json": json.dumps(pages).encode()}
+
+
+def without_marks(path):
+    """A PDF without highlighters' marks and the like, a path, and the numbers of their pages.
+
+    Marks that show text or pictures of their own stay. A PDF without marks, or one that pypdf
+    cannot read, stays as it is.
+    """
+    from pypdf import PdfWriter
+    from pypdf.generic import ArrayObject, NameObject
+
+    marked = []
+    try:
+        writer = PdfWriter(clone_from=path)
+        for number, page in enumerate(writer.pages[:MOST_PAGES], 1):
+            annotations = page.get("/Annots", ArrayObject()).get_object()
+            kept = [entry for entry in annotations if not is_mark(entry.get_object())]
+            if len(kept) < len(annotations):
+                marked.append(number)
+                page[NameObject("/Annots")] = ArrayObject(kept)
+        if marked:
+            writer.write("/tmp/unmarked.pdf")
+            path = Path("/tmp/unmarked.pdf")
+    except Exception:  # damaged in whatever way: the caller's programs say how
+        marked = []
+    return path, marked
+
+
+def is_mark(annotation):
+    """Whether an annotation of a PDF only marks the text below it."""
+    if annotation.get("/Subtype") == "/Popup":
+        return True
+    if annotation.get("/Subtype") not in ("/Highlight", "/Underline", "/StrikeOut", "/Squiggly"):
+        return False
+    appearance = annotation.get("/AP", {}).get("/N")
+    return appearance is None or is_plain(appearance.get_object())
+
+
+def is_plain(form, depth=0):
+    """Whether a form of a PDF draws few lines and areas, and neither text nor pictures."""
+    if depth > 3 or not hasattr(form, "get_data") or form.get("/Subtype") == "/Image":
+        return False
+    content = form.get_data()
+    drawn = re.findall(rb"(?<![^\s])(?:Tj|TJ|'|\"|BI|sh)(?![^\s])", content)
+    if drawn or len(content) > MOST_BYTES_OF_A_MARK:
+        return False
+    if "/Resources" not in form or "/XObject" not in form["/Resources"]:
+        return True
+    inner = form["/Resources"]["/XObject"].values()
+    return all(is_plain(entry.get_object(), depth + 1) for entry in inner)
 
 
 def build_paper():
@@ -197,6 +273,19 @@ def computed_texts(outputs):
     return texts
 
 
+def compare_pictures():
+    """Which pictures have the same pixels as the recorded ones: their names."""
+    from PIL import Image
+
+    equal = []
+    for shown in sorted((HERE / "pictures").glob("*.shown")):
+        with Image.open(shown) as one, Image.open(shown.with_suffix(".recorded")) as other:
+            pixels = [(image.size, image.convert("RGBA").tobytes()) for image in (one, other)]
+        if pixels[0] == pixels[1]:
+            equal.append(shown.stem)
+    return {"equal.json": json.dumps(equal).encode()}
+
+
 def rerun_notebook():
     """The results.json of a new run of the notebook, in a copy of the project."""
     shutil.copytree(HERE, "/tmp/project")
@@ -214,6 +303,7 @@ TASKS = {
     "network": evaluate_network,
     "look": render_handed_in,
     "paper": build_paper,
+    "pictures": compare_pictures,
     "rerun": rerun_notebook,
 }
 

@@ -22,9 +22,9 @@ import nbformat
 
 from grading.archive import read
 from grading.policy import read_policy
-from grading.records import check_files
+from grading.run_record import compare_with_record
 from grading.verify import judge, load_images
-from report.freshness import file_hash, record
+from report.freshness import file_hash, record, stale
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
 from tools.run_notebook import read_notebook, remove_outputs
@@ -210,8 +210,10 @@ def check_freshness(submission, policy):
     """Raise PackingError if notebook, code, runs and figures are not of one execution."""
     notebook = submission.notebook(policy.files.notebook)
     results = submission.json(policy.files.ledger)
-    for finding in check_files(submission, notebook, results, policy):
-        if finding.verdict == "contradicted":
+    for fault in stale(notebook, None):
+        raise PackingError(f"{fault}. {AGAIN}")
+    for finding in compare_with_record(submission, notebook, results, notebook, policy):
+        if finding.verdict != "holds":
             raise PackingError(f"{finding.message}. {AGAIN}")
 
 
