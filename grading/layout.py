@@ -158,8 +158,10 @@ def _likeness(content, policy):
 def _find_strays(layout, names, files):
     """Enter into a layout files that are not where the policy, `files`, names them."""
     present = set(names)
-    for name in names:
-        for place in _inner_names(name):  # below another folder than the notebook's
+    for name in names:  # below another folder than the notebook's
+        if not name.endswith(".ipynb"):
+            _enter(layout, name, name, files)
+        for place in _inner_names(name):
             if not place.endswith((".ipynb", ".py")):
                 _enter(layout, name, place, files)
     for name in names:
