@@ -19,6 +19,7 @@ GROUPS = {
         "What your teacher may ask you about",
         "This is no accusation. Think of how you would explain it.",
     ),
+    "noted": ("What was noted", "Nothing of this counts against you."),
 }
 MOST_MESSAGES = 20
 

@@ -28,6 +28,8 @@ RESULT = re.compile(
     r"\berrors?\b|mistake|parameters|better|worse|\bloss\b",
     re.IGNORECASE,
 )
+READABLE = 0.1  # share of a text's words of four letters and more that the notebook has as well
+COMMON_WORDS = {"that", "this", "with", "from", "which", "have", "were", "each", "than", "image"}
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|\n\s*\n")
 
 
@@ -201,6 +203,9 @@ def check_other_layout(words, notebook, explanations, claims):
     if not text:
         message = f"{what}, and no text that can be read: its numbers were not compared"
         return [Finding("paper", "unverified", message)]
+    if not _is_readable(text, notebook):
+        message = f"{what}, and its text cannot be read: its numbers were not compared"
+        return [Finding("paper", "unverified", message)]
     known = explanations.computed + [number.value for number in find_numbers(all_text(notebook))]
     known = np.array(known, dtype=float)
     numbers = [
@@ -220,6 +225,13 @@ def check_other_layout(words, notebook, explanations, claims):
         "were not compared: look at them"
     )
     return [Finding("paper", "noted", message)]
+
+
+def _is_readable(text, notebook):
+    """Whether a PDF's text is words: some programs leave glyphs' numbers instead of letters."""
+    words = re.findall(r"[^\W\d_]{4,}", text.lower())
+    known = set(re.findall(r"[^\W\d_]{4,}", all_text(notebook).lower())) | COMMON_WORDS
+    return sum(word in known for word in words) >= READABLE * len(words)
 
 
 def all_text(notebook):

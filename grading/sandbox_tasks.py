@@ -136,23 +136,29 @@ def run(command):
 
 
 def render_handed_in():
-    """The pages of the PDF handed in, without a reader's marks, and the pages that have such."""
-    pdf, pages = without_marks(HERE / "paper.pdf")
-    return render_pages(pdf) | {"marks.json": json.dumps(pages).encode()}
+    """The pages of the PDF handed in, without a reader's marks, and what is known of the file.
+
+    That is the program that wrote it, and the pages that have such marks.
+    """
+    pdf, producer, pages = without_marks(HERE / "paper.pdf")
+    about = {"producer": producer, "marked_pages": pages}
+    return render_pages(pdf) | {"about.json": json.dumps(about).encode()}
 
 
 def without_marks(path):
-    """A PDF without highlighters' marks and the like, a path, and the numbers of their pages.
+    """A PDF without highlighters' marks and the like, a path; its producer; the marks' pages.
 
     Marks that show text or pictures of their own stay. A PDF without marks, or one that pypdf
     cannot read, stays as it is.
     """
-    from pypdf import PdfWriter
+    from pypdf import PdfReader, PdfWriter
     from pypdf.generic import ArrayObject, NameObject
 
     marked = []
+    producer = ""
     try:
         writer = PdfWriter(clone_from=path)
+        producer = str(PdfReader(path).metadata.producer)[:60]
         for number, page in enumerate(writer.pages[:MOST_PAGES], 1):
             annotations = page.get("/Annots", ArrayObject()).get_object()
             kept = [entry for entry in annotations if not is_mark(entry.get_object())]
@@ -164,7 +170,7 @@ def without_marks(path):
             path = Path("/tmp/unmarked.pdf")
     except Exception:  # damaged in whatever way: the caller's programs say how
         marked = []
-    return path, marked
+    return path, producer, marked
 
 
 def is_mark(annotation):

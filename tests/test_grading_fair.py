@@ -534,6 +534,28 @@ def test_a_readers_marks_are_named_and_notes_on_the_page_are_not_overlooked(worl
 
 
 @needs_sandbox
+def test_a_paper_that_went_through_another_program_is_judged_by_its_numbers(world):
+    def forged(text, producer):
+        writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf)))
+        writer.add_metadata({"/Producer": producer})
+        writer.add_annotation(0, FreeText(text=text, rect=(100, 400, 300, 420)))
+        buffer = io.BytesIO()
+        writer.write(buffer)
+        return buffer.getvalue()
+
+    pdf = world.files[PAPER]
+    world.files[PAPER] = forged("", "GPL Ghostscript 10.00.0")
+    verdict = judged(world)
+    assert "another program (Ghostscript)" in said(verdict.findings, "noted")
+    assert "page 1 of the paper looks different" in said(verdict.findings, "implausible")
+    words = [["so is Ƽve of 82.37 and 2P"]]
+    same = [["so is five of 82.37 and 2Q"]]
+    assert paper_comparison._rewritten("GPL Ghostscript", words, same)
+    assert not paper_comparison._rewritten("GPL Ghostscript", words, [["five of 96.31"]])
+    assert not paper_comparison._rewritten("pypdf", words, same)
+
+
+@needs_sandbox
 def test_a_paper_that_cannot_be_built_here_is_unverified_and_the_rest_is_judged(
     world, monkeypatch
 ):
