@@ -506,7 +506,13 @@ def test_another_layout_is_judged_by_its_numbers(world):
     notebook = read_notebook(world)
     claimed = {"test_accuracy": Claim(accuracy)}
     nothing = Explanations([], [])
-    for pages, words in (([["nothing"]], "does not say the accuracy"), ([[]], "no text")):
+    texts = {
+        "small images": "does not say the accuracy",
+        "_2bB/m H2irQ mBHi QiiH": "cannot be read",
+        "": "no text",
+    }
+    for text, words in texts.items():
+        pages = [text.split()]
         (finding,) = check_other_layout(pages, notebook, nothing, claimed)
         assert finding.verdict == "unverified" and words in finding.message
 
