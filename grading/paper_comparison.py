@@ -72,7 +72,9 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
     rebuilt_words = page_words(rebuilt)
     if is_other_layout(handed_in, rebuilt):
         return [
-            *paper_numbers.check_other_layout(words, notebook, explanations, claims),
+            *paper_numbers.check_other_layout(
+                words, notebook, explanations, claims, rebuilt_words
+            ),
             *paper_numbers.check_numbers(texts, explanations, claims),
         ]
     about = read_about(handed_in)

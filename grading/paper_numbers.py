@@ -186,7 +186,7 @@ def _verdict_on(number, sentence, kind, claims):
 # --------------------------------------------------------------------------------- another layout
 
 
-def check_other_layout(words, notebook, explanations, claims):
+def check_other_layout(words, notebook, explanations, claims, rebuilt_words=()):
     """Findings on a paper that was not made by this project's exporter.
 
     Its numbers have to be claims, or to stand in the notebook: shares in per cent and those of two
@@ -197,6 +197,8 @@ def check_other_layout(words, notebook, explanations, claims):
         notebook: the notebook.
         explanations: an Explanations.
         claims: name -> Claim.
+        rebuilt_words: the words of the paper that the notebook makes here, with those in its
+            figures; without them a number that is found nowhere may be one of a figure.
     """
     what = "the paper has another layout than make paper gives it"
     text = " ".join(word for page in words for word in page)
@@ -206,7 +208,10 @@ def check_other_layout(words, notebook, explanations, claims):
     if not _is_readable(text, notebook):
         message = f"{what}, and its text cannot be read: its numbers were not compared"
         return [Finding("paper", "unverified", message)]
-    known = explanations.computed + [number.value for number in find_numbers(all_text(notebook))]
+    here = " ".join(word for page in rebuilt_words for word in page)
+    known = explanations.computed + [
+        number.value for source in (all_text(notebook), here) for number in find_numbers(source)
+    ]
     known = np.array(known, dtype=float)
     numbers = [
         number for number in find_numbers(text) if number.is_percent or number.decimals >= 2
@@ -215,7 +220,7 @@ def check_other_layout(words, notebook, explanations, claims):
     if foreign:
         shown = ", ".join(list(dict.fromkeys(foreign))[:8])
         message = f"{what} and says {shown}, which the notebook does not"
-        return [Finding("paper", "contradicted", message)]
+        return [Finding("paper", "contradicted" if here else "unverified", message)]
     values = [number.value for number in numbers]
     if claims and _missing_accuracy(claims, values):
         message = f"{what} and does not say the accuracy claimed"
