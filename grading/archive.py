@@ -2,6 +2,7 @@
 
 Whatever is wrong raises ArchiveError with one sentence.
 """
+import functools
 import hashlib
 import io
 import json
@@ -11,8 +12,7 @@ import re
 import stat
 import zipfile
 import zlib
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nbformat
@@ -20,8 +20,9 @@ from nbformat.v4.rwbase import rejoin_lines
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from grading.layout import ArchiveError, allowed, arrange, is_junk
 from grading.policy import ArchiveLimits
-from tools.errors import SubmissionError
+from tools.project_files import ROOT
 
 MB = 1_000_000
 MOST_VALUES = 1_000_000  # of a JSON file; each takes a hundred bytes of memory and more
@@ -30,29 +31,39 @@ MOST_CELLS = 1_000  # of a notebook: the template has 60
 MOST_OPEN_COMMENTS = 20  # of a notebook: the end of each is searched for in the rest of its cell
 END_RECORD = b"PK\5\6"  # a zip file's end; it is followed by 18 bytes and a comment
 ZIP64_LOCATOR = b"PK\6\7"
+LONGEST_END = 70_000  # bytes of a zip file's end with its comment
+BYTES_OF_A_MEMBER = 500  # in a zip file's directory
 ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, IndexError
 )
 
 
-class ArchiveError(SubmissionError):
-    """A submission, or a file of it, cannot be read: one sentence."""
-
-
+class MissingFileError(ArchiveError):
+    """A submission lacks a file: one sentence."""
 
 
 @dataclass
 class Submission:
-    """The files of a submission that the policy reads, name -> bytes."""
+    """The files of a submission that the policy reads.
+
+    Attributes:
+        name: the archive's name.
+        files: name -> bytes.
+        limits: the policy's ArchiveLimits.
+        notes: sentences on files that are elsewhere than the policy says, or were not read.
+        is_own_copy: whether it is the folder that this program itself is in.
+    """
 
     name: str
     files: dict[str, bytes]
     limits: ArchiveLimits
+    notes: list[str] = field(default_factory=list)
+    is_own_copy: bool = False
 
     def bytes(self, name):
-        """A file's content; raises ArchiveError if the submission lacks it."""
+        """A file's content; raises MissingFileError if the submission lacks it."""
         if name not in self.files:
-            raise ArchiveError(f"{name} is missing")
+            raise MissingFileError(f"{name} is missing")
         return self.files[name]
 
     def hash(self, name):
@@ -193,94 +204,102 @@ def parse_json(data, name):
 
 
 def read(path, policy):
-    """The Submission in the zip file or folder `path`.
+    """The Submission in the zip file, the folder or the bare notebook `path`.
 
-    Raises ArchiveError if it breaks a rule of the policy.
+    Files that are not where the policy names them are looked for, also in a zip file in the zip
+    file. Raises ArchiveError if a submission breaks a rule of the policy or has no notebook.
     """
     path = Path(path)
-    patterns = policy.files.patterns
+    if path.is_dir() and (path / policy.files.notebook).is_file():
+        files = read_folder(path, policy.files.patterns, policy.archive)
+        return Submission(path.name, files, policy.archive, is_own_copy=path.resolve() == ROOT)
     if path.is_dir():
-        files = read_folder(path, patterns, policy.archive)
-        return Submission(path.name, files, policy.archive)
-    if not path.is_file():
+        names = list_folder(path, policy.archive)
+        load = functools.partial(folder_contents, path, limits=policy.archive)
+    elif not path.is_file():
         raise ArchiveError(f"{path} is neither a zip file nor a folder")
-    megabytes = path.stat().st_size / MB
-    if megabytes > policy.archive.megabytes:
-        raise ArchiveError(f"the archive has {megabytes:,.0f} MB, more than the policy reads")
-    members = open_zip(path.read_bytes(), policy.archive)
-    top = _top_folder(members, policy.files.notebook)
-    wanted = {}
-    for member in members:
-        name = member.removeprefix(top)
-        if member.startswith(top) and allowed(name, patterns):
-            wanted[member] = name
-    files = contents(members, wanted, policy.archive)
-    return Submission(path.name, files, policy.archive)
+    elif path.suffix.lower() == ".ipynb":
+        names = [path.name]
+        load = functools.partial(folder_contents, path.parent, limits=policy.archive)
+    else:
+        megabytes = path.stat().st_size / MB
+        if megabytes > policy.archive.megabytes:
+            raise ArchiveError(
+                f"the archive has {megabytes:,.0f} MB, more than the policy reads"
+            )
+        with path.open("rb") as file:
+            return _read_zip(path.name, file, policy)
+    layout = arrange(names, load, policy)
+    return Submission(path.name, load(layout.wanted), policy.archive, layout.notes)
 
 
-def _top_folder(members, notebook):
-    """The folder of an archive that holds the submission, "" or ending in "/"."""
-    tops = []
-    for member in members:
-        top = member.removesuffix(notebook)
-        is_folder = not top or top.endswith("/")
-        if member.endswith(notebook) and member.count("/") <= 3 and is_folder:
-            tops.append(top)
-    if not tops:
-        raise ArchiveError(f"the archive has no {notebook}, at its top or in one folder")
-    tops.sort(key=lambda top: top.count("/"))
-    if len(tops) > 1 and tops[0].count("/") == tops[1].count("/"):
-        raise ArchiveError(
-            f"the archive has two notebooks, in {tops[0]} and {tops[1]}: hand in one"
-        )
-    return tops[0]
+def _read_zip(name, file, policy, notes=()):
+    """The Submission in an open zip file; `notes` are given if it was in another zip file."""
+    members = open_zip(file, policy.archive)
+    inner = None
+    if not notes:
+        inner = _inner_zip(members)
+    if inner:
+        limits = policy.archive
+        limits = replace(limits, one_file=limits.unpacked)
+        content = contents(members, {inner: inner}, limits)[inner]
+        return _read_zip(name, content, policy, [f"The files are in a zip file, {inner}."])
+    load = functools.partial(contents, members, limits=policy.archive)
+    layout = arrange(members, load, policy)
+    return Submission(name, load(layout.wanted), policy.archive, [*notes, *layout.notes])
 
 
-def allowed(name, patterns):
-    """Whether a name matches one of the patterns, part by part.
-
-    Hidden files and what programs leave behind (__pycache__, __MACOSX) never do.
-    """
-    parts = name.split("/")
-    for part in parts:
-        if part.startswith((".", "__")) and part != "__init__.py":
-            return False
-    for pattern in patterns:
-        wanted = pattern.split("/")
-        if len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted)):
-            return True
-    return False
+def _inner_zip(members):
+    """The name of the only zip file among members without a notebook, or None."""
+    names = [name for name in members if not is_junk(name)]
+    if any(name.lower().endswith(".ipynb") for name in names):
+        return None
+    inner = [name for name in names if name.lower().endswith(".zip")]
+    return inner[0] if len(inner) == 1 else None
 
 
-def open_zip(data, limits):
+def open_zip(file, limits):
     """The members of a zip file, name -> (ZipFile, ZipInfo), without folders.
 
     Args:
-        data: the zip file's bytes.
+        file: the zip file's bytes, or the file, opened for reading bytes.
         limits: the policy's ArchiveLimits.
 
-    Raises ArchiveError if a name is hostile or there are too many members.
+    Raises ArchiveError if a name is hostile or there are too many members. Backslashes, which
+    some programs write, divide folders.
     """
-    _check_directory(data, limits)
+    if isinstance(file, bytes):
+        file = io.BytesIO(file)
+    _check_directory(file, limits)
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
+        archive = zipfile.ZipFile(file)
     except ZIP_ERRORS as error:
         raise ArchiveError(f"the archive is a damaged zip file ({str(error)[:80]})") from None
     members = {}
     seen = set()
     for info in archive.infolist():
-        _check_member(info)
-        path = os.path.normpath(info.filename).casefold()
+        name = info.filename.replace("\\", "/")
+        _check_name(info, name)
+        if name.endswith("/"):
+            continue
+        if is_junk(name):  # never read: links in it and names in other letters do no harm
+            members[name] = archive, info
+            continue
+        _check_kind(info)
+        path = os.path.normpath(name).casefold()
         if path in seen:
-            raise ArchiveError(f"the archive has a name twice, {info.filename[:80]!r}")
+            raise ArchiveError(f"the archive has a name twice, {name[:80]!r}")
         seen.add(path)
-        if not info.is_dir():
-            members[info.filename] = archive, info
+        members[name] = archive, info
     return members
 
 
-def _check_directory(data, limits):
-    """Raise ArchiveError if bytes are no zip file, or its directory is too long to be read."""
+def _check_directory(file, limits):
+    """Raise ArchiveError if a file is no zip file, or its directory is too long to be read."""
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - LONGEST_END))
+    data = file.read()
+    file.seek(0)
     end = data.rfind(END_RECORD)
     if data[-22:-18] == END_RECORD and data[-2:] == b"\0\0":  # without a comment, as usual
         end = len(data) - 22
@@ -289,23 +308,24 @@ def _check_directory(data, limits):
         raise ArchiveError("the archive is not a zip file: hand in the file that make zip writes")
     members = int.from_bytes(data[end + 10 : end + 12], "little")
     directory_bytes = int.from_bytes(data[end + 12 : end + 16], "little")
-    if members > limits.members or directory_bytes > limits.members * 1000:
-        raise ArchiveError(f"the archive has more than {limits.members:,} members")
+    if members > limits.listed or directory_bytes > limits.listed * BYTES_OF_A_MEMBER:
+        raise ArchiveError(f"the archive lists more than {limits.listed:,} members")
 
 
-def _check_member(info):
-    """Raise ArchiveError if a member of a zip file has a hostile name or is no file or folder."""
-    name = info.filename
+def _check_name(info, name):
+    """Raise ArchiveError if the name of a zip file's member, with slashes, is hostile."""
     shown = repr(name[:80])
-    if info.orig_filename != name or re.search(r"[\0-\x1f\x7f\\]", name):
-        raise ArchiveError(
-            f"the archive has a name with a control character or backslash, {shown}"
-        )
+    if "\0" in info.orig_filename or re.search(r"[\0-\x1f\x7f]", name):
+        raise ArchiveError(f"the archive has a name with a control character, {shown}")
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
         raise ArchiveError(f"the archive has a path that leads out of it, {shown}")
+
+
+def _check_kind(info):
+    """Raise ArchiveError if a member of a zip file is neither a file nor a folder."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ArchiveError(f"the archive has a link or device in it, {shown}")
+        raise ArchiveError(f"the archive has a link or device in it, {info.filename[:80]!r}")
 
 
 def contents(members, wanted, limits):
@@ -316,6 +336,7 @@ def contents(members, wanted, limits):
         wanted: name of a member -> new name.
         limits: the policy's ArchiveLimits; they hold whatever the members' headers say.
     """
+    _check_count(wanted, limits)
     total = 0
     files = {}
     for member, name in wanted.items():
@@ -336,6 +357,12 @@ def contents(members, wanted, limits):
         except ZIP_ERRORS as error:
             raise ArchiveError(f"{name} is damaged in the archive ({str(error)[:80]})") from None
     return files
+
+
+def _check_count(wanted, limits):
+    """Raise ArchiveError if more files would be read than the policy allows."""
+    if len(wanted) > limits.members:
+        raise ArchiveError(f"the archive has more than {limits.members:,} members to be read")
 
 
 def _check_size(name, size, total, limits):
@@ -373,4 +400,37 @@ def read_folder(folder, patterns, limits):
             total += status.st_size
             _check_size(name, status.st_size, total, limits)
             files[name] = file.read_bytes()
+    return files
+
+
+def list_folder(folder, limits):
+    """The names of the files below a folder, a list. No link is followed.
+
+    Raises ArchiveError if there are too many.
+    """
+    names = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_junk(name))
+        names += [Path(place, name).relative_to(folder).as_posix() for name in files]
+        if len(names) > limits.listed:
+            raise ArchiveError(f"the folder has more than {limits.listed:,} files")
+    return names
+
+
+def folder_contents(folder, wanted, limits):
+    """The bytes of some files below a folder, new name -> bytes; `wanted` is name -> new name.
+
+    Raises ArchiveError at links, devices and files that are too large.
+    """
+    _check_count(wanted, limits)
+    total = 0
+    files = {}
+    for member, name in wanted.items():
+        file = Path(folder, member)
+        status = os.lstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise ArchiveError(f"the folder has a link or device in it, {member}")
+        total += status.st_size
+        _check_size(name, status.st_size, total, limits)
+        files[name] = file.read_bytes()
     return files

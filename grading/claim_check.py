@@ -6,9 +6,10 @@ give. A claim that is required and missing is caught here, too.
 from dataclasses import dataclass
 
 from analysis import run_statistics
-from grading.findings import Finding, Measurement, format_value
+from grading.findings import Finding, Measurement, format_value, join_names
 from grading.policy import EXACT, Tolerance
 from grading.schema import Place, SchemaError, read_table
+from report.freshness import record
 
 MAX_CLAIMS = 2_000
 MAX_VALUE_LENGTH = 60
@@ -176,6 +177,27 @@ def _follows(condition, values):
         return run_statistics.interval_supports(values, name, comparison, float(bound))
     except ValueError:  # the bound is no number
         return False
+
+
+def runs_with_claims(names, notebook, claims, policy):
+    """Those of some runs that a claim or the notebook's record names, and findings on the others.
+
+    Runs left in an archive on which nothing rests, such as the template's, are not checked.
+    Without claims, or for a document without required ones, all runs are.
+    """
+    if not claims or not policy.required:
+        return names, []
+    recorded = {name.split("/")[1] for name in record(notebook).get("files", {}) if "/" in name}
+    used = {claim.source for claim in claims.values()}
+    used |= {name.partition("/")[0] for name in claims} | recorded
+    others = [name for name in names if name not in used]
+    if not others:
+        return names, []
+    message = (
+        f"no claim rests on the runs {join_names(others)} in the archive: they were not checked"
+    )
+    used_names = [name for name in names if name in used]
+    return used_names, [Finding("runs", "noted", message)]
 
 
 # ---------------------------------------------------------------------- values from the records

@@ -22,6 +22,7 @@ GROUPS = {
         "What your teacher may ask you about",
         "This is no accusation. Think of how you would explain it.",
     ),
+    "noted": ("What was noted", "Nothing of this counts against you."),
 }
 OTHER = ("What is different", "These differences are no fault.")  # of kinds that count as good
 MOST_MESSAGES = 20

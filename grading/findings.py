@@ -1,17 +1,25 @@
 """Findings and the verdict: what the checks of a submission have found.
 
-A finding has one of five verdicts:
+A finding has one of six verdicts:
 
 holds         computed here, and equal within the policy's tolerance
 recorded      agrees with the records of the runs, which are not computed again here
-contradicted  out of tolerance, missing, or files that do not belong together
+noted         an honest difference, or something to read: it counts for nothing
+contradicted  a value that is not what weights, records or data give, or files made to look so
 unverified    could not be checked here
 implausible   possible, but a reason to ask the student: no proof of anything
 """
 from dataclasses import dataclass, field
 
 # How a finding counts for the exit code: 0 all holds, 1 contradicted, 2 not verifiable.
-CODES = {"holds": 0, "recorded": 0, "contradicted": 1, "unverified": 2, "implausible": 2}
+CODES = {
+    "holds": 0,
+    "recorded": 0,
+    "noted": 0,
+    "contradicted": 1,
+    "unverified": 2,
+    "implausible": 2,
+}
 
 
 @dataclass

@@ -237,6 +237,8 @@ def mark_similar(verdicts, works, policy):
     found = similarity.find_similar(works, policy.similarity, project_work(policy))
     for name, sentences in found.items():
         verdict = verdicts[name]
+        if any(finding.claim == "own training" for finding in verdict.findings):
+            sentences = [text for text in sentences if not text.startswith(similarity.STORED_RUN)]
         for sentence in sentences:
             verdict.findings.append(StoredFinding("implausible", sentence, "similarity"))
         if sentences and verdict.code == 0:
@@ -250,7 +252,7 @@ def project_work(policy):
         submission = read(ROOT, policy)
         claims, _ = claim_check.read_claims(submission.json(policy.files.ledger), policy)
         source = claims["test_accuracy"].source
-        runs, _ = records.load_runs(submission, policy)
+        runs, _ = records.load_runs(submission, [source], policy)
         weights = submission.tensors(weights_file(source, policy))
         return similarity.collect_work(weights, runs[source], [], [])
     except (SubmissionError, KeyError):

@@ -12,18 +12,19 @@ import torch
 
 from analysis import run_statistics
 from grading import memorisation, sandbox
-from grading.archive import ArchiveError, parse_json
+from grading.archive import ArchiveError, allowed, parse_json
+from grading.cell_code import code_key, find_definitions
 from grading.findings import Finding, Measurement
 from grading.policy import is_number
-from grading.records import WEIGHTS
 from grading.sandbox_tasks import definition_facts, probabilities
-from report.freshness import code_hash, definition_cells
 from tools.errors import SubmissionError
 from tools.notebook_definitions import load_definitions
-from tools.project_files import ROOT, project_files
+from tools.project_files import ROLES, ROOT, project_files
+from training.runs import WEIGHTS
 
 # Values that a student's code may report, beside layer_output/<number>.
 FACTS = ("parameters", "forward_cost", "block_difference")
+LAYER_TABLE = "analysis/layer_table.py"  # a student changes it with a network of other layers
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: no parameters
 
 
@@ -68,7 +69,13 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
         policy: a Policy.
     """
     report = NetworkReport()
-    changed = _definition_hashes(notebook) != _definition_hashes(template)
+    cells = find_definitions(notebook, template)
+    expected = find_definitions(template, template)
+    if expected and not cells:
+        message = "no cell of the notebook defines a network: nothing of it was evaluated"
+        report.findings.append(Finding("definitions", "unverified", message))
+        return report
+    changed = _what_they_do(cells) != _what_they_do(expected)
     if main:
         report.add(stored_measurements(main, policy))
     if not changed:
@@ -77,20 +84,23 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
     probes = memorisation.make_probes(data) if data else None
     try:
         weights = read_weights(submission, runs, policy)
-        for name, tensors in weights.items():
-            count = count_parameters(tensors)
-            report.add([Measurement("parameters", count, f"the weights of {name}")])
         normalisations = {name: normalisation_of(runs[name]) for name in weights}
+        buffers = ()
         if changed:
             source = "the weights, by the student's definitions"
-            cells = definition_cells(notebook)
             files = {name: submission.bytes(weights_file(name, policy)) for name in weights}
             images = test_views(data, probes)
-            computed, facts = evaluate_in_sandbox(cells, files, images, normalisations, policy)
+            own = student_modules(submission)
+            computed, facts, buffers = evaluate_in_sandbox(
+                cells, files, images, normalisations, policy, own
+            )
             report.add(facts)
         else:
             source = "the weights"
             computed = evaluate_template(weights, test_views(data, probes), normalisations)
+        for name, tensors in weights.items():
+            count = count_parameters(tensors, buffers)
+            report.add([Measurement("parameters", count, f"the weights of {name}")])
     except sandbox.SandboxError as error:
         message = f"the network's changed definitions did not run in the sandbox: {error}"
         report.findings.append(Finding("definitions", "unverified", message))
@@ -115,8 +125,23 @@ def weights_file(run, policy):
     return f"{policy.files.runs}/{run}/{WEIGHTS}"
 
 
-def _definition_hashes(notebook):
-    return [code_hash(cell.source) for cell in definition_cells(notebook)]
+def _what_they_do(cells):
+    return "\n".join(code_key(cell.source) for cell in cells)
+
+
+def student_modules(submission):
+    """Modules that a student's definitions may import, name -> bytes: only the sandbox runs them.
+
+    Of the modules that this copy has as well, it is the layer table alone, which describes the
+    layers of a student's network.
+    """
+    own = sandbox_code()
+    modules = {}
+    for name, content in submission.files.items():
+        is_module = name.endswith(".py") and allowed(name, ROLES["archive"])
+        if is_module and (name not in own or name == LAYER_TABLE):
+            modules[name] = content
+    return modules
 
 
 def _missing_inputs(submission, main, data, policy):
@@ -155,10 +180,15 @@ def read_weights(submission, runs, policy):
     return weights
 
 
-def count_parameters(weights):
-    """The number of parameters among tensors by name, without batch norms' statistics."""
+def count_parameters(weights, buffers=()):
+    """The number of parameters among tensors by name.
+
+    Batch norms' statistics do not count, nor do the names in `buffers`.
+    """
     return sum(
-        tensor.numel() for name, tensor in weights.items() if not name.endswith(BUFFERS)
+        tensor.numel()
+        for name, tensor in weights.items()
+        if not name.endswith(BUFFERS) and name not in buffers
     )
 
 
@@ -217,8 +247,11 @@ def evaluate_template(weights, images, normalisations):
     return computed
 
 
-def evaluate_in_sandbox(cells, weights, images, normalisations, policy):
-    """What the student's definitions give: probabilities by run, and Measurements of themselves.
+def evaluate_in_sandbox(cells, weights, images, normalisations, policy, modules=None):
+    """What the student's definitions give.
+
+    Returned are probabilities by run, Measurements of the definitions themselves, and the names of
+    tensors that they register as buffers.
 
     The images are shuffled, so that definitions that know the test set cannot tell their labels.
 
@@ -228,10 +261,12 @@ def evaluate_in_sandbox(cells, weights, images, normalisations, policy):
         images: uint8 (N, 3, 32, 32), or None: the definitions are only asked about themselves.
         normalisations: run -> means and standard deviations.
         policy: a Policy.
+        modules: the student's modules, name -> bytes.
 
     Raises sandbox.SandboxError if they do not run, ArchiveError if they give anything else.
     """
-    inputs = sandbox_code() | {"definitions.ipynb": _definitions_notebook(cells)}
+    inputs = sandbox_code() | (modules or {})
+    inputs["definitions.ipynb"] = _definitions_notebook(cells)
     order = None
     if images is not None:
         order = torch.randperm(len(images), generator=memorisation.unpredictable())
@@ -241,11 +276,14 @@ def evaluate_in_sandbox(cells, weights, images, normalisations, policy):
             inputs[f"{name}/{WEIGHTS}"] = content
     results = sandbox.results(inputs, "network", policy)
     facts = _student_facts(results.get("facts.json", b"[]"))
+    buffers = parse_json(results.get("buffers.json", b"[]"), "the names of buffers")
+    if not isinstance(buffers, list):
+        buffers = []
     computed = {}
     if order is not None:
         for name in weights:
             computed[name] = _unshuffled(results.get(f"{name}.raw", b""), order)
-    return computed, facts
+    return computed, facts, [str(name) for name in buffers]
 
 
 def _definitions_notebook(cells):

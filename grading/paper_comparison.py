@@ -2,10 +2,14 @@
 
 No PDF is opened in this process: the sandbox turns papers into pictures and text.
 """
+import copy
+import difflib
 import io
+import itertools
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -14,7 +18,7 @@ from grading import paper_numbers, sandbox
 from grading.archive import ArchiveError, parse_json
 from grading.findings import Finding, join_names
 from grading.network_measurements import sandbox_code
-from grading.schema import Place, read_value
+from grading.schema import Place, read_table, read_value
 
 # Two pages differ if in a square of SQUARE pixels so many differ in a colour by so much: from the
 # same pixel, or faintly (as pale yellow does from white) from all pixels around it, so that a shift
@@ -23,6 +27,15 @@ SQUARE = 16
 DIFFERENT_PIXELS = 8
 DIFFERENT_COLOUR = 100
 FAINT_COLOUR = 16
+OTHER_LAYOUT = 0.3  # share of words that differ from which on another program made the paper
+MOST_CORRECTIONS = 10  # of the prose, made after the paper
+CONTEXT = 3  # words beside a corrected one by which it is found in the notebook
+# Programs that students pass a PDF through: text comes out of them with other ligatures.
+REWRITERS = re.compile(r"Ghostscript|Quartz|Microsoft|Skia|cairo|iLovePDF|Acrobat", re.IGNORECASE)
+NUMBER_WORD = re.compile(
+    r"\d|(ten|twelve|teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred)",
+    re.IGNORECASE,
+)
 REDRAWN = 0.05  # share of different squares from which on a page counts as typeset differently
 THUMBNAIL = 420  # pixels, the longer side of the first page's picture
 
@@ -47,29 +60,165 @@ def render_rebuilt(submission, notebook, policy):
     return sandbox.results(inputs, "paper", policy)
 
 
-def compare(handed_in, rebuilt, explanations, claims):
+def compare(handed_in, rebuilt, notebook, explanations, claims):
     """Findings on two papers.
 
     Args:
         handed_in: what render_handed_in returns.
         rebuilt: what render_rebuilt returns.
+        notebook: the notebook.
         explanations: the values that numbers in the paper may have, as paper_numbers.Explanations.
         claims: name -> Claim.
     """
     texts = read_texts(rebuilt)
     words = page_words(handed_in)
     rebuilt_words = page_words(rebuilt)
+    if is_other_layout(handed_in, rebuilt):
+        return [
+            *paper_numbers.check_other_layout(
+                words, notebook, explanations, claims, rebuilt_words
+            ),
+            *paper_numbers.check_numbers(texts, explanations, claims),
+        ]
+    about = read_about(handed_in)
+    rewritten = _rewritten(about.producer, words, rebuilt_words)
+    same_words = words == rebuilt_words
+    faults = compare_pictures(
+        pictures(handed_in), pictures(rebuilt), same_words or bool(rewritten)
+    )
+    if rewritten:
+        for fault in faults:  # such programs also draw lines and areas in another way
+            fault.verdict = "implausible"
     findings = [
-        *compare_words(words, rebuilt_words),
+        *(rewritten or compare_words(words, rebuilt_words)),
         *compare_content(handed_in, rebuilt),
-        *compare_pictures(pictures(handed_in), pictures(rebuilt), words == rebuilt_words),
+        *faults,
         *paper_numbers.check_numbers(texts, explanations, claims),
         *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
     ]
-    if not findings:
+    if all(finding.verdict == "noted" for finding in findings):
         message = "the paper is what the notebook makes, as text and as pictures"
-        findings.append(Finding("paper", "holds", message))
+        findings.insert(0, Finding("paper", "holds", message))
+    if about.marked_pages:
+        pages = join_names([str(number) for number in about.marked_pages])
+        message = (
+            f"somebody has marked text in the paper's PDF on page {pages}: the marks were left out "
+            "of the comparison"
+        )
+        findings.append(Finding("paper", "noted", message))
     return findings
+
+
+@dataclass
+class AboutPaper:
+    """What the sandbox says of the PDF handed in: its producer, pages with a reader's marks."""
+
+    producer: str = ""
+    marked_pages: list[int] = field(default_factory=list)
+
+
+def read_about(handed_in):
+    """The AboutPaper in what render_handed_in returns. Raises SchemaError."""
+    name = "what the sandbox says of the paper"
+    return read_table(AboutPaper, parse_json(handed_in.get("about.json", b"{}"), name), Place(name))
+
+
+def _rewritten(producer, words, rebuilt_words):
+    """A list with a Finding if the paper went through another program, which kept its numbers."""
+    program = REWRITERS.search(producer)
+    if not program:
+        return []
+    numbers = []
+    for pages in (words, rebuilt_words):
+        text = " ".join(word for page in pages for word in page)
+        numbers.append(Counter(number.value for number in paper_numbers.find_numbers(text)))
+    if numbers[0] != numbers[1]:
+        return []
+    message = (
+        f"the paper was passed through another program ({program[0]}); its numbers agree with the "
+        "notebook"
+    )
+    return [Finding("paper", "noted", message)]
+
+
+def is_other_layout(handed_in, rebuilt):
+    """Whether another program than this project's exporter made the paper handed in."""
+    there = Counter(word for page in page_words(handed_in) for word in page)
+    here = Counter(word for page in page_words(rebuilt) for word in page)
+    different = (there - here).total() + (here - there).total()
+    if different > OTHER_LAYOUT * max(there.total() + here.total(), 1):
+        return True
+    shapes = [[page.shape for page in pictures(files)] for files in (handed_in, rebuilt)]
+    return not set(shapes[0]) & set(shapes[1])
+
+
+def undo_corrections(handed_in, rebuilt, submission, notebook, policy):
+    """The paper of the notebook as its prose was when the paper was made, and findings.
+
+    Without such corrections of the prose it is `rebuilt` itself. Arguments are those of compare()
+    and of render_rebuilt().
+    """
+    old = [word for page in page_words(handed_in) for word in page]
+    new = [word for page in page_words(rebuilt) for word in page]
+    if old == new or not rebuilt or is_other_layout(handed_in, rebuilt):
+        return rebuilt, []
+    if REWRITERS.search(read_about(handed_in).producer):
+        return rebuilt, []
+    matcher = difflib.SequenceMatcher(None, new, old, autojunk=False)
+    changes = [opcode[1:] for opcode in matcher.get_opcodes() if opcode[0] != "equal"]
+    if len(changes) > MOST_CORRECTIONS:
+        return rebuilt, []
+    before = copy.deepcopy(notebook)
+    said = []
+    for first, last, start, end in changes:
+        corrected = new[first:last]
+        printed = old[start:end]
+        if any(NUMBER_WORD.search(word) for word in corrected + printed):
+            return rebuilt, []
+        left = new[max(first - CONTEXT, 0) : first]
+        right = new[last : last + CONTEXT]
+        if not _replace(before, left, corrected, printed, right):
+            return rebuilt, []
+        said.append(f"{' '.join(printed)!r} where the notebook says {' '.join(corrected)!r}")
+    try:
+        again = render_rebuilt(submission, before, policy)
+    except sandbox.SandboxError:
+        return rebuilt, []
+    if page_words(again) != page_words(handed_in):
+        return rebuilt, []
+    message = f"the prose was corrected after the paper was made: the paper says {join_names(said)}"
+    return again, [Finding("paper", "noted", message)]
+
+
+def _replace(notebook, left, corrected, printed, right):
+    """Replace words of the prose that stand in one place between others; whether they did."""
+    for size in range(CONTEXT, -1, -1):
+        before = left[len(left) - size :] if size else []
+        after = right[:size]
+        words = [*before, *corrected, *after]
+        if not words:
+            return False
+        pattern = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)")
+        matches = [
+            (cell, match) for cell in notebook.cells for match in pattern.finditer(_prose(cell))
+        ]
+        if len(matches) == 1:
+            cell, match = matches[0]
+            text = " ".join([*before, *printed, *after])
+            cell.source = cell.source[: match.start()] + text + cell.source[match.end() :]
+            return True
+    return False
+
+
+def _prose(cell):
+    """What of a cell was typed for the paper: Markdown, or the options, with captions, at its top.
+
+    It is the start of the cell's source, or all of it.
+    """
+    if cell.cell_type == "markdown":
+        return cell.source
+    lines = cell.source.splitlines(keepends=True)
+    return "".join(itertools.takewhile(lambda line: line.startswith("#|"), lines))
 
 
 def pictures(files):
@@ -139,6 +288,9 @@ def compare_words(handed_in, rebuilt):
         )
     if missing:
         message += f"; it lacks {_shown_words(missing)}"
+    if not any(NUMBER_WORD.search(word) for word in added + missing):
+        message += ". No number is among them: perhaps the prose was changed after it was made"
+        return [Finding("paper", "unverified", message)]
     return [Finding("paper", "contradicted", message)]
 
 
@@ -179,7 +331,8 @@ def compare_pictures(handed_in, rebuilt, same_words):
                 f"page {number} of the paper looks different from what the notebook makes, "
                 f"{down} % from its top and {right} % from its left"
             )
-            findings.append(Finding("paper", "contradicted", message))
+            verdict = "contradicted" if same_words else "unverified"  # other words move others
+            findings.append(Finding("paper", verdict, message))
     return findings
 
 

@@ -48,6 +48,8 @@ COUNT = re.compile(
 )
 WHOLES = {"10": 10, "ten": 10, "100": 100, "hundred": 100, "1000": 1_000, "thousand": 1_000}
 WHOLES |= {"10000": 10_000}
+READABLE = 0.1  # share of a text's words of four letters and more that the notebook has as well
+COMMON_WORDS = {"that", "this", "with", "from", "which", "have", "were", "each", "than", "image"}
 
 
 @dataclass
@@ -292,23 +294,25 @@ def check_numbers(texts, explanations, claims):
         if kind == "picture":
             pictures.append(place)
         values += [number.value for number in find_numbers(text) if number.decimals == 2]
-        for written in _unexplained(text, kind, explanations):
-            unexplained.setdefault(place, []).append(written)
+        for written, verdict in _unexplained(text, kind, explanations, claims):
+            unexplained.setdefault((place, verdict), []).append(written)
     findings = _missing_accuracy(claims, values)
-    for place, written in unexplained.items():
+    for (place, verdict), written in unexplained.items():
         message = (
             f"{place} says {', '.join(dict.fromkeys(written))}, which is no claim, citation or "
             "number of the template that belongs there"
         )
-        findings.append(Finding("paper", "unverified", message))
+        if verdict == "noted":
+            message += "; it does not read like a result"
+        findings.append(Finding("paper", verdict, message))
     for place in dict.fromkeys(pictures):
         message = f"{place} shows a picture that no program here can read: see if it says a result"
-        findings.append(Finding("paper", "unverified", message))
+        findings.append(Finding("paper", "noted", message))
     return findings
 
 
-def _unexplained(text, kind, explanations):
-    """The numbers of a text, as they are written, that nothing explains."""
+def _unexplained(text, kind, explanations, claims):
+    """The numbers of a text, as they are written, that nothing explains, each with its verdict."""
     known = explanations.typed if kind == "typed" else explanations.computed
     parts = [_plain(text)]
     if kind in ("typed", "computed"):
@@ -318,17 +322,100 @@ def _unexplained(text, kind, explanations):
         if kind != "figure":
             numbers += [(number, ()) for number in _spoken_numbers(part)]
         for number, context in numbers:
-            if not _needs_explanation(number, kind, part):
+            if not _needs_explanation(number, kind):
                 continue
             if context in explanations.template or _is_level(number, part):
                 continue
             if kind == "figure" and _is_tick(number, numbers):
                 continue
             if not _is_explained(number, known, part):
-                yield number.written
+                yield number.written, _verdict_on(number, part, kind, claims)
 
 
-def _needs_explanation(number, kind, sentence):
+def _verdict_on(number, sentence, kind, claims):
+    """The verdict on a number that nothing explains: "noted" unless it may be read as a result.
+
+    A share in per cent above the accuracy claimed may be, and so may numbers in a sentence that
+    speaks of results, and in a table.
+    """
+    accuracy = claims.get("test_accuracy")
+    highest = accuracy.value if accuracy and accuracy.is_number else 0
+    is_result = RESULT.search(unicodedata.normalize("NFKC", sentence))
+    is_high = number.is_percent and number.value > highest
+    if kind in ("computed", "figure") or is_result or is_high:
+        return "unverified"
+    return "noted"
+
+
+# --------------------------------------------------------------------------------- another layout
+
+
+def check_other_layout(words, notebook, explanations, claims, rebuilt_words=()):
+    """Findings on a paper that was not made by this project's exporter.
+
+    Its numbers have to be claims, or to stand in the notebook: shares in per cent and those of two
+    and more decimals.
+
+    Args:
+        words: the words of each page, a list of lists.
+        notebook: the notebook.
+        explanations: an Explanations.
+        claims: name -> Claim.
+        rebuilt_words: the words of the paper that the notebook makes here, with those in its
+            figures; without them a number that is found nowhere may be one of a figure.
+    """
+    what = "the paper has another layout than make paper gives it"
+    text = " ".join(word for page in words for word in page)
+    if not text:
+        message = f"{what}, and no text that can be read: its numbers were not compared"
+        return [Finding("paper", "unverified", message)]
+    if not _is_readable(text, notebook):
+        message = f"{what}, and its text cannot be read: its numbers were not compared"
+        return [Finding("paper", "unverified", message)]
+    here = " ".join(word for page in rebuilt_words for word in page)
+    known = [explanation.value for explanation in explanations.computed]
+    for source in (all_text(notebook), here):
+        known += [number.value for number in find_numbers(source)]
+    numbers = [
+        number for number in find_numbers(text) if number.is_percent or number.decimals >= 2
+    ]
+    foreign = [number.written for number in numbers if not _is_near(number, known)]
+    if foreign:
+        shown = ", ".join(list(dict.fromkeys(foreign))[:8])
+        message = f"{what} and says {shown}, which the notebook does not"
+        return [Finding("paper", "contradicted" if here else "unverified", message)]
+    values = [number.value for number in numbers]
+    if claims and _missing_accuracy(claims, values):
+        message = f"{what} and does not say the accuracy claimed"
+        return [Finding("paper", "unverified", message)]
+    message = (
+        f"{what}; its numbers agree with the notebook ({len(numbers)} were compared). Its pictures "
+        "were not compared: look at them"
+    )
+    return [Finding("paper", "noted", message)]
+
+
+def _is_readable(text, notebook):
+    """Whether a PDF's text is words: some programs leave glyphs' numbers instead of letters."""
+    words = re.findall(r"[^\W\d_]{4,}", text.lower())
+    known = set(re.findall(r"[^\W\d_]{4,}", all_text(notebook).lower())) | COMMON_WORDS
+    return sum(word in known for word in words) >= READABLE * len(words)
+
+
+def all_text(notebook):
+    """All text of a notebook: the sources of its cells and the texts of its outputs."""
+    texts = []
+    for cell in notebook.cells:
+        texts.append(cell.source)
+        for output in cell.get("outputs", []):
+            texts.append(str(output.get("text", "")))
+            for kind, content in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    texts.append(re.sub(r"src=\"data:[^\"]*\"|<[^<>]{0,500}>", " ", str(content)))
+    return "\n".join(texts)
+
+
+def _needs_explanation(number, kind):
     if number.is_percent or kind == "names":
         return number.is_percent and kind != "names"
     if kind == "figure":
@@ -336,7 +423,7 @@ def _needs_explanation(number, kind, sentence):
     if kind != "typed" or (number.decimals == 0 and number.value < LARGE):
         return False
     is_year = number.decimals == 0 and 1900 <= number.value <= 2100 and "," not in number.written
-    return not is_year and bool(RESULT.search(sentence))
+    return not is_year
 
 
 def _is_level(number, sentence):
@@ -369,6 +456,12 @@ def _is_explained(number, known, sentence):
         if not explanation.words or re.search(explanation.words, sentence, re.IGNORECASE):
             return True
     return False
+
+
+def _is_near(number, values):
+    """Whether one of some values, a list of floats, is written as this number."""
+    rounding = 0.501 * 10.0**-number.decimals
+    return any(abs(value - number.value) <= rounding for value in values)
 
 
 def check_pages(pages, texts, explanations):

@@ -139,9 +139,13 @@ class Plausible:
 
 @dataclass
 class ArchiveLimits:
-    """What is read of an archive; MB are 10^6 bytes."""
+    """What is read of an archive; MB are 10^6 bytes.
+
+    `members` counts files that are read, `listed` all that an archive has.
+    """
 
     members: int
+    listed: int
     megabytes: int
     one_file: int
     unpacked: int

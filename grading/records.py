@@ -1,10 +1,9 @@
-"""Do notebook, code, figures and stored runs belong together? Do the records of a run agree?
+"""Do the records of a run agree?
 
 Forged histories, losses, labels and stored predictions are caught here.
 """
-import base64
-import contextlib
 import hashlib
+import json
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,26 +13,17 @@ import pandas as pd
 import torch
 
 import training
-from grading.archive import ArchiveError, allowed
+from grading.archive import ArchiveError, MissingFileError
 from grading.findings import Finding
 from grading.policy import is_number
 from grading.schema import Place, SchemaError, read_table, read_value
-from report.freshness import cell_names, record, results_hash, stale, visible_outputs
+from report.freshness import file_hash
 from tools.errors import SubmissionError
+from tools.project_files import ROOT
 from training.runs import WEIGHTS
 
 HISTORY = "epoch,train_loss,train_accuracy,learning_rate,seconds"
 RECIPE_TYPES = {setting.name: type(setting.default) for setting in fields(training.Recipe)}
-
-
-@dataclass
-class NotebookRecord:
-    """Hashes that the notebook's last cell has recorded: of cells, of shown texts, of files."""
-
-    cells: list[str]
-    texts: list[str]
-    files: dict[str, str]
-    results_hash: str = ""
 
 
 @dataclass
@@ -124,78 +114,6 @@ class SubmittedRun(training.Run):
     record: RunRecord = field(kw_only=True)
 
 
-# -------------------------------------------------------------------------- files of one notebook
-
-
-def check_files(submission, notebook, results, policy):
-    """Findings on whether notebook, code, runs, figures and results.json are of one run.
-
-    Args:
-        submission: a Submission.
-        notebook: nbformat's node.
-        results: the content of results.json.
-        policy: a Policy.
-    """
-    faults = _file_faults(submission, notebook, results, policy)
-    if not faults:
-        message = "notebook, code, runs, figures and ledger belong together"
-        return [Finding("files", "holds", message, source="their hashes")]
-    return [Finding("files", "contradicted", fault) for fault in faults]
-
-
-def _file_faults(submission, notebook, results, policy):
-    """What does not belong to the run of the notebook, a list of sentences."""
-    content = record(notebook)
-    if not content:
-        return ["the notebook was not run to its end"]
-    try:
-        recorded = read_table(NotebookRecord, content, Place("the notebook's record"))
-    except SchemaError as error:
-        return [f"the notebook's record is damaged: {error}"]
-    faults = list(stale(notebook, None))
-    for name, expected in recorded.files.items():
-        if not allowed(name, policy.files.recorded):
-            faults.append(
-                f"the notebook's record names {name[:60]!r}, which is no file of a submission"
-            )
-        elif name.endswith(f"/{WEIGHTS}") and name not in submission.files:
-            continue  # weights may be left out of an archive
-        elif submission.hash(name) != expected:
-            faults.append(
-                f"{name} is missing, or is not the file that the notebook was run with"
-            )
-    ledger = policy.files.ledger
-    if results.get("code") != content:
-        faults.append(f"{ledger} is of another run than the notebook")
-    elif results_hash(results) != recorded.results_hash:
-        faults.append(f"{ledger} has been changed since the notebook was run")
-    return faults + _foreign_pictures(notebook, set(recorded.files.values()))
-
-
-def _foreign_pictures(notebook, recorded):
-    """Sentences on cells that show pictures whose hashes are not in the set `recorded`."""
-    faults = []
-    for cell, name in zip(notebook.cells, cell_names(notebook)):
-        shown = set()
-        for data in visible_outputs(cell):
-            shown |= _picture_hashes(data)
-        if not shown <= recorded:
-            faults.append(f"{name} shows a picture that is not among the figures of its run")
-    return faults
-
-
-def _picture_hashes(data):
-    """SHA-256 of an output's pictures, in whichever format."""
-    hashes = set()
-    for kind, text in data.items():
-        if kind == "application/pdf" or kind.startswith("image/"):
-            content = str(text).encode(errors="surrogatepass")
-            with contextlib.suppress(ValueError):  # SVG is no base64
-                content = base64.b64decode(str(text))
-            hashes.add(hashlib.sha256(content).hexdigest())
-    return hashes
-
-
 # ------------------------------------------------------------------------------------------- data
 
 
@@ -237,24 +155,56 @@ def check_run_data(main, data):
 # ------------------------------------------------------------------------------------------- runs
 
 
-def load_runs(submission, policy):
-    """The runs that can be read, name -> SubmittedRun, and findings.
+def check_own_training(submission, main, policy):
+    """A list with a Finding if the main run is one that this copy has stored, or an empty one."""
+    if main is None or submission.is_own_copy:
+        return []
+    weights = submission.hash(f"{policy.files.runs}/{main.folder}/{WEIGHTS}")
+    for folder in sorted((ROOT / policy.files.runs).glob("*/")):
+        record = folder / "run.json"
+        if not record.exists():
+            continue
+        if json.loads(record.read_text(encoding="utf-8")) == main.info:
+            same = "is"
+        elif weights != "missing" and weights == file_hash(folder / WEIGHTS):
+            same = "has the same weights as"
+        else:
+            continue
+        message = (
+            f"the run {main.folder}, on which the accuracy rests, {same} the one that comes with "
+            f"the template ({policy.files.runs}/{folder.name}): the student's notebook loaded it. "
+            "Ask for a run that the student trained"
+        )
+        return [Finding("own training", "implausible", message)]
+    return []
 
-    There are findings for runs that cannot be read, that contradict themselves, or whose data the
-    policy does not know.
-    """
+
+def run_names(submission, policy):
+    """The names of the runs of which a submission has files, a sorted list."""
     start = f"{policy.files.runs}/"
     names = set()
     for file in submission.files:
         if file.startswith(start):
             names.add(file.removeprefix(start).partition("/")[0])
+    return sorted(names)
+
+
+def load_runs(submission, names, policy):
+    """The runs of some names that can be read, name -> SubmittedRun, and findings.
+
+    There are findings for runs that cannot be read, that contradict themselves, or whose data the
+    policy does not know.
+    """
     runs = {}
     findings = []
-    for name in sorted(names):
+    for name in names:
         try:
-            run = _load_run(submission, name, f"{start}{name}")
+            run = _load_run(submission, name, f"{policy.files.runs}/{name}")
             known = policy.known_data(run.record.config.data)
             check_predictions(run, known)
+        except MissingFileError as error:
+            findings.append(_run_finding(name, "unverified", error))
+            continue
         except SubmissionError as error:
             findings.append(_run_finding(name, "contradicted", error))
             continue

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
-MOST_PAGES = 20  # of a paper that are compared
+MOST_BYTES_OF_A_MARK = 2_000  # of what draws it
+MOST_PAGES = 40  # of a paper whose text is read
+MOST_PICTURES = 18  # pages that are compared as pictures: more do not come back from the sandbox
 LONGER_SIDE = 1650  # of a page's picture, in pixels: a digit of a table is a dozen high
 IMAGES_AT_ONCE = 200  # fit a processor's cache
 
@@ -34,7 +37,7 @@ def definition_facts(names):
 
     from analysis import layer_table
 
-    net = names["ResNet"]().eval()
+    net = network_class(names)().eval()
     block = names.get("ResidualBlock", ())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, 3, 32, 32))
@@ -49,6 +52,24 @@ def definition_facts(names):
             facts.append([f"layer_output/{row.Index + 1}", str(row.output)])
         facts.append(["block_difference", layer_table.block_difference(block)])
     return facts
+
+
+def network_class(names):
+    """The network's class among the names of definitions: ResNet, or else the last module.
+
+    Raises SystemExit if there is none that can be made without arguments.
+    """
+    from torch import nn
+
+    if "ResNet" in names:
+        return names["ResNet"]
+    for value in reversed(list(names.values())):
+        is_own = isinstance(value, type) and value.__module__ == names["__name__"]
+        if is_own and issubclass(value, nn.Module):
+            with contextlib.suppress(TypeError):
+                value()
+                return value
+    raise SystemExit("no class of a network was found that is made without arguments")
 
 
 def probabilities(net, images, normalisation):
@@ -83,12 +104,17 @@ def evaluate_network():
     from tools.notebook_definitions import load_definitions
 
     names = load_definitions(HERE / "definitions.ipynb")
-    results = {"facts.json": json.dumps(definition_facts(names)).encode()}
+    network = network_class(names)
+    buffers = [name for name, _ in network().named_buffers()]
+    results = {
+        "facts.json": json.dumps(definition_facts(names)).encode(),
+        "buffers.json": json.dumps(buffers).encode(),
+    }
     images = HERE / "images.raw"
     if images.exists():
         pixels = torch.frombuffer(bytearray(images.read_bytes()), dtype=torch.uint8)
         for run, normalisation in json.loads((HERE / "runs.json").read_text()).items():
-            net = training.load_weights(names["ResNet"](), HERE / run)
+            net = training.load_weights(network(), HERE / run)
             computed = probabilities(net, pixels.view(-1, 3, 32, 32), normalisation)
             results[f"{run}.raw"] = computed.float().numpy().tobytes()
     return results
@@ -98,9 +124,9 @@ def render_pages(pdf):
     """A PDF's pages as pictures (PPM), its text, in which form feeds divide pages, its content."""
     folder = Path("/tmp/pages")
     folder.mkdir()
-    last = str(MOST_PAGES)
-    run(["pdftoppm", "-l", last, "-scale-to", str(LONGER_SIDE), pdf, folder / "page"])
-    run(["pdftotext", "-l", last, "-enc", "UTF-8", pdf, folder / "text.txt"])
+    picture_limits = ["-l", str(MOST_PICTURES), "-scale-to", str(LONGER_SIDE)]
+    run(["pdftoppm", *picture_limits, pdf, folder / "page"])
+    run(["pdftotext", "-l", str(MOST_PAGES), "-enc", "UTF-8", pdf, folder / "text.txt"])
     content = json.dumps(unusual_content(pdf)).encode()
     files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
     return files | {"content.json": content}
@@ -142,8 +168,8 @@ def unusual_content(pdf):
     data = Path(pdf).read_bytes()
     try:
         pages = len(PdfReader(io.BytesIO(data)).pages)
-        if pages > MOST_PAGES:
-            found.add(f"{pages} pages, of which {MOST_PAGES} were compared")
+        if pages > MOST_PICTURES:
+            found.add(f"{pages} pages, of which {MOST_PICTURES} were compared as pictures")
         for dictionary in dictionaries(data):
             found.update(ACTIONS[name] for name in ACTIONS.keys() & set(dictionary))
             found.update(unusual_entry(dictionary))
@@ -181,8 +207,65 @@ def run(command):
 
 
 def render_handed_in():
-    """The pages of the PDF handed in."""
-    return render_pages(HERE / "paper.pdf")
+    """The pages of the PDF handed in, without a reader's marks, and what is known of the file.
+
+    That is the program that wrote it, and the pages that have such marks.
+    """
+    pdf, producer, pages = without_marks(HERE / "paper.pdf")
+    about = {"producer": producer, "marked_pages": pages}
+    return render_pages(pdf) | {"about.json": json.dumps(about).encode()}
+
+
+def without_marks(path):
+    """A PDF without highlighters' marks and the like, a path; its producer; the marks' pages.
+
+    Marks that show text or pictures of their own stay. A PDF without marks, or one that pypdf
+    cannot read, stays as it is.
+    """
+    from pypdf import PdfReader, PdfWriter
+    from pypdf.generic import ArrayObject, NameObject
+
+    marked = []
+    producer = ""
+    try:
+        writer = PdfWriter(clone_from=path)
+        producer = str(PdfReader(path).metadata.producer)[:60]
+        for number, page in enumerate(writer.pages[:MOST_PAGES], 1):
+            annotations = page.get("/Annots", ArrayObject()).get_object()
+            kept = [entry for entry in annotations if not is_mark(entry.get_object())]
+            if len(kept) < len(annotations):
+                marked.append(number)
+                page[NameObject("/Annots")] = ArrayObject(kept)
+        if marked:
+            writer.write("/tmp/unmarked.pdf")
+            path = Path("/tmp/unmarked.pdf")
+    except Exception:  # damaged in whatever way: the caller's programs say how
+        marked = []
+    return path, producer, marked
+
+
+def is_mark(annotation):
+    """Whether an annotation of a PDF only marks the text below it."""
+    if annotation.get("/Subtype") == "/Popup":
+        return True
+    if annotation.get("/Subtype") not in ("/Highlight", "/Underline", "/StrikeOut", "/Squiggly"):
+        return False
+    appearance = annotation.get("/AP", {}).get("/N")
+    return appearance is None or is_plain(appearance.get_object())
+
+
+def is_plain(form, depth=0):
+    """Whether a form of a PDF draws few lines and areas, and neither text nor pictures."""
+    if depth > 3 or not hasattr(form, "get_data") or form.get("/Subtype") == "/Image":
+        return False
+    content = form.get_data()
+    drawn = re.findall(rb"(?<![^\s])(?:Tj|TJ|'|\"|BI|sh)(?![^\s])", content)
+    if drawn or len(content) > MOST_BYTES_OF_A_MARK:
+        return False
+    if "/Resources" not in form or "/XObject" not in form["/Resources"]:
+        return True
+    inner = form["/Resources"]["/XObject"].values()
+    return all(is_plain(entry.get_object(), depth + 1) for entry in inner)
 
 
 def build_paper():
@@ -307,6 +390,19 @@ def table_rows(data):
 RUN_FILES = ("run.json", "history.csv", "losses.csv", "predictions.safetensors")
 
 
+def compare_pictures():
+    """Which pictures have the same pixels as the recorded ones: their names."""
+    from PIL import Image
+
+    equal = []
+    for shown in sorted((HERE / "pictures").glob("*.shown")):
+        with Image.open(shown) as one, Image.open(shown.with_suffix(".recorded")) as other:
+            pixels = [(image.size, image.convert("RGBA").tobytes()) for image in (one, other)]
+        if pixels[0] == pixels[1]:
+            equal.append(shown.stem)
+    return {"equal.json": json.dumps(equal).encode()}
+
+
 def rerun_notebook():
     """What a new run of the notebook leaves: its results.json and the runs that it trained."""
     shutil.copytree(HERE, "/tmp/project")
@@ -330,6 +426,7 @@ TASKS = {
     "network": evaluate_network,
     "look": render_handed_in,
     "paper": build_paper,
+    "pictures": compare_pictures,
     "rerun": rerun_notebook,
 }
 

@@ -34,6 +34,7 @@ IGNORED_TOKENS = (
 )
 SUFFIX = ".work"  # of the file beside a stored verdict
 NOTHING = torch.zeros(0)
+STORED_RUN = "its run is also the one that this project has stored"
 HONESTLY = (
     "the same notebook with the same seed on the same kind of device gives equal runs honestly, "
     "so ask, and do not accuse"
@@ -286,8 +287,7 @@ def find_similar(works, bounds, stored=None):
         if with_stored.get(name):
             text = ", and ".join(with_stored[name])
             sentences[name].append(
-                f"its run is also the one that this project has stored ({text}): ask whether the "
-                "notebook trained it or loaded it"
+                f"{STORED_RUN} ({text}): ask whether the notebook trained it or loaded it"
             )
         for text, others in shared.items():
             sentences[name].append(f"shared with {join_names(others)}: {text}; {HONESTLY}")

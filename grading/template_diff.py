@@ -1,7 +1,8 @@
 """What differs from the template? Definitions are shown as a diff, cells and modules by name."""
 import difflib
 
-from report.freshness import cell_names, code_hash, definition_cells
+from grading.cell_code import code_key, find_definitions
+from report.freshness import cell_names
 from tools.project_files import ROOT
 
 MOST_LINES = 200
@@ -34,7 +35,7 @@ def differences(submission, notebook, template):
 def definitions_diff(notebook, template):
     """A unified diff of the definition cells' sources, a list of lines."""
     old, new = (
-        "\n\n".join(cell.source for cell in definition_cells(book)).splitlines()
+        "\n\n".join(cell.source for cell in find_definitions(book, template)).splitlines()
         for book in (template, notebook)
     )
     diff = difflib.unified_diff(
@@ -45,11 +46,13 @@ def definitions_diff(notebook, template):
 
 def other_cells(notebook, template):
     """Names of code cells, without definitions, whose code is not in the template."""
-    known = {code_hash(cell.source) for cell in template.cells}
+    known = {code_key(cell.source) for cell in template.cells if cell.cell_type == "code"}
     names = []
     for cell, name in zip(notebook.cells, cell_names(notebook)):
         is_definition = "definition" in cell.metadata.get("tags", [])
-        if cell.cell_type == "code" and not is_definition and code_hash(cell.source) not in known:
+        if cell.cell_type != "code" or is_definition or not cell.source.strip():
+            continue
+        if code_key(cell.source) not in known:
             names.append(name)
     return names
 

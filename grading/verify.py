@@ -5,6 +5,7 @@ The archive is read as data; what has to be run of it runs in the sandbox.
 
 Exit code: 0 all holds, 1 contradicted, 2 not verifiable.
 """
+
 import base64
 import contextlib
 import json
@@ -24,13 +25,16 @@ from grading import (
     network_measurements,
     paper_comparison,
     paper_numbers,
+    plain_notebook,
     records,
+    run_record,
     sandbox,
     similarity,
 )
 from grading.archive import Submission, read
 from grading.claim_check import Claim
 from grading.findings import Finding, Verdict, format_value, join_names
+from grading.mending import mend
 from grading.plausibility import check_plausibility
 from grading.policy import is_number, read_policy
 from grading.rerun import check_rerun, is_set
@@ -47,6 +51,7 @@ HEADINGS = {
     "contradicted": "Does not hold",
     "unverified": "Could not be checked",
     "implausible": "Possible, but ask the student",
+    "noted": "Differs, or to be read; it counts for nothing",
 }
 RESULTS = ("All holds", "Contradicted", "Not verifiable")  # by exit code
 MOST_LINES = 20
@@ -110,34 +115,51 @@ class Documents:
 
 def run_checks(verdict, submission, policy, data, rerun):
     """Enter into a verdict what each check finds, in the order in which a grader reads it."""
-    template = nbformat.read(ROOT / policy.files.notebook, 4)
-    notebook = submission.notebook(policy.files.notebook)
+    documents = read_documents(verdict, submission, policy)
+    notebook = documents.notebook
     verdict.authors = read_authors(notebook)
-    results = submission.json(policy.files.ledger)
-    if not isinstance(results, dict):
-        results = {}
-    claims, faults = claim_check.read_claims(results, policy)
-    verdict.findings += faults
-    documents = Documents(submission, notebook, template, results, claims)
+    claims = documents.claims
     with ThreadPoolExecutor(1) as pool:  # papers are rendered while numbers are checked
-        handed_in = pool.submit(
-            paper_comparison.render_handed_in, submission, notebook, policy
-        )
+        handed_in = pool.submit(paper_comparison.render_handed_in, submission, notebook, policy)
         rebuilt = pool.submit(paper_comparison.render_rebuilt, submission, notebook, policy)
         runs = check_numbers(verdict, documents, data, policy)
     try:
         check_paper(verdict, documents, runs, handed_in.result(), rebuilt, policy)
     except SubmissionError as error:  # the sandbox stopped, or a file is damaged or missing
-        kind = "unverified" if policy.files.paper in submission.files else "contradicted"
         message = f"the paper was not compared with the notebook: {error}"
-        verdict.findings.append(Finding("paper", kind, message))
+        verdict.findings.append(Finding("paper", "unverified", message))
     if rerun:
         verdict.findings += check_rerun(
-            submission, notebook, template, claims, policy, rerun, data
+            submission, notebook, documents.template, claims, policy, rerun, data
         )
     verdict.findings += unchecked_claims(claims, verdict.findings)
     verdict.work = collect_work(documents, runs, policy)
-    verdict.differences = differences(submission, notebook, template)
+    verdict.differences += differences(submission, notebook, documents.template)
+
+
+def read_documents(verdict, submission, policy):
+    """The Documents of a submission; what is missing or was mended is entered into the verdict."""
+    verdict.differences += submission.notes
+    template = nbformat.read(ROOT / policy.files.notebook, 4)
+    notebook = submission.notebook(policy.files.notebook)
+    results = {}
+    claims = {}
+    if policy.files.ledger in submission.files:
+        results = submission.json(policy.files.ledger)
+        if not isinstance(results, dict):
+            results = {}
+        claims, faults = claim_check.read_claims(results, policy)
+        verdict.findings += faults
+    else:
+        message = (
+            f"{policy.files.ledger} is missing: the notebook claims no numbers that could be "
+            "computed again one by one"
+        )
+        verdict.findings.append(Finding("claims", "unverified", message))
+    recorded, _ = run_record.read_record(notebook, results)
+    files = recorded.files if recorded else {}
+    verdict.differences += mend(notebook, template, submission, files, policy)
+    return Documents(submission, notebook, template, results, claims)
 
 
 def collect_work(documents, runs, policy):
@@ -172,16 +194,30 @@ def check_numbers(verdict, documents, data, policy):
     if accuracy and is_number(accuracy.value):
         verdict.claimed = accuracy.value
     findings = verdict.findings
-    findings += records.check_files(submission, documents.notebook, documents.results, policy)
-    data_record, data_findings = records.check_data(documents.results, policy)
-    findings += data_findings
-    runs, faults = records.load_runs(submission, policy)
+    findings += run_record.compare_with_record(
+        submission, documents.notebook, documents.results, documents.template, policy
+    )
+    data_record = None
+    if documents.results:
+        data_record, data_findings = records.check_data(documents.results, policy)
+        findings += data_findings
+    names, leftover = claim_check.runs_with_claims(
+        records.run_names(submission, policy), documents.notebook, claims, policy
+    )
+    findings += leftover
+    runs, faults = records.load_runs(submission, names, policy)
     findings += faults
     main = runs.get(accuracy.source) if accuracy else None
-    if main is None and "test_accuracy" in policy.required:
-        findings.append(_missing_main_run(accuracy, policy))
+    if not claims:
+        findings += plain_notebook.check(
+            documents.notebook, documents.template, runs, data, submission, policy
+        )
+    elif main is None and "test_accuracy" in policy.required:
+        findings.append(_missing_main_run(accuracy, names, policy))
     else:
-        findings += records.check_run_data(main, data_record)
+        if data_record:
+            findings += records.check_run_data(main, data_record)
+        findings += records.check_own_training(submission, main, policy)
         report = network_measurements.measure_network(
             submission, documents.notebook, documents.template, runs, main, data, policy
         )
@@ -193,14 +229,18 @@ def check_numbers(verdict, documents, data, policy):
             verdict.measured = report.accuracy.value
             verdict.measured_by = report.accuracy.origin
     published = claim_check.published_measurements()
-    findings += claim_check.check_claims(claims, published, policy)
+    if claims:
+        findings += claim_check.check_claims(claims, published, policy)
     findings += claim_check.check_conclusions(claims)
     findings += check_plausibility(runs, policy)
     return runs
 
 
-def _missing_main_run(accuracy, policy):
-    """The Finding that the accuracy claimed, a Claim or None, rests on no complete run."""
+def _missing_main_run(accuracy, names, policy):
+    """The Finding that the accuracy claimed, a Claim or None, rests on no complete run.
+
+    `names` are those of the runs that the submission has files of.
+    """
     source = "None"
     if accuracy:
         source = accuracy.source
@@ -208,7 +248,10 @@ def _missing_main_run(accuracy, policy):
         f"the accuracy claimed rests on a run {source[:40]!r}, which is not complete in "
         f"{policy.files.runs}/"
     )
-    return Finding("runs", "contradicted", message)
+    verdict = "contradicted"
+    if accuracy and (not names or source in names):  # they were not packed, or not all of it was
+        verdict = "unverified"
+    return Finding("runs", verdict, message)
 
 
 def check_paper(verdict, documents, runs, handed_in, rebuilt, policy):
@@ -223,17 +266,25 @@ def check_paper(verdict, documents, runs, handed_in, rebuilt, policy):
         policy: a Policy.
     """
     verdict.first_page = paper_comparison.first_page(handed_in)
+    submission = documents.submission
+    notebook = documents.notebook
+    claims = documents.claims
     explanations = paper_numbers.collect_explanations(
-        documents.submission,
-        documents.notebook,
-        documents.template,
-        documents.claims,
-        runs,
-        policy,
+        submission, notebook, documents.template, claims, runs, policy
     )
-    verdict.findings += paper_comparison.compare(
-        handed_in, rebuilt.result(), explanations, documents.claims
+    try:
+        paper = rebuilt.result()
+    except sandbox.SandboxError as error:  # here no font may have an author's letters
+        message = f"this copy could not build the notebook's paper: {error}"
+        verdict.findings.append(Finding("paper", "unverified", message))
+        words = paper_comparison.page_words(handed_in)
+        verdict.findings += paper_numbers.check_other_layout(words, notebook, explanations, claims)
+        return
+    paper, corrections = paper_comparison.undo_corrections(
+        handed_in, paper, submission, notebook, policy
     )
+    verdict.findings += corrections
+    verdict.findings += paper_comparison.compare(handed_in, paper, notebook, explanations, claims)
 
 
 def unchecked_claims(claims, findings):

@@ -454,13 +454,13 @@ FORGERIES = {
         "names '../../secret', which is no file of a submission",
     ),
     "record_names_a_missing_file": (
-        lambda w: record(w, lambda files: files.update({"figures/fig-9.png": "0"})),
-        1,
-        "figures/fig-9.png is missing, or is not",
+        lambda w: record(w, lambda files: files.update({"checkpoints/fast-9/run.json": "0"})),
+        2,
+        "files of its runs are missing: checkpoints/fast-9/run.json",
     ),
     "code_edited_and_not_signed": (
         lambda w: edit_cell(w, "prose()", lambda cell: cell.update(source="prose(1)"), sign=False),
-        1,
+        2,  # no number is proved wrong
         "changed since the notebook was run",
     ),
     "output_edited_and_not_signed": (
@@ -483,10 +483,10 @@ FORGERIES = {
     ),
     "notebook_never_run": (
         lambda w: edit_cell(w, "ledger.write()", lambda cell: cell.update(outputs=[]), sign=False),
-        1,
+        2,  # no number is proved wrong
         "was not run to its end",
     ),
-    "losses_missing": (lambda w: w.files.pop(f"{RUN}/losses.csv"), 1, "losses.csv is missing"),
+    "losses_missing": (lambda w: w.files.pop(f"{RUN}/losses.csv"), 2, f"missing: {RUN}/losses.csv"),
 }
 
 

@@ -251,10 +251,10 @@ def test_forged_paper(world, name):
     assert verdict.code == code and words in verdict.reason, verdict.reason
 
 
-def test_a_missing_paper_is_contradicted(world):
+def test_a_missing_paper_is_not_verifiable(world):
     del world.files[PAPER]
     verdict = judged(world)
-    assert verdict.code == 1 and verdict.reason.endswith(f"{PAPER} is missing")
+    assert verdict.code == 2 and verdict.reason.endswith(f"{PAPER} is missing")
 
 
 @needs_sandbox

@@ -130,6 +130,20 @@ def test_zip_refuses_an_edited_notebook(project, refusal):
     assert not (project / "build" / "submission.zip").exists()
 
 
+def test_only_the_weights_of_the_accuracy_claimed_are_kept_if_all_are_too_large(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(packing, "ROOT", tmp_path)
+    names = ("mine/run.json", "mine/weights.safetensors", "other/weights.safetensors")
+    files = [tmp_path / "checkpoints" / name for name in names]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    assert packing.without_other_weights(files, "mine") == files[:2]
+    said = capsys.readouterr().out
+    assert said.startswith("checkpoints/other/weights.safetensors is left out") and "mine" in said
+
+
 def test_a_notebook_that_was_not_run_is_refused(project, refusal):
     def remove_outputs(cells):
         cells["ledger"].outputs = []

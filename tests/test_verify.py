@@ -12,7 +12,7 @@ from helpers import LEFT_OUT, NOTEBOOK, POLICY, ROOT, change_notebook, change_re
 
 from grading import paper_numbers
 from grading.archive import read
-from grading.records import check_files
+from grading.run_record import compare_with_record
 from grading.verify import judge
 
 
@@ -68,9 +68,9 @@ def test_a_caption_may_change_without_a_rerun(copy):
 
     change_notebook(copy, caption)
     submission = read(copy, POLICY)
-    rows = check_files(
-        submission, submission.notebook(NOTEBOOK), submission.json("report/results.json"), POLICY
-    )
+    notebook = submission.notebook(NOTEBOOK)
+    results = submission.json("report/results.json")
+    rows = compare_with_record(submission, notebook, results, notebook, POLICY)
     assert [row.message for row in rows] == [
         "notebook, code, runs, figures and ledger belong together"
     ]

@@ -25,9 +25,9 @@ from grading.archive import read
 from grading.feedback import feedback_page
 from grading.points import award_points
 from grading.policy import read_policy
-from grading.records import check_files
+from grading.run_record import compare_with_record
 from grading.verify import judge, load_images
-from report.freshness import cell_names, file_hash, record
+from report.freshness import cell_names, file_hash, record, stale
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
 from tools.run_notebook import read_notebook, remove_outputs
@@ -226,8 +226,10 @@ def check_freshness(submission, policy):
     """Raise PackingError if notebook, code, runs and figures are not of one execution."""
     notebook = submission.notebook(policy.files.notebook)
     results = submission.json(policy.files.ledger)
-    for finding in check_files(submission, notebook, results, policy):
-        if finding.verdict == "contradicted":
+    for fault in stale(notebook, None):
+        raise PackingError(f"{fault}. {AGAIN}")
+    for finding in compare_with_record(submission, notebook, results, notebook, policy):
+        if finding.verdict != "holds":
             raise PackingError(f"{finding.message}. {AGAIN}")
 
 
@@ -283,6 +285,21 @@ def check_size(archive, files, limit):
     )
 
 
+def without_other_weights(files, main):
+    """The files of a submission without the weights of other runs than `main`, a run's name.
+
+    The judge needs the weights of the run whose accuracy is claimed; of other runs it compares the
+    stored predictions. What is left out is printed.
+    """
+    left_out = [file for file in files if file.name == WEIGHTS and file.parent.name != main]
+    for file in left_out:
+        print(
+            f"{file.relative_to(ROOT)} is left out ({file.stat().st_size / MEGABYTE:.1f} MB): the "
+            f"archive would be too large. The weights of {main}, whose accuracy you claim, are in."
+        )
+    return [file for file in files if file not in left_out]
+
+
 def make_zip():
     """Write build/submission.zip, which is handed in, and build/receipt.html, its receipt.
 
@@ -308,7 +325,12 @@ def make_zip():
     target = BUILD / "submission.zip"
     new = target.with_suffix(".new")
     BUILD.mkdir(exist_ok=True)
-    write_archive(new, files, repository_name(notebook))
+    folder = repository_name(notebook)
+    write_archive(new, files, folder)
+    if new.stat().st_size > limit * MEGABYTE:
+        claims = submission.json(policy.files.ledger)["claims"]
+        files = without_other_weights(files, claims["test_accuracy"]["source"])
+        write_archive(new, files, folder)
     try:
         check_size(new, files, limit)
     except PackingError:
