@@ -78,6 +78,7 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
             *paper_numbers.check_other_layout(
                 words, notebook, explanations, claims, rebuilt_words
             ),
+            *compare_content(handed_in, rebuilt),
             *paper_numbers.check_numbers(texts, explanations, claims),
         ]
     about = read_about(handed_in)
@@ -92,6 +93,7 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
     findings = [
         *(rewritten or compare_words(words, rebuilt_words)),
         *compare_content(handed_in, rebuilt),
+        *_uncompared_pages(about),
         *faults,
         *paper_numbers.check_numbers(texts, explanations, claims),
         *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
@@ -111,16 +113,30 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
 
 @dataclass
 class AboutPaper:
-    """What the sandbox says of the PDF handed in: its producer, pages with a reader's marks."""
+    """What the sandbox says of the PDF handed in.
+
+    That is the program that wrote it, the pages with a reader's marks, the number of all pages, and
+    how many of them are compared as pictures at most.
+    """
 
     producer: str = ""
     marked_pages: list[int] = field(default_factory=list)
+    pages: int = 0
+    pictures: int = 0
 
 
 def read_about(handed_in):
     """The AboutPaper in what render_handed_in returns. Raises SchemaError."""
     name = "what the sandbox says of the paper"
     return read_table(AboutPaper, parse_json(handed_in.get("about.json", b"{}"), name), Place(name))
+
+
+def _uncompared_pages(about):
+    """A list with a Finding if the paper has more pages than are compared as pictures."""
+    if about.pages <= about.pictures:
+        return []
+    message = f"the paper has {about.pages} pages, of which {about.pictures} were compared"
+    return [Finding("paper", "unverified", message)]
 
 
 def _rewritten(producer, words, rebuilt_words):

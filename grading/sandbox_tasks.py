@@ -127,9 +127,8 @@ def render_pages(pdf):
     picture_limits = ["-l", str(MOST_PICTURES), "-scale-to", str(LONGER_SIDE)]
     run(["pdftoppm", *picture_limits, pdf, folder / "page"])
     run(["pdftotext", "-l", str(MOST_PAGES), "-enc", "UTF-8", pdf, folder / "text.txt"])
-    content = json.dumps(unusual_content(pdf)).encode()
     files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-    return files | {"content.json": content}
+    return files | {"content.json": json.dumps(unusual_content(pdf)).encode()}
 
 
 # What a PDF may have that acts on its reader's machine: entry or kind of an action -> its name
@@ -158,18 +157,13 @@ OFF_SCREEN = 2 | 32
 def unusual_content(pdf):
     """What a PDF has that no paper needs, a sorted list of phrases.
 
-    Among it are actions, attached files, layers, comments and pages that are not compared.
+    Among it are actions, attached files, layers and comments.
     """
-    from pypdf import PdfReader
-
     from report.typeset import dictionaries
 
     found = set()
     data = Path(pdf).read_bytes()
     try:
-        pages = len(PdfReader(io.BytesIO(data)).pages)
-        if pages > MOST_PICTURES:
-            found.add(f"{pages} pages, of which {MOST_PICTURES} were compared as pictures")
         for dictionary in dictionaries(data):
             found.update(ACTIONS[name] for name in ACTIONS.keys() & set(dictionary))
             found.update(unusual_entry(dictionary))
@@ -212,8 +206,27 @@ def render_handed_in():
     That is the program that wrote it, and the pages that have such marks.
     """
     pdf, producer, pages = without_marks(HERE / "paper.pdf")
-    about = {"producer": producer, "marked_pages": pages}
-    return render_pages(pdf) | {"about.json": json.dumps(about).encode()}
+    about = {
+        "producer": producer,
+        "marked_pages": pages,
+        "pages": number_of_pages(pdf),
+        "pictures": MOST_PICTURES,
+    }
+    return {
+        **render_pages(pdf),
+        "about.json": json.dumps(about).encode(),
+        "content.json": json.dumps(unusual_content(HERE / "paper.pdf")).encode(),
+    }
+
+
+def number_of_pages(pdf):
+    """The number of a PDF's pages, 0 if this program cannot read it."""
+    from pypdf import PdfReader
+
+    try:
+        return len(PdfReader(pdf).pages)
+    except Exception:  # whatever a damaged or encrypted file makes pypdf raise
+        return 0
 
 
 def without_marks(path):
