@@ -80,6 +80,7 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
             ),
             *compare_content(handed_in, rebuilt),
             *paper_numbers.check_numbers(texts, explanations, claims),
+            *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
         ]
     about = read_about(handed_in)
     rewritten = _rewritten(about.producer, words, rebuilt_words)

@@ -39,7 +39,7 @@ from grading.archive import ArchiveError, read
 from grading.claim_check import Claim
 from grading.findings import Finding, Verdict
 from grading.mending import mend
-from grading.paper_numbers import Explanations, check_numbers, check_other_layout
+from grading.paper_numbers import Explanation, Explanations, check_numbers, check_other_layout
 from grading.plausibility import check_plausibility
 from grading.run_record import compare_with_record, read_record
 from grading.sandbox_tasks import definition_facts, network_class
@@ -415,7 +415,6 @@ def test_the_templates_stored_run_is_asked_about(world, no_paper, tmp_path, monk
     (folder / "run.json").write_text(json.dumps(info))
     verdict = judged(world)
     assert verdict.code == 2 and "is the one that comes with the template" in verdict.reason
-    assert verdict.weights == ""  # equal ones of two students are explained by it
     submission = forgeries.submission(world)
     runs, _ = records.load_runs(submission, ["fast-0"], world.policy)
     (folder / "run.json").write_text(json.dumps(info | {"seconds": 1.0}))
@@ -460,7 +459,7 @@ def test_a_late_correction_of_the_prose_is_named(world, monkeypatch, name):
         for cell in cells:
             cell.source = cell.source.replace(OLD, new)
             files["text.txt"] = files["text.txt"].replace(OLD.encode(), new.encode())
-            first = min(file for file in files if file.endswith(".pgm"))
+            first = min(file for file in files if file.endswith(".ppm"))
             page = bytearray(files[first])
             page[-200_000:-190_000] = bytes(10_000)
             files[first] = bytes(page)
@@ -580,11 +579,13 @@ def test_harmless_numbers_are_to_be_read(world):
         ["cell 1", "typed", "We had 3.5 hours and 2,500 cups of tea. It reaches 12.5 points."],
         ["cell 2", "typed", "Dropout of 20 % is common. It is 10.50 %, and 99 % is what it is."],
     ]
-    findings = check_numbers(texts, Explanations([10.5], []), {"test_accuracy": Claim(10.5)})
+    known = Explanations([Explanation(10.5)], [])
+    findings = check_numbers(texts, known, {"test_accuracy": Claim(10.5)})
     assert "cell 1 says 3.5, 2,500" in said(findings, "noted")
     assert "cell 1 says 12.5" in said(findings, "unverified")
     assert "cell 2 says 20 %, 99 %" in said(findings, "unverified")
-    findings = check_numbers(texts, Explanations([90.0], []), {"test_accuracy": Claim(90.0)})
+    known = Explanations([Explanation(90.0)], [])
+    findings = check_numbers(texts, known, {"test_accuracy": Claim(90.0)})
     assert "cell 2 says 20 %" in said(findings, "noted")
 
 

@@ -122,13 +122,10 @@ def test_every_number_that_nothing_explains_is_listed_with_its_place(typed):
     findings = judged(typed).findings
     found = [finding.message for finding in findings if finding.verdict == "unverified"]
     assert any("fig-loss) says" in said and "90.17 %" in said for said in found)
-    assert any("(Discussion of" in said and "shows a picture" in said for said in found)
+    noted = [finding.message for finding in findings if finding.verdict == "noted"]
+    assert any("(Discussion of" in said and "shows a picture" in said for said in noted)
     for kind, (_, _, place, number) in TYPED.items():
         assert any(place in said and number in said for said in found), (kind, found)
-    assert any(
-        "the paper handed in says less" in finding.message or "lacks" in finding.message
-        for finding in judged(typed).findings
-    )
 
 
 def overlaid(pdf, draw):
@@ -303,7 +300,7 @@ def test_a_number_is_explained_by_what_it_stands_beside(world, sentence):
         b"@misc{a2020, title={94\\% at once}}\n@misc{b2020, title={88\\% and more}}"
     )
     edit_info(world, "fast-0", lambda info: info["config"].update(weight_decay=0.2, magic=66))
-    runs, _ = records.load_runs(submission(world), world.policy)
+    runs, _ = records.load_runs(submission(world), ["fast-0"], world.policy)
     runs["fast-0"].history.train_accuracy = 77.77
     notebook = new_notebook(cells=[new_markdown_cell("[He (2020)](#ref-a2020)")])
     known = paper_numbers.collect_explanations(
