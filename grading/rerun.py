@@ -17,7 +17,7 @@ from grading.claim_check import Claim, read_claims, recorded_measurements
 from grading.findings import Finding, format_value
 from grading.network_measurements import measure_network, sandbox_code
 from grading.policy import RerunLimits
-from grading.records import load_runs
+from grading.records import load_runs, run_names
 from tools.errors import SubmissionError
 
 SETTINGS = ("FRESH", "EPOCHS", "SEED")  # environment variables that the notebook may see
@@ -98,7 +98,7 @@ def measure_again(left, notebook, template, claims, policy, data):
         policy: a Policy.
         data: utils.Data, or None.
     """
-    runs, findings = load_runs(left, policy)
+    runs, findings = load_runs(left, run_names(left, policy), policy)
     source = claims["test_accuracy"].source if "test_accuracy" in claims else None
     main = runs.get(source)
     if main is None:

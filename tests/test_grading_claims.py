@@ -57,7 +57,7 @@ def test_an_honest_submission_holds(world, tmp_path, capsys):
 
 def check_what_is_stored(verdict, file, claimed):
     """The grade book reads points, authors and what is compared from the files of a verdict."""
-    verify.write_report(verdict, file)
+    verify.write_report(verdict, file, seconds=1.0)
     stored = read_verdict(file)
     assert (stored.code, stored.measured, stored.authors[0].student_number) == (0, claimed, "1815")
     awards = {award.name: award for award in award_points(forgeries.POLICY.points, stored.findings)}
