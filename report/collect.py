@@ -1,15 +1,15 @@
 """First step: collects from a notebook's cells what enters the paper, as fragments.
 
-Markdown, pictures and tables enter; code, streams and plain text do not. A cell with a label
-shows a float, that is a numbered figure or table with a caption. What other cells show stands
-where they show it, without a number.
+Markdown, pictures, tables and printed results enter; code does not. A cell with a label shows a
+float, that is a numbered figure or table with a caption. What other cells show stands where they
+show it, without a number. Authors decide by tags and options of cells, see `hidden`.
 """
 
 import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from report import formulas, pictures, tables
+from report import formulas, pictures, printed, tables
 from report.cell_options import read_cell_options
 from report.freshness import MIME_TYPE, record, visible_outputs
 from report.latex_text import Latex
@@ -20,7 +20,40 @@ from tools.errors import PaperError
 FLOATS = {"fig": "figure", "tbl": "table"}  # by the first letters of a label
 TABULAR = re.compile(r"\\begin\{(tabular|longtable)")
 ONE_FORMULA = re.compile(r"\A\s*\$(?:\\displaystyle)?([^$]+)\$\s*\Z")
+# HTML that stands for plain text: the view of a model in scikit-learn, and what rich prints
+VIEW_OF_TEXT = re.compile(r"""\s*<pre\b|class=["'][^"']*\bsk-(?:top-)?container\b""")
+STDOUT = "application/x-stdout"  # of printed text, among the data of outputs
 CAPTION_BLOCKS = ["p", "ul", "ol", "li", "blockquote", "pre", *HEADINGS]
+
+
+# Tags of Jupyter Book, and ours; _ may stand for -
+HIDDEN_CELL = {"notebook-only", "remove-cell", "hide-cell"}
+HIDDEN_OUTPUT = {"remove-output", "hide-output"}
+HIDDEN_PRINT = "remove-stdout"
+WHOLE_PRINT = "full-output"
+
+
+def cell_tags(cell):
+    """The tags of a cell, a set."""
+    return {str(tag).replace("_", "-") for tag in cell.metadata.get("tags", [])}
+
+
+def is_hidden(tags, options):
+    """Whether an author hides what a cell shows, by its tags or by Quarto's options."""
+    asked = [options.get(name) for name in ("output", "include", "eval")]
+    return bool(tags & (HIDDEN_CELL | HIDDEN_OUTPUT)) or False in asked
+
+
+def shown_by(cell):
+    """What a code cell shows, MIME type -> content for each output; printed text is STDOUT."""
+    shown = []
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream":
+            if output.get("name", "stdout") == "stdout":
+                shown.append({STDOUT: output.get("text", "")})
+        else:
+            shown += visible_outputs({"metadata": cell.metadata, "outputs": [output]})
+    return shown
 
 
 class Kind(Enum):
@@ -32,7 +65,9 @@ class Kind(Enum):
     PICTURE = "a picture"
     HTML_TABLE = "a table as HTML"
     UNPRINTABLE = "a widget, a script or HTML without a table"
-    PLAIN_TEXT = "plain text or data for programs"
+    LOG = "printed text"
+    PLAIN_TEXT = "a result as plain text"
+    DATA = "data for programs"
 
 
 def classify(data, wants_table=False):
@@ -42,6 +77,8 @@ def classify(data, wants_table=False):
         data: the output's data, MIME type -> content.
         wants_table: whether the cell is labelled as a table, so that no picture is wanted.
     """
+    if STDOUT in data:
+        return Kind.LOG
     if "text/markdown" in data:
         return Kind.MARKDOWN
     if TABULAR.search(data.get("text/latex", "")):
@@ -50,9 +87,13 @@ def classify(data, wants_table=False):
         return Kind.FORMULA
     if pictures.best(data) and not wants_table:
         return Kind.PICTURE
+    if "text/plain" in data and VIEW_OF_TEXT.search(data.get("text/html", "")):
+        return Kind.PLAIN_TEXT
     if "<table" in data.get("text/html", ""):
         return Kind.HTML_TABLE
-    if data.keys() - {"text/plain", MIME_TYPE}:
+    if MIME_TYPE in data:
+        return Kind.DATA
+    if data.keys() - {"text/plain"}:
         return Kind.UNPRINTABLE
     return Kind.PLAIN_TEXT
 
@@ -129,6 +170,7 @@ class Collector:
         self.paper = paper
         self.next_wide = 0  # where the next wide float goes: behind the wide float before it
         self.is_fallback = False  # whether the notebook ran on other data than CIFAR-10
+        self.is_recorded = False  # whether a record vouches for what the notebook shows
 
     def collect(self, notebook):
         """Fill the paper's fragments and front matter from the notebook's cells."""
@@ -137,41 +179,92 @@ class Collector:
             if key in notebook.metadata:
                 front[key] = notebook.metadata[key]
         self.paper.front = check_front_matter(front, "the notebook's metadata")
+        self.is_recorded = bool(record(notebook))
         self.is_fallback = bool(record(notebook).get("standin"))
         for cell, name in zip(notebook.cells, self.paper.names):
-            check_errors(cell, name)
+            self.note_errors(cell, name)
             self.read_cell(cell, name)
 
     def read_cell(self, cell, name):
         """Read a cell into the paper, by its tags and its type."""
-        tags = cell.metadata.get("tags", [])
-        outputs = visible_outputs(cell)
+        tags = cell_tags(cell)
+        if tags & HIDDEN_CELL:
+            return
+        if "conclusion" in tags and self.is_fallback:
+            self.paper.note("conclusions are left out, since the data are no CIFAR-10", name)
+        elif cell.cell_type == "code":
+            self.read_code_cell(cell, tags, name)
+        elif not cell.source.strip():
+            return
+        elif cell.cell_type == "markdown":
+            self.add_markdown(cell.source, name, attachments=cell.get("attachments", {}))
+        else:
+            self.paper.note("raw cells are left out: make them Markdown", name)
+
+    def read_code_cell(self, cell, tags, name):
+        """Read what a code cell shows into the paper."""
+        outputs = shown_by(cell)
         if "front-matter" in tags:
             found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
             self.paper.front.update(check_front_matter(found, name))
-        elif "notebook-only" in tags or not (cell.source.strip() or outputs):
-            return
-        elif "conclusion" in tags and self.is_fallback:
-            self.paper.note("conclusions are left out, since the data are no CIFAR-10", name)
-        elif cell.cell_type == "markdown":
-            self.add_markdown(cell.source, name, attachments=cell.get("attachments", {}))
-        elif cell.cell_type == "raw":
-            self.paper.note("raw cells are left out: make them Markdown", name)
-        elif "abstract" in tags or "banner" in tags:
-            part = next(tag for tag in tags if tag in ("abstract", "banner"))
+        elif part := next((tag for tag in ("abstract", "banner") if tag in tags), ""):
             for data in outputs:
                 if "text/markdown" in data:
                     self.add_markdown(data["text/markdown"], name, part)
         elif outputs:
-            self.read_outputs(outputs, read_cell_options(cell.source, name), name)
+            options = self.read_options(cell.source, name)
+            if HIDDEN_PRINT in tags or printed.is_installer(cell.source):
+                outputs = [data for data in outputs if STDOUT not in data]
+            if not is_hidden(tags, options):
+                self.read_outputs(outputs, options, name, WHOLE_PRINT in tags)
 
-    def read_outputs(self, outputs, options, name):
-        """Read what a code cell shows into the paper."""
+    def read_options(self, source, name):
+        """The options of a code cell, {} if they cannot be read."""
+        try:
+            return read_cell_options(source, name)
+        except PaperError as fault:
+            self.paper.note(str(fault).removeprefix(f"{name}: "), name)
+            return {}
+
+    def note_errors(self, cell, name):
+        """Name a cell that ended in an error, unless its author expects that."""
+        if "raises-exception" in cell_tags(cell):
+            return
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                message = f"{output.ename}: {output.evalue[:200]}"
+                self.paper.note(
+                    f"ended in an error, which is left out ({' '.join(message.split())}); run the "
+                    "notebook again, or tag the cell raises-exception if the error is expected",
+                    name,
+                )
+
+    def read_outputs(self, outputs, options, name, is_whole=False):
+        """Read what a code cell shows into the paper.
+
+        Args:
+            outputs: MIME type -> content, for each output.
+            options: the cell's.
+            name: what messages call the cell.
+            is_whole: whether printed text is set whole, however long it is.
+        """
         float_options = read_float_options(options)
+        wants_table = float_options.kind == "table"
+        kinds = [classify(data, wants_table) for data in outputs]
         shown = Shown()
-        for data in outputs:
-            kind = classify(data, wants_table=float_options.kind == "table")
-            self.read_output(data, kind, float_options, shown, name)
+        log = []  # printed text that is not yet in the paper
+        for kind, data in zip(kinds, outputs):
+            if kind == Kind.LOG:
+                log.append(data[STDOUT])
+                continue
+            self.add_log(log, options, name, is_whole)
+            log = []
+            # beside a picture, what a call for drawing returns
+            if kind == Kind.PLAIN_TEXT and Kind.PICTURE not in kinds:
+                self.add_result(data.get("text/plain", ""), name, is_whole)
+            else:
+                self.read_output(data, kind, float_options, shown, name)
+        self.add_log(log, options, name, is_whole)
         if not float_options.kind:
             return
         check_float(float_options, shown, name)
@@ -180,6 +273,40 @@ class Collector:
         else:
             for table, caption in shown.tables:
                 self.add_labelled_table(table, caption, float_options, name)
+
+    def add_log(self, texts, options, name, is_whole):
+        """Add what a cell prints; Quarto's `output: asis` says that it is Markdown."""
+        text = "".join(texts)
+        if options.get("output") == "asis":
+            self.add_markdown(text, name)
+        else:
+            self.add_printed(text, name, is_whole, is_log=True)
+
+    def add_result(self, text, name, is_whole):
+        """Add a cell's result that is plain text."""
+        if not printed.is_object(text):
+            self.add_printed(text, name, is_whole, is_log=False)
+
+    def add_printed(self, text, name, is_whole, is_log):
+        """Add printed text, of a long one the last lines or the first ones."""
+        lines = printed.shown_lines(text)
+        if not lines:
+            return
+        if self.is_recorded:
+            self.paper.remark(
+                "printed text is left out, since the record of the run does not hold it (prose() "
+                "and show_table() enter the paper; the tag notebook-only hides this line)",
+                name,
+            )
+            return
+        lines, cut = printed.shorten(lines, is_log, is_whole)
+        if cut:
+            self.paper.note(
+                f"long printed text is cut (the tag {WHOLE_PRINT} sets it whole, {HIDDEN_PRINT} "
+                "leaves it out)",
+                name,
+            )
+        self.add_body(new_element("body", new_element("printed-text", Latex(printed.write(lines)))), name)
 
     def read_output(self, data, kind, options, shown, name):
         """Add an output to the paper, or to what the cell's float shows."""
@@ -273,13 +400,6 @@ class Collector:
             position = self.next_wide
         self.paper.fragments.insert(position, Fragment(name, body))
         self.next_wide = position + 1
-
-
-def check_errors(cell, name):
-    """Raise PaperError if a cell ended in an error."""
-    for output in cell.get("outputs", []):
-        if output.output_type == "error":
-            raise PaperError(f"{name} ended in an error: {output.ename}: {output.evalue[:200]}")
 
 
 def check_float(options, shown, name):

@@ -150,8 +150,6 @@ def typeset(latex, files, names):
         PaperError: a program is missing, or LaTeX fails. Its source and log are kept in build/.
     """
     notes = []
-    if not sandbox():
-        notes.append(NO_SANDBOX)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(folder, files)
