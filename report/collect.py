@@ -12,6 +12,7 @@ from enum import Enum
 from report import formulas, pictures, printed, tables
 from report.cell_options import read_cell_options
 from report.freshness import MIME_TYPE, record, visible_outputs
+from report.front_matter import check_front_matter, split_yaml
 from report.latex_text import Latex
 from report.markdown import HEADINGS, new_element, parse_html, render_markdown
 from report.paper import Float, Fragment
@@ -121,36 +122,6 @@ class Shown:
     tables: list = field(default_factory=list)  # pairs: table or tree of HTML, caption that it has
 
 
-def check_front_matter(front, cell):
-    """Title, authors and keywords of the front matter, a dict.
-
-    Raises PaperError if they are not a title, a list of authors and a list of keywords.
-    """
-    if not _is_front_matter(front):
-        raise PaperError(
-            f"{cell}: the front matter is a title, a list of authors (name, student_number, "
-            "university, email) and a list of keywords, all of them text."
-        )
-    return {name: front[name] for name in ("title", "authors", "keywords") if front.get(name)}
-
-
-def _is_front_matter(front):
-    if not isinstance(front, dict) or not isinstance(front.get("title", ""), str):
-        return False
-    authors = front.get("authors", [])
-    keywords = front.get("keywords", [])
-    if not isinstance(authors, list) or not isinstance(keywords, list):
-        return False
-    for author in authors:
-        if not isinstance(author, dict) or not _are_strings(author.values()):
-            return False
-    return _are_strings(keywords)
-
-
-def _are_strings(values):
-    return all(isinstance(value, str) for value in values)
-
-
 def read_float_options(options):
     """The FloatOptions in the options of a cell, a dict."""
     label = str(options.get("label") or "")
@@ -174,16 +145,30 @@ class Collector:
 
     def collect(self, notebook):
         """Fill the paper's fragments and front matter from the notebook's cells."""
-        front = {}
+        cells = [cell.copy() for cell in notebook.cells]
+        front = self.take_yaml(cells)
         for key in ("title", "authors"):
             if key in notebook.metadata:
                 front[key] = notebook.metadata[key]
         self.paper.front = check_front_matter(front, "the notebook's metadata")
         self.is_recorded = bool(record(notebook))
         self.is_fallback = bool(record(notebook).get("standin"))
-        for cell, name in zip(notebook.cells, self.paper.names):
+        for cell, name in zip(cells, self.paper.names):
             self.note_errors(cell, name)
             self.read_cell(cell, name)
+
+    def take_yaml(self, cells):
+        """The front matter that the first cell with text has as YAML; it leaves the cell."""
+        for cell, name in zip(cells, self.paper.names):
+            if not cell.source.strip():
+                continue
+            if cell.cell_type == "code":
+                break
+            front, cell.source = split_yaml(cell.source)
+            if abstract := front.pop("abstract", ""):
+                self.add_markdown(abstract, name, "abstract")
+            return front
+        return {}
 
     def read_cell(self, cell, name):
         """Read a cell into the paper, by its tags and its type."""
@@ -306,7 +291,9 @@ class Collector:
                 "leaves it out)",
                 name,
             )
-        self.add_body(new_element("body", new_element("printed-text", Latex(printed.write(lines)))), name)
+        self.add_body(
+            new_element("body", new_element("printed-text", Latex(printed.write(lines)))), name
+        )
 
     def read_output(self, data, kind, options, shown, name):
         """Add an output to the paper, or to what the cell's float shows."""

@@ -56,6 +56,9 @@ FORBIDDEN_NAMES = {
     "loop",
 }
 
+LONG = 40  # letters of a formula that may be too wide for a column
+MANY_SYMBOLS = 24  # the same of one with a number
+NUMBERING = re.compile(r"\\(?:nonumber|notag)\b|\\(?:label|tag\*?)\s*\{[^{}]*\}")
 LINES = ("align", "alignat", "flalign", "gather", "eqnarray")  # a number for each line
 DISPLAYS = "|".join(("equation", "multline", *LINES))
 DISPLAY = re.compile(
@@ -233,7 +236,7 @@ def display(formula, number):
     set_lines = [_set_line(line, is_numbered, number) for line in lines]
     body = "\\\\".join(line for line, _ in set_lines).strip()
     if any(has_number for _, has_number in set_lines):
-        return _enclose(name or "equation", body)
+        return _fitted(name or "equation", body)
     return _without_numbers(name, body.replace(" \\nonumber", "").strip())
 
 
@@ -254,16 +257,36 @@ def _set_line(line, is_numbered, number):
 def _without_numbers(name, body):
     """A display without numbers; a long one is fitted to the column."""
     if name in ("multline", "eqnarray", "flalign", "alignat"):  # these fill the column
-        return _enclose(f"{name}*", body)
+        return _fitted(f"{name}*", body)
     lines = [line for line in split(body, "\\\\") if line.strip()]
     if name in ("align", "gather") or len(lines) > 1:
         part = "gathered"
         if len(split(body, "&")) > 1:
             part = "aligned"
         body = _enclose(part, body)
-    if len(body) > 40:
-        body = f"\\fitformula{{{body}}}"
+    if len(body) > LONG:
+        can_break = not re.search(r"\\(?:begin|left)\b", body)
+        body = f"\\{'breakformula' if can_break else 'fitformula'}{{{body}}}"
     return f"\\[{body}\\]"
+
+
+def _fitted(environment, body):
+    """A display that fills the column; one that is too wide for it is scaled with its numbers."""
+    display = _enclose(environment, body)
+    lines = split(body, "\\\\")
+    if max(map(_count_symbols, lines)) <= MANY_SYMBOLS:
+        return display
+    measured = NUMBERING.sub("", body).replace("\n", " ").strip()
+    name = environment.strip("*")
+    if name != "equation":
+        part = "gathered" if name in ("gather", "multline") else "aligned"
+        measured = f"\\begin{{{part}}}{measured}\\end{{{part}}}"
+    return f"\\fitdisplay{{{measured}}}{{%\n{display}}}"
+
+
+def _count_symbols(line):
+    """Roughly how many symbols of a formula a reader sees."""
+    return len(re.findall(r"\\[A-Za-z]+|[^\s{}^_]", NUMBERING.sub("", line)))
 
 
 def _enclose(environment, body):

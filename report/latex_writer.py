@@ -9,7 +9,14 @@ import re
 
 from bs4 import NavigableString, Tag
 
-from report.latex_text import Latex, escape_address, escape_code, escape_text, safe_label
+from report.latex_text import (
+    Latex,
+    cut_word,
+    escape_address,
+    escape_code,
+    escape_text,
+    safe_label,
+)
 from report.typography import SPACE, collapse_spaces, curl_quotes
 
 DISPLAY = re.compile(r"\n\n+(?=\\\[|\\begin\{(?:equation|align|gather|multline|eqnarray)\*?\})")
@@ -145,7 +152,14 @@ def write_code_words(text):
     parts = [text]
     if len(text) > 20:
         parts = re.split(r"(?<=[._/(,=-])(?=\w)", text)
+        parts = [part for long in parts for part in _cut_code(long)]
     return "\\allowbreak ".join(f"\\texttt{{{escape_code(part)}}}" for part in parts)
+
+
+def _cut_code(text):
+    """Code in parts: a word that is too long for a column may be broken anywhere."""
+    longest = max(map(len, text.split(" ")))
+    return cut_word(text) if longest > 40 else [text]
 
 
 def write_listing(element):

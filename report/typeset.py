@@ -18,7 +18,16 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import IndirectObject
 
 from report.bibliography import BIBLIOGRAPHY, escaped_bibliography
-from report.latex_log import LatexRun, cell_of, dropped_glyphs, find_fault
+from report.latex_log import (
+    LatexRun,
+    cell_of,
+    dropped_glyphs,
+    find_fault,
+    find_warnings,
+    latex_errors,
+    overfull_lines,
+)
+from report.mending import fit_formulas, leave_out
 from tools import sandbox_command
 from tools.errors import PaperError
 from tools.project_files import ROOT
@@ -47,6 +56,7 @@ TEX_ENVIRONMENT = {
 }
 SECONDS = 60  # of the processor that a program may take
 WAIT = 5  # times as long in all, where others work on this machine as well
+ROUNDS = 4  # of leaving out what LaTeX cannot set
 MEMORY = 2 << 30  # bytes
 NO_SANDBOX = (
     "LaTeX ran without a sandbox, because bubblewrap is not installed or may not be used here. "
@@ -136,7 +146,7 @@ def limit():
 
 
 def typeset(latex, files, names):
-    """The PDF, the LaTeX that it was made of, and notes for the author.
+    """The PDF, the LaTeX that it was made of, and warnings for the author.
 
     Args:
         latex: the paper's source. Characters that its fonts lack are set in other fonts.
@@ -149,16 +159,18 @@ def typeset(latex, files, names):
     Raises:
         PaperError: a program is missing, or LaTeX fails. Its source and log are kept in build/.
     """
-    notes = []
+    warnings = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(folder, files)
         result = _run_latex(folder, latex, names)
+        result = _mend_errors(folder, result, warnings)
         if lacking := dropped_glyphs(result.log):
-            latex, lacking = borrow_fonts(latex, lacking, folder)
+            latex, lacking = borrow_fonts(result.latex, lacking, folder)
             latex, left_out = _leave_out_symbols(latex, lacking, names)
-            notes += left_out
-            result = _run_latex(folder, latex, names)
+            warnings += left_out
+            result = _mend_errors(folder, _run_latex(folder, latex, names), warnings)
+        result = _mend_widths(folder, result)
         fault = find_fault(result) or result.failure
         pdf = b""
         if not fault:
@@ -167,7 +179,41 @@ def typeset(latex, files, names):
         if fault:
             _keep_for_inspection(folder)
             raise PaperError(f"{fault} (report.tex and report.log are kept in {BUILD}).")
-    return pdf, latex, notes
+    return pdf, result.latex, warnings + find_warnings(result)
+
+
+def _mend_errors(folder, result, warnings):
+    """The LatexRun without the formulas and cells at which LaTeX stops.
+
+    Args:
+        folder: where LaTeX runs.
+        result: the LatexRun before.
+        warnings: a list, to which what is left out is added.
+    """
+    for _ in range(ROUNDS):
+        if not latex_errors(result.log):
+            break
+        _run_through(folder)
+        errors = latex_errors(_read_if_there(folder / "report.log"))
+        latex, sentences = leave_out(result.latex, errors, result.names)
+        if latex == result.latex:
+            break
+        warnings += sentences
+        for file in folder.glob("report.*"):  # what a failed run left
+            file.unlink()
+        result = _run_latex(folder, latex, result.names)
+    return result
+
+
+def _mend_widths(folder, result):
+    """The LatexRun in which long formulas of lines that are too wide fit the column."""
+    if result.failure:
+        return result
+    latex = fit_formulas(result.latex, overfull_lines(result))
+    if latex == result.latex:
+        return result
+    mended = _run_latex(folder, latex, result.names)
+    return result if mended.failure else mended
 
 
 def _write_inputs(folder, files):
@@ -201,8 +247,14 @@ def _read_if_there(file):
     return file.read_text(encoding="utf-8", errors="replace")
 
 
-def _latexmk(folder):
-    """Run latexmk in a folder; a sentence if it fails, else ""."""
+def _run_through(folder):
+    """Run LaTeX once, over all errors, so that its log has them all."""
+    command = ["xelatex", "-no-pdf", "-interaction=nonstopmode", "-file-line-error", "report.tex"]
+    _latexmk(folder, command)
+
+
+def _latexmk(folder, command=tuple(LATEXMK)):
+    """Run latexmk or another command of TeX in a folder; a sentence if it fails, else ""."""
     need("latexmk", "xelatex")
     environment = {
         "PATH": os.environ["PATH"],
@@ -211,7 +263,7 @@ def _latexmk(folder):
         **TEX_ENVIRONMENT,
     }
     process = subprocess.Popen(
-        [*sandbox(folder), *LATEXMK],
+        [*sandbox(folder), *command],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
