@@ -8,6 +8,7 @@ show it, without a number. Authors decide by tags and options of cells, see `hid
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from string import ascii_lowercase
 
 from report import formulas, pictures, printed, tables
 from report.cell_options import read_cell_options
@@ -107,6 +108,8 @@ class FloatOptions:
     label: str
     caption: str
     is_wide: bool
+    parts: list = field(default_factory=list)  # captions of a figure's pictures
+    columns: int = 0  # of a figure's pictures, 0 if the cell does not say
 
     @property
     def prefix(self):
@@ -127,7 +130,12 @@ def read_float_options(options):
     label = str(options.get("label") or "")
     kind = FLOATS[label[:3]] if label[:4] in ("fig-", "tbl-") else ""
     caption = str(options.get(f"{label[:3]}-cap") or "")
-    return FloatOptions(kind, label, caption, options.get("fig-env") == "figure*")
+    parts = options.get("fig-subcap")
+    parts = [str(part or "") for part in parts] if isinstance(parts, list) else []
+    columns = options.get("layout-ncol")
+    columns = columns if columns in (1, 2, 3, 4) else 0
+    is_wide = options.get("fig-env") == "figure*"
+    return FloatOptions(kind, label, caption, is_wide, parts, columns)
 
 
 class Collector:
@@ -208,7 +216,7 @@ class Collector:
         try:
             return read_cell_options(source, name)
         except PaperError as fault:
-            self.paper.note(str(fault).removeprefix(f"{name}: "), name)
+            self.paper.note_fault(fault, name)
             return {}
 
     def note_errors(self, cell, name):
@@ -236,6 +244,9 @@ class Collector:
         float_options = read_float_options(options)
         wants_table = float_options.kind == "table"
         kinds = [classify(data, wants_table) for data in outputs]
+        if float_options.kind and not has_float(float_options.kind, outputs, kinds):
+            self.note_label(float_options, name)
+            float_options = FloatOptions("", "", "", False)
         shown = Shown()
         log = []  # printed text that is not yet in the paper
         for kind, data in zip(kinds, outputs):
@@ -250,14 +261,20 @@ class Collector:
             else:
                 self.read_output(data, kind, float_options, shown, name)
         self.add_log(log, options, name, is_whole)
-        if not float_options.kind:
-            return
-        check_float(float_options, shown, name)
-        if float_options.kind == "figure":
+        if shown.files:
             self.add_figure(shown.files, float_options, name)
-        else:
-            for table, caption in shown.tables:
-                self.add_labelled_table(table, caption, float_options, name)
+        elif shown.tables:
+            (table, caption), *others = shown.tables
+            self.add_labelled_table(table, caption, float_options, name)
+            for table, caption in others:
+                self.add_unlabelled_table(table, caption, name)
+        elif float_options.kind:  # its pictures or tables cannot be read
+            self.note_label(float_options, name)
+
+    def note_label(self, options, name):
+        """Name a label without a float."""
+        shows = "a table" if options.kind == "table" else "a picture"
+        self.paper.note(f"the cell is labelled {options.label} and does not show {shows}", name)
 
     def add_log(self, texts, options, name, is_whole):
         """Add what a cell prints; Quarto's `output: asis` says that it is Markdown."""
@@ -298,21 +315,18 @@ class Collector:
     def read_output(self, data, kind, options, shown, name):
         """Add an output to the paper, or to what the cell's float shows."""
         if kind == Kind.MARKDOWN:
-            self.add_markdown(data["text/markdown"], name)
+            body = render_markdown(data["text/markdown"])
+            if options.kind == "table" and body.find("table"):
+                table = body.find("table").extract()
+                shown.tables.append((new_element("body", table), ""))
+            self.add_body(body, name)
         elif kind == Kind.FORMULA:
             # A lone formula becomes a display.
             self.add_markdown(ONE_FORMULA.sub(r"$$\1$$", data["text/latex"]), name)
         elif kind == Kind.PICTURE:
-            best = pictures.best(data)
-            content = pictures.content(best, data[best], name)
-            shown.files.append(self.paper.add_picture(content, name, options.label))
-            if not options.kind:
-                self.add_unlabelled_picture(shown.files[-1], name)
-        elif kind == Kind.LATEX_TABLE:
-            formulas.check(data["text/latex"], name)
-            shown.tables.append(tables.from_latex(data["text/latex"], name))
-        elif kind == Kind.HTML_TABLE:
-            shown.tables.append((parse_html(data["text/html"]), ""))
+            self.read_picture(data, options, shown, name)
+        elif kind in (Kind.LATEX_TABLE, Kind.HTML_TABLE):
+            self.read_table(data, kind, options, shown, name)
         elif kind == Kind.UNPRINTABLE:
             self.paper.note(
                 "widgets, scripts and HTML without a table, shown by code, are left out (a "
@@ -320,8 +334,37 @@ class Collector:
                 "out of the paper)",
                 name,
             )
-        if shown.tables and not options.kind:
-            self.add_unlabelled_table(*shown.tables.pop(), name)
+
+    def read_picture(self, data, options, shown, name):
+        """Add a picture to the paper, or to what the cell's figure shows."""
+        best = pictures.best(data)
+        try:
+            content = pictures.content(best, data[best], name)
+            file = self.paper.add_picture(content, name, options.label)
+        except PaperError as fault:
+            self.paper.note_fault(fault, name)
+            return
+        if options.kind == "figure":
+            shown.files.append(file)
+        else:
+            self.add_unlabelled_picture(file, name)
+
+    def read_table(self, data, kind, options, shown, name):
+        """Add a table to the paper, or make it the cell's labelled table."""
+        table, caption = parse_html(data.get("text/html", "")), ""
+        if kind == Kind.LATEX_TABLE:
+            formulas.check(data["text/latex"], name)
+            try:
+                table, caption = tables.from_latex(data["text/latex"], name)
+            except PaperError as fault:
+                self.paper.note_fault(fault, name)
+                return
+        elif not table.find("table"):
+            return
+        if options.kind == "table":
+            shown.tables.append((table, caption))
+        else:
+            self.add_unlabelled_table(table, caption, name)
 
     def add_markdown(self, markdown, name, part="body", attachments=None):
         """Add a fragment of Markdown."""
@@ -336,7 +379,7 @@ class Collector:
         """Add a picture in its place."""
         latex = f"\\begin{{center}}\\includegraphics{{{file}}}\\end{{center}}"
         self.add_body(new_element("body", Latex(latex)), name)
-        self.paper.note(
+        self.paper.remark(
             "pictures without a label are set without number and caption (`#| label: fig-…` and "
             "`#| fig-cap: …` at the top of the cell give them both)",
             name,
@@ -354,7 +397,12 @@ class Collector:
         """Add one picture, or several side by side, with their caption."""
         caption = self.read_caption(options, name)
         figure = new_element("paper-figure", caption)
-        figure["float"] = Float(options.label, options.is_wide, files=files)
+        figure["float"] = Float(options.label, options.is_wide, files, columns=options.columns)
+        number = self.paper.counts["figure"]
+        for index, text in enumerate(options.parts[: len(files)]):
+            label = f"{options.label}-{index + 1}"
+            self.paper.add_label(label, f"{number}{ascii_lowercase[index % 26]}", name)
+            figure.append(new_element("part-caption", *inline_markdown(text)))
         self.add_float(new_element("body", figure), options, name)
 
     def add_labelled_table(self, table, given, options, name):
@@ -372,13 +420,10 @@ class Collector:
         """The element of a caption, which is Markdown; the float gets its number."""
         text = " ".join((options.caption or given).split())
         if not text:
-            raise PaperError(f"{name} has no {options.prefix}-cap.")
+            self.paper.note(f"has no {options.prefix}-cap: its caption is empty", name)
         self.paper.counts[options.kind] += 1
         self.paper.add_label(options.label, str(self.paper.counts[options.kind]), name)
-        body = render_markdown(text)
-        for block in body.find_all(CAPTION_BLOCKS):
-            block.unwrap()
-        return new_element("float-caption", *body.contents)
+        return new_element("float-caption", *inline_markdown(text))
 
     def add_float(self, body, options, name):
         """Add a float. Wide ones come early, because LaTeX places figure* a page later."""
@@ -389,13 +434,18 @@ class Collector:
         self.next_wide = position + 1
 
 
-def check_float(options, shown, name):
-    """Raise PaperError if a cell does not show what its label announces, or shows more."""
-    found, other = shown.files, shown.tables
-    if options.kind == "table":
-        found, other = other, found
-    if not found or other:
-        raise PaperError(
-            f"{name}: a cell labelled fig-… shows one picture or several (PDF, SVG, PNG or JPEG), "
-            "one labelled tbl-… a table (as LaTeX or HTML), and neither shows both."
-        )
+def has_float(kind, outputs, kinds):
+    """Whether a cell shows what its label announces, "figure" or "table"."""
+    if kind == "figure":
+        return Kind.PICTURE in kinds
+    markdown = "".join(data.get("text/markdown", "") for data in outputs)
+    is_table = Kind.LATEX_TABLE in kinds or Kind.HTML_TABLE in kinds
+    return is_table or bool(markdown and render_markdown(markdown).find("table"))
+
+
+def inline_markdown(text):
+    """The nodes of Markdown that stands within a line, such as a caption: a list."""
+    body = render_markdown(text)
+    for block in body.find_all(CAPTION_BLOCKS):
+        block.unwrap()
+    return list(body.contents)

@@ -86,7 +86,9 @@ def build_paper(notebook, paper):
 def write(paper, fragment):
     """Write a fragment's LaTeX, below a comment by which faults of LaTeX find the cell."""
     for element in fragment.body.find_all("paper-table"):
-        element["float"].table.note = lambda sentence: paper.note(sentence, fragment.cell)
+        table = element["float"].table
+        table.note = lambda sentence: paper.note(sentence, fragment.cell)
+        table.remark = lambda sentence: paper.remark(sentence, fragment.cell)
     try:
         text = latex_writer.write(fragment.body)
     except RecursionError:

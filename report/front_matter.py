@@ -82,7 +82,7 @@ def _author(value):
     names = [
         _text(place.get("name")) if isinstance(place, dict) else _text(place) for place in places
     ]
-    author["university"] = ", ".join(filter(None, names))
+    author["university"] = ", ".join(filter(None, map(_text, places)))
     author["email"] = _text(value.get("email"))
     return author
 

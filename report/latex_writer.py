@@ -46,6 +46,7 @@ HEADINGS = {
     "h5": "subparagraph",
     "h6": "subparagraph",
 }
+SHARES = {1: "1", 2: ".49", 3: ".32", 4: ".24"}  # of the width for pictures in so many columns
 NUMERALS = {"1": "arabic", "a": "alph", "A": "Alph", "i": "roman", "I": "Roman"}
 LEVELS = ("i", "ii", "iii", "iv")  # of LaTeX's counters for numbered lists
 PARAGRAPHS = ("p", "pre", "blockquote", "dl", "hr", "paper-table", "paper-figure", *HEADINGS)
@@ -299,16 +300,28 @@ def write_table(element):
 
 
 def write_figure(element):
-    """One picture, or several side by side, with their caption."""
+    """One picture, or several side by side, with their caption; parts may have captions."""
     figure = element["float"]
-    share = ""
-    if len(figure.files) > 1:
-        share = "[width=.32\\linewidth]" if len(figure.files) == 3 else "[width=.49\\linewidth]"
-    pictures = "\\hfil\n".join(f"\\includegraphics{share}{{{file}}}" for file in figure.files)
+    columns = figure.columns or {1: 1, 3: 3}.get(len(figure.files), 2)
+    width = f"{SHARES[columns]}\\linewidth"
+    pictures = []
+    parts = element.find_all("part-caption")
+    for index, file in enumerate(figure.files):
+        share = f"[width={width}]" if columns > 1 else ""
+        if index < len(parts):
+            content = [f"\\centering\\includegraphics{{{file}}}"]
+            label = safe_label(f"{figure.label}-{index + 1}")
+            content.append(
+                f"\\caption{{{write_run(list(parts[index].children))}}}\\label{{{label}}}"
+            )
+            pictures.append(_environment("subfigure", content, f"{{{width}}}"))
+        else:
+            pictures.append(f"\\includegraphics{share}{{{file}}}")
     environment = "figure*" if figure.is_wide else "figure"
     caption = write_run(list(element.find("float-caption").children))
     label = safe_label(figure.label)
-    lines = ["\\centering", pictures, f"\\caption{{{caption}}}\\label{{{label}}}"]
+    between = "\\hfil\n" if columns > 1 else "\\par\n"
+    lines = ["\\centering", between.join(pictures), f"\\caption{{{caption}}}\\label{{{label}}}"]
     return [_environment(environment, lines)]
 
 
@@ -328,9 +341,9 @@ BLOCKS = {
 BLOCK_NAMES = list(BLOCKS)
 
 
-def _environment(name, lines):
+def _environment(name, lines, arguments=""):
     content = "\n".join(lines)
-    return f"\\begin{{{name}}}\n{content}\n\\end{{{name}}}"
+    return f"\\begin{{{name}}}{arguments}\n{content}\n\\end{{{name}}}"
 
 
 def _numbering(element):

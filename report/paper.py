@@ -31,6 +31,7 @@ class Float:
     is_wide: bool = False  # spans both columns
     files: list = field(default_factory=list)  # of a figure: names of its pictures
     table: object = None  # of a table: a Table, once it has been read
+    columns: int = 0  # in which the pictures of a figure stand, 0 for what fits
 
 
 @dataclass
@@ -81,6 +82,10 @@ class Paper:
     def note(self, sentence, cell):
         """Remember what of a cell is left out, cut or scaled; the author is told."""
         _add(self.notes, sentence, cell)
+
+    def note_fault(self, fault, cell):
+        """Remember a PaperError for which something of a cell is left out."""
+        self.note(str(fault).removeprefix(f"{cell}: ").rstrip("."), cell)
 
     def remark(self, sentence, cell):
         """Remember what the author is told of a cell although nothing is amiss."""

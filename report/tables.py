@@ -84,7 +84,8 @@ class Table:
     rows: list  # lists of Cells
     rules: list  # LaTeX of the lines above each row
     head: int  # how many rows are the head
-    note: object = None  # called with a sentence that the author has to be told
+    note: object = None  # called with a sentence about what is cut
+    remark: object = None  # called with another sentence that the author is told
 
     def letters(self):
         """The most letters of a line in each column, and the most letters of a word, two lists."""
@@ -147,8 +148,8 @@ class Table:
 
     def floats(self, contents, spans_page, caption, label):
         """Floats of LaTeX, one for each content, that together are this table."""
-        if not label:
-            self.tell(
+        if not label and self.remark:
+            self.remark(
                 "a table without a label is too large for its place and stands at the top of a "
                 "page or column (`#| label: tbl-…` and `#| tbl-cap: …` give it number and caption)"
             )
