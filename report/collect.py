@@ -354,6 +354,9 @@ class Collector:
         table, caption = parse_html(data.get("text/html", "")), ""
         if kind == Kind.LATEX_TABLE:
             formulas.check(data["text/latex"], name)
+            if not formulas.braces_pair(data["text/latex"]):
+                self.paper.note("the braces of a table do not pair, it is left out", name)
+                return
             try:
                 table, caption = tables.from_latex(data["text/latex"], name)
             except PaperError as fault:

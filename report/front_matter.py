@@ -79,9 +79,7 @@ def _author(value):
     if isinstance(value.get("name"), dict):
         author["name"] = " ".join(filter(None, map(_text, value["name"].values())))
     places = _list(value.get("affiliation") or value.get("affiliations"))
-    names = [
-        _text(place.get("name")) if isinstance(place, dict) else _text(place) for place in places
-    ]
+    places = [place.get("name") if isinstance(place, dict) else place for place in places]
     author["university"] = ", ".join(filter(None, map(_text, places)))
     author["email"] = _text(value.get("email"))
     return author

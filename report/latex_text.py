@@ -1,6 +1,8 @@
 """LaTeX in trees of HTML: a node that is written as it stands, and text escaped for LaTeX."""
 
 import re
+import string
+from urllib.parse import quote
 
 from bs4 import NavigableString
 
@@ -26,6 +28,7 @@ ESCAPED = {letter: f"\\{letter}" for letter in "{}$%&_#"} | {
 QUOTES = {"\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''"}
 DASHES = {"\u2013": "--", "\u2014": "---"}
 ADJACENT_QUOTES = re.compile("(?<=[\u2018\u2019\u201c\u201d])(?=[\u2018\u2019\u201c\u201d])")
+PRINTABLE = string.ascii_letters + string.digits + string.punctuation
 LONG_WORD = re.compile(r"[!-~\u00c0-\u024f]{41,}")  # in a script that is broken at blanks
 PART = 10  # letters of it that stay together
 # Codes 128 to 159 are no characters in Unicode; browsers read them as Windows' characters.
@@ -83,6 +86,7 @@ def escape_address(address):
     address = address.replace("\\", "/")  # as browsers read it
     percent = {letter: f"%{ord(letter):02X}" for letter in '{}<>|^`" \n'}
     address = "".join(percent.get(letter, letter) for letter in address)
+    address = quote(address, safe=PRINTABLE, errors="replace")  # letters of other scripts
     return re.sub("[#%&]", r"\\\g<0>", address)
 
 

@@ -17,6 +17,7 @@ from report.latex_text import (
     escape_text,
     safe_label,
 )
+from report.scripts import is_right_to_left, set_right_to_left
 from report.typography import SPACE, collapse_spaces, curl_quotes
 
 DISPLAY = re.compile(r"\n\n+(?=\\\[|\\begin\{(?:equation|align|gather|multline|eqnarray)\*?\})")
@@ -101,6 +102,8 @@ def write_line(nodes):
     """Like `write_run`, but keep leading and trailing spaces."""
     line = Tag(name="span")
     line.extend(nodes)
+    if is_right_to_left(line.get_text()):
+        set_right_to_left(line)
     curl_quotes(line)
     collapse_spaces(line)
     return _write_content(line)

@@ -13,7 +13,8 @@ TYPED_KINDS = ("equation", "reference", "named")  # links made of \eqref, \ref a
 # "Figure 7", but not "Figure 7 of the other paper"
 MENTION = re.compile(r"\b(Figure|Table)\s(\d+)\b(?!\.\d)(?!,? (?:of|in|from)\b)")
 NO_PLACE = "links to places that are not in the paper are set as their text"
-NO_FOOTNOTES = ["float-caption", "part-caption", "paper-table", "text-note", *HEADINGS]  # LaTeX has none there
+# where LaTeX has none
+NO_FOOTNOTES = ["float-caption", "part-caption", "paper-table", "text-note", *HEADINGS]
 
 
 def link(paper, fragment):

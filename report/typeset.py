@@ -28,6 +28,7 @@ from report.latex_log import (
     overfull_lines,
 )
 from report.mending import fit_formulas, leave_out
+from report.scripts import borrowed, language
 from tools import sandbox_command
 from tools.errors import PaperError
 from tools.project_files import ROOT
@@ -56,6 +57,7 @@ TEX_ENVIRONMENT = {
 }
 SECONDS = 60  # of the processor that a program may take
 WAIT = 5  # times as long in all, where others work on this machine as well
+MOST_CHARACTERS = 4000  # that fontconfig is asked about
 ROUNDS = 4  # of leaving out what LaTeX cannot set
 MEMORY = 2 << 30  # bytes
 NO_SANDBOX = (
@@ -305,15 +307,24 @@ class Font:
         return any(first <= ord(character) <= last for first, last in self.ranges)
 
 
-def find_font(character):
-    """The font that this system offers for a character, or None. It may lack the character."""
+def find_fonts(characters):
+    """The fonts that this system offers for characters, the best first: a list.
+
+    Fontconfig is asked once, since each question takes it a second where there are many fonts.
+    """
     need("fc-match")
-    form = "%{family[0]}|%{file}|%{color}|%{charset}"
-    pattern = f"serif:color=false:charset={ord(character):x}"
-    done = subprocess.run(["fc-match", "-f", form, pattern], capture_output=True, text=True)
-    if not done.stdout:
-        return None
-    family, file, colour, charset = done.stdout.split("|")
+    form = "%{family[0]}|%{file}|%{color}|%{charset}\\n"
+    codes = " ".join(f"{ord(character):x}" for character in sorted(characters)[:MOST_CHARACTERS])
+    pattern = f"serif:color=false:charset={codes}"
+    if name := language("".join(characters)):
+        pattern += f":lang={name}"
+    done = subprocess.run(["fc-match", "-s", "-f", form, pattern], capture_output=True, text=True)
+    return [_read_font(line) for line in done.stdout.splitlines() if line.count("|") == 3]
+
+
+def _read_font(line):
+    """The Font in a line of fontconfig's answer."""
+    family, file, colour, charset = line.split("|")
     ranges = []
     for span in charset.split():  # 41-5a, or 41 alone
         ends = [int(end, 16) for end in span.split("-")]
@@ -333,18 +344,25 @@ def borrow_fonts(latex, lacking, folder):
         The source with commands for these fonts, and the set of characters that no font has.
     """
     (folder / "fonts").mkdir(exist_ok=True)
-    for character in sorted(lacking):
-        if character not in lacking:  # a font found before has it
+    for font in find_fonts(lacking):
+        if font.has_colour or not lacking:
             continue
-        font = find_font(character)
-        if font is None or font.has_colour:
-            continue
-        borrowed = {other for other in lacking if font.has(other)}
-        if borrowed:
+        found = {character for character in lacking if font.has(character)}
+        if found:
             shutil.copy(font.file, folder / "fonts")
-            latex = _any_of(borrowed, "+").sub(rf"\\borrow{{{font.family}}}{{\g<0>}}", latex)
-            lacking = lacking - borrowed
+            latex = _borrow(latex, font.family, found)
+            lacking = lacking - found
     return latex, lacking
+
+
+def _borrow(latex, family, characters):
+    """The source with these characters in a font."""
+
+    def replace(run):
+        before, behind = latex[run.start() - 1 : run.start()], latex[run.end() : run.end() + 1]
+        return borrowed(family, run[0], before, behind)
+
+    return _any_of(characters, "+").sub(replace, latex)
 
 
 def _leave_out_symbols(latex, lacking, names):
