@@ -195,7 +195,7 @@ class PaperExporter(LatexExporter):
         remarks = _lines(paper.remarks)
         if not sandbox():
             remarks.append(NO_SANDBOX)
-        resources.update(tex=latex, outputs={}, notes=warnings + remarks)
+        resources.update(tex=latex, outputs={}, notes=remarks + warnings)
         return attach(pdf, sources), resources
 
     def compose(self, nb, resources):
@@ -235,7 +235,15 @@ class PaperExporter(LatexExporter):
 
 def _lines(notes):
     """A line for each note, with the cells that it is about: a list."""
-    return [f"{', '.join(cells)}: {sentence}." for sentence, cells in notes.items()]
+    return [f"{_join_cells(cells)}: {sentence}." for sentence, cells in notes.items()]
+
+
+def _join_cells(cells):
+    """The names of one or two cells, the numbers of more."""
+    numbers = [re.match(r"cell (\d+)", cell) for cell in cells]
+    if len(cells) <= 2 or not all(numbers):
+        return ", ".join(cells)
+    return "cells " + ", ".join(number[1] for number in numbers)
 
 
 def mend_ids(notebook):

@@ -16,10 +16,9 @@ TYPED_NUMBERS = (
     re.compile(r"\s*[(\[]\d{1,2}(?:\.\d{1,2})*[)\]]\s*(?=\S)"),
     # IV. Layers, II) Layers
     re.compile(r"\s*[IVX]{1,5}[.):]\s+(?![a-z])(?=\S)"),
-    # \u4e00\u3001 and 1\u3001 of Chinese, 1\uff0e of Japanese
-    re.compile(
-        r"\s*(?:[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]{1,3}|\d{1,2})[\u3001\uff0e]\s*(?=\S)"
-    ),
+    # 一、 and 1、 of Chinese, 1． of Japanese, 1.4.4 directly before a letter of these
+    re.compile(r"\s*(?:[一二三四五六七八九十]{1,3}|\d{1,2}(?:\.\d{1,2})*)[、．]\s*(?=\S)"),
+    re.compile(r"\s*\d{1,2}(?:\.\d{1,2})+(?=[\u3040-\u9fff\uac00-\ud7af])"),
 )
 
 

@@ -56,7 +56,7 @@ def _may_break(left, right):
 
 
 def script_of(letter):
-    """ "CJK", or the name of a script whose letters change beside each other, or ""."""
+    """The script of a letter if it matters: "CJK", or one whose letters change beside others."""
     if CJK.match(letter):
         return "CJK"
     script = unicodedata.name(letter, "").split(" ")[0].title()
