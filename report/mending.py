@@ -1,5 +1,6 @@
 """Changes the paper's LaTeX where LaTeX cannot set it: formulas or whole cells are left out."""
 
+import itertools
 import re
 
 from report.latex_log import cell_of
@@ -13,7 +14,7 @@ FORMULA = re.compile(
     r"|(?<!\\)\\\(.*?(?<!\\)\\\)",
     re.DOTALL,
 )
-INLINE = re.compile(r"(?<!\\)\\\((.*?)(?<!\\)\\\)")
+INLINE = re.compile(r"(?<!\\)\\\((.*?)(?<!\\)\\\)", re.DOTALL)
 LONG = 25  # letters of a formula that may be too wide for its line
 CELL = re.compile(r"(?m)^ *% cell \d+$")
 START = "\\maketitle"  # of the body
@@ -89,14 +90,14 @@ def fit_formulas(latex, spans):
         latex: the source.
         spans: pairs of its lines, first and last; only formulas between these are changed.
     """
+    lines = latex.split("\n")
+    starts = list(itertools.accumulate((len(line) + 1 for line in lines), initial=0))
+    ranges = [(starts[first - 1], starts[min(last, len(lines))]) for first, last in spans]
 
     def fit(found):
-        if len(found[1]) < LONG:
+        is_near = any(found.start() < end and start < found.end() for start, end in ranges)
+        if len(found[1]) < LONG or not is_near:
             return found[0]
         return f"\\fitinline{{{found[1]}}}"
 
-    lines = latex.split("\n")
-    for first, last in spans:
-        for index in range(first - 1, min(last, len(lines))):
-            lines[index] = INLINE.sub(fit, lines[index])
-    return "\n".join(lines)
+    return INLINE.sub(fit, latex)

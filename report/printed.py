@@ -21,6 +21,11 @@ WRAPPED = 7  # print of lines that are longer still
 ESCAPE_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\^_])")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 PROGRESS_BAR = re.compile(r"\s*(?:[^|]*:\s*)?\d+%\s*\|")
+# Lines and blocks that typewriter fonts lack, as old printers printed them
+DRAWINGS = dict.fromkeys(range(0x2500, 0x2580), "+")
+DRAWINGS |= dict.fromkeys(range(0x2580, 0x25A0), "#")
+DRAWINGS |= dict.fromkeys(map(ord, "─━┄┅┈┉╌╍═╴╶╸╺╼╾"), "-")
+DRAWINGS |= dict.fromkeys(map(ord, "│┃┆┇┊┋╎╏║╵╷╹╻╽╿"), "|")
 # <Figure size 640x480 with 1 Axes>, [<matplotlib.lines.Line2D at 0x7f…>], Text(0.5, 1.0, 'Loss')
 OBJECT = re.compile(
     r"[\[({\s]*<(?!tf\.)[\w.]+[ :>](?!.*numpy=)"  # numpy=…: a tensor, with its values
@@ -51,7 +56,7 @@ def shown_lines(text):
     lines = []
     for line in ESCAPE_SEQUENCES.sub("", text).split("\n"):
         line = _overwrite(line.rstrip("\r"))
-        line = CONTROL_CHARACTERS.sub("", line.expandtabs(8)).rstrip()
+        line = CONTROL_CHARACTERS.sub("", line.expandtabs(8)).rstrip().translate(DRAWINGS)
         if not PROGRESS_BAR.match(line):
             lines.append(line)
     while lines and not lines[0]:

@@ -17,6 +17,7 @@ GAP = 8  # points between columns
 LINE = 1.25  # height of a line, as a part of the size of the print
 MOST_ROWS = 500
 KEPT_ROWS = 30  # of a longer table, at its start and at its end
+MOST_LINES = 3  # of a row whose text is wrapped so that the table stands in its place
 MOST_COLUMNS = 100
 KEPT_COLUMNS = 20  # of a wider table, at each side
 BREAK = "\u200b"  # in what a reader sees, where a long word may be broken
@@ -127,6 +128,13 @@ class Table:
             return None
         return next((layout for layout in wrapped if layout.spans_page), wrapped[0])
 
+    def column_layout(self):
+        """The Layout within a column of a table that stays legible there, or None."""
+        layout = self.layout((COLUMN_POINTS,))
+        if layout and max(row_lines(row, layout) for row in self.rows) <= MOST_LINES:
+            return layout
+        return None
+
     def equal_widths(self, room):
         """A Layout of columns that are equally wide, whatever stands in them."""
         count = len(self.aligns)
@@ -137,6 +145,8 @@ class Table:
         table = self.shortened()
         rooms = (PAGE_POINTS,) if wide else (COLUMN_POINTS, PAGE_POINTS)
         layout = table.layout(rooms)
+        if layout and layout.spans_page and not label:
+            layout = table.column_layout() or layout
         if not layout:
             return table.in_blocks(rooms, caption, label)
         pieces = table.cut(layout)
