@@ -9,7 +9,7 @@
 ENV     := sh tools/setup.sh
 RUN     := python -m tools.run_notebook
 CONVERT := python -m nbconvert --config report/config.py
-# 1: `make paper` and `make submission` refuse what would be left out, cut or scaled, instead of
+# 1: `make paper`, `make submission` and `make study` refuse what would be left out, cut or scaled, instead of
 # naming it (STRICT=0)
 STRICT  ?= 1
 
@@ -34,7 +34,7 @@ paper:  ## build report/report.pdf without running the notebook (DRAFT=1: a draf
 
 study:  ## run the study in place, build report/study.pdf (FRESH=1: train the runs it lacks)
 	@OUTPUT=submission DATASET=cifar10 $(ENV) $(RUN) $(STUDY) $(STUDY)
-	@$(ENV) $(CONVERT) --output study $(STUDY)
+	@STRICT=$(STRICT) $(ENV) $(CONVERT) --output study $(STUDY)
 
 zip:  ## check the submission, then pack it: build/submission.zip (WEIGHTS=0: without weights)
 	@$(ENV) --no-tex python -m tools.packing zip

@@ -37,9 +37,9 @@ class LatexRun:
         lines = self.latex.split("\n")[:line]
         last = lines[-1].strip()
         if ended := re.match(r"\\end\{([a-z]+\*?)\}", last):
-            starts = [each for each, text in enumerate(lines) if f"\\begin{{{ended[1]}}}" in text]
-            last = " ".join(lines[starts[-1] + 1 :]) if starts else last
-        return repr(last.removeprefix("\\toprule ")[:50])
+            before, _, body = "\n".join(lines).rpartition(f"\\begin{{{ended[1]}}}")
+            last = " ".join(body.split()) if before else last
+        return repr(re.sub(r"^(?:\{[^{}]*\} )?\\toprule ", "", last)[:50])
 
 
 def cell_of(before, names):
