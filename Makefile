@@ -9,8 +9,8 @@
 ENV     := sh tools/setup.sh
 RUN     := python -m tools.run_notebook
 CONVERT := python -m nbconvert --config report/config.py
-# 1: `make paper`, `make submission` and `make study` refuse what would be left out, cut or scaled, instead of
-# naming it (STRICT=0)
+# `make paper`, `make submission` and `make study` refuse a notebook of which something would be left
+# out, cut or scaled. STRICT=0: they name it and build the paper.
 STRICT  ?= 1
 
 ASSIGNMENT := notebooks/assignment2.ipynb
