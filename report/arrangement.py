@@ -2,10 +2,13 @@
 
 import re
 
+from bs4 import NavigableString
+
 from report import pictures, tables
 from report.latex_text import Latex
 from report.markdown import HEADINGS, new_element
 from report.paper import Float
+from tools.errors import PaperError
 
 WEB_ADDRESS = re.compile(r"(?:https?:)?//")
 STANDS_BETWEEN_BLOCKS = ("body", "div", "figure", "details")
@@ -31,6 +34,8 @@ def arrange(paper, fragment):
     for table in reversed(body.find_all("table")):  # the inner ones first
         if table.find_parent("table"):
             flatten_table(table)
+        elif is_row_of_links(table):
+            set_row(table)
         else:
             set_table(table, fragment.cell)
 
@@ -51,9 +56,9 @@ def replace_by_link(paper, image, cell):
 
 def set_picture(paper, image, fragment):
     """Replace a picture by its LaTeX; a paragraph of nothing but pictures is centred."""
-    source = image.get("src", "").strip()
-    data = pictures.load(source, fragment.attachments, paper.folder, paper.project, fragment.cell)
-    file = paper.add_picture(data, fragment.cell)
+    file = load_picture(paper, image, fragment)
+    if not file:
+        return
     latex = f"\\includegraphics{pictures.width(image)}{{{file}}}"
     if image.parent.name in STANDS_BETWEEN_BLOCKS and _has_only_blocks_beside(image):
         image.wrap(new_element("p"))
@@ -62,9 +67,39 @@ def set_picture(paper, image, fragment):
     if row:  # each cell has its share of the column
         share = 0.9 / len(row.find_all(["td", "th"]))
         latex = f"{{\\linewidth={share:.3f}\\columnwidth {latex}}}"
+    elif parent.name in BLOCKS:
+        before, behind = _may_break(image)
+        latex = before + latex + behind
     image.replace_with(Latex(latex))
     if not row and parent.name in BLOCKS and not parent.get_text().strip():
         parent["align"] = "center"
+
+
+def load_picture(paper, image, fragment):
+    """The name of a picture's file; "" if there is none, and its text stands in its place."""
+    source = image.get("src", "").strip()
+    try:
+        data = pictures.load(
+            source, fragment.attachments, paper.folder, paper.project, fragment.cell
+        )
+        return paper.add_picture(data, fragment.cell)
+    except PaperError as fault:
+        paper.note_fault(fault, fragment.cell)
+    text = image.get("alt", "").strip()
+    image.replace_with(new_element("em", text) if text else "")
+    return ""
+
+
+def _may_break(image):
+    """LaTeX before and behind a picture that stands close to others or to words."""
+    before, behind = image.previous_sibling, image.next_sibling
+    is_close = isinstance(before, Latex) or bool(re.search(r"\S\Z", _text_beside(before)))
+    words_behind = bool(re.match(r"\w", _text_beside(behind)))
+    return "\\allowbreak " if is_close else "", "\\allowbreak " if words_behind else ""
+
+
+def _text_beside(node):
+    return str(node) if isinstance(node, NavigableString) else ""
 
 
 def _has_only_blocks_beside(image):
@@ -89,6 +124,24 @@ def _may_be_centred(block, centred):
     if block.name in HEADINGS or block.find([*HEADINGS, "table"]):
         return False
     return not any(parent in centred for parent in block.parents)
+
+
+def is_row_of_links(table):
+    """Whether a table only places links beside each other, such as "Open in Colab"."""
+    rows = table.find_all("tr")
+    if len(rows) != 1 or table.find("th") or not table.find("a"):
+        return False
+    texts = [text for text in table.find_all(string=True) if text.strip()]
+    return all(text.find_parent("a") for text in texts)
+
+
+def set_row(table):
+    """Make a line of a table that only places links."""
+    line = new_element("p")
+    for cell in table.find_all("td"):
+        if cell.get_text(strip=True) or cell.find("a"):
+            line.extend([*list(cell.children), " \u00a0 "])
+    table.replace_with(line)
 
 
 def flatten_table(table):

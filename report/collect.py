@@ -1,17 +1,19 @@
 """First step: collects from a notebook's cells what enters the paper, as fragments.
 
-Markdown, pictures and tables enter; code, streams and plain text do not. A cell with a label
-shows a float, that is a numbered figure or table with a caption. What other cells show stands
-where they show it, without a number.
+Markdown, pictures, tables and printed results enter; code does not. A cell with a label shows a
+float, that is a numbered figure or table with a caption. What other cells show stands where they
+show it, without a number. Authors decide by tags and options of cells, see `hidden`.
 """
 
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from string import ascii_lowercase
 
-from report import formulas, pictures, tables
+from report import formulas, pictures, printed, tables
 from report.cell_options import read_cell_options
 from report.freshness import MIME_TYPE, record, visible_outputs
+from report.front_matter import check_front_matter, split_yaml
 from report.latex_text import Latex
 from report.markdown import HEADINGS, new_element, parse_html, render_markdown
 from report.paper import Float, Fragment
@@ -20,7 +22,40 @@ from tools.errors import PaperError
 FLOATS = {"fig": "figure", "tbl": "table"}  # by the first letters of a label
 TABULAR = re.compile(r"\\begin\{(tabular|longtable)")
 ONE_FORMULA = re.compile(r"\A\s*\$(?:\\displaystyle)?([^$]+)\$\s*\Z")
+# HTML that stands for plain text: the view of a model in scikit-learn, and what rich prints
+VIEW_OF_TEXT = re.compile(r"""\s*<pre\b|class=["'][^"']*\bsk-(?:top-)?container\b""")
+STDOUT = "application/x-stdout"  # of printed text, among the data of outputs
 CAPTION_BLOCKS = ["p", "ul", "ol", "li", "blockquote", "pre", *HEADINGS]
+
+
+# Tags of Jupyter Book, and ours; _ may stand for -
+HIDDEN_CELL = {"notebook-only", "remove-cell", "hide-cell"}
+HIDDEN_OUTPUT = {"remove-output", "hide-output"}
+HIDDEN_PRINT = "remove-stdout"
+WHOLE_PRINT = "full-output"
+
+
+def cell_tags(cell):
+    """The tags of a cell, a set."""
+    return {str(tag).replace("_", "-") for tag in cell.metadata.get("tags", [])}
+
+
+def is_hidden(tags, options):
+    """Whether an author hides what a cell shows, by its tags or by Quarto's options."""
+    asked = [options.get(name) for name in ("output", "include", "eval")]
+    return bool(tags & (HIDDEN_CELL | HIDDEN_OUTPUT)) or False in asked
+
+
+def shown_by(cell):
+    """What a code cell shows, MIME type -> content for each output; printed text is STDOUT."""
+    shown = []
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream":
+            if output.get("name", "stdout") == "stdout":
+                shown.append({STDOUT: output.get("text", "")})
+        else:
+            shown += visible_outputs({"metadata": cell.metadata, "outputs": [output]})
+    return shown
 
 
 class Kind(Enum):
@@ -32,7 +67,9 @@ class Kind(Enum):
     PICTURE = "a picture"
     HTML_TABLE = "a table as HTML"
     UNPRINTABLE = "a widget, a script or HTML without a table"
-    PLAIN_TEXT = "plain text or data for programs"
+    LOG = "printed text"
+    PLAIN_TEXT = "a result as plain text"
+    DATA = "data for programs"
 
 
 def classify(data, wants_table=False):
@@ -42,6 +79,8 @@ def classify(data, wants_table=False):
         data: the output's data, MIME type -> content.
         wants_table: whether the cell is labelled as a table, so that no picture is wanted.
     """
+    if STDOUT in data:
+        return Kind.LOG
     if "text/markdown" in data:
         return Kind.MARKDOWN
     if TABULAR.search(data.get("text/latex", "")):
@@ -50,9 +89,13 @@ def classify(data, wants_table=False):
         return Kind.FORMULA
     if pictures.best(data) and not wants_table:
         return Kind.PICTURE
+    if "text/plain" in data and VIEW_OF_TEXT.search(data.get("text/html", "")):
+        return Kind.PLAIN_TEXT
     if "<table" in data.get("text/html", ""):
         return Kind.HTML_TABLE
-    if data.keys() - {"text/plain", MIME_TYPE}:
+    if MIME_TYPE in data:
+        return Kind.DATA
+    if data.keys() - {"text/plain"}:
         return Kind.UNPRINTABLE
     return Kind.PLAIN_TEXT
 
@@ -65,6 +108,8 @@ class FloatOptions:
     label: str
     caption: str
     is_wide: bool
+    parts: list = field(default_factory=list)  # captions of a figure's pictures
+    columns: int = 0  # of a figure's pictures, 0 if the cell does not say
 
     @property
     def prefix(self):
@@ -80,42 +125,17 @@ class Shown:
     tables: list = field(default_factory=list)  # pairs: table or tree of HTML, caption that it has
 
 
-def check_front_matter(front, cell):
-    """Title, authors and keywords of the front matter, a dict.
-
-    Raises PaperError if they are not a title, a list of authors and a list of keywords.
-    """
-    if not _is_front_matter(front):
-        raise PaperError(
-            f"{cell}: the front matter is a title, a list of authors (name, student_number, "
-            "university, email) and a list of keywords, all of them text."
-        )
-    return {name: front[name] for name in ("title", "authors", "keywords") if front.get(name)}
-
-
-def _is_front_matter(front):
-    if not isinstance(front, dict) or not isinstance(front.get("title", ""), str):
-        return False
-    authors = front.get("authors", [])
-    keywords = front.get("keywords", [])
-    if not isinstance(authors, list) or not isinstance(keywords, list):
-        return False
-    for author in authors:
-        if not isinstance(author, dict) or not _are_strings(author.values()):
-            return False
-    return _are_strings(keywords)
-
-
-def _are_strings(values):
-    return all(isinstance(value, str) for value in values)
-
-
 def read_float_options(options):
     """The FloatOptions in the options of a cell, a dict."""
     label = str(options.get("label") or "")
     kind = FLOATS[label[:3]] if label[:4] in ("fig-", "tbl-") else ""
     caption = str(options.get(f"{label[:3]}-cap") or "")
-    return FloatOptions(kind, label, caption, options.get("fig-env") == "figure*")
+    parts = options.get("fig-subcap")
+    parts = [str(part or "") for part in parts] if isinstance(parts, list) else []
+    columns = options.get("layout-ncol")
+    columns = columns if columns in (1, 2, 3, 4) else 0
+    is_wide = options.get("fig-env") == "figure*"
+    return FloatOptions(kind, label, caption, is_wide, parts, columns)
 
 
 class Collector:
@@ -129,77 +149,185 @@ class Collector:
         self.paper = paper
         self.next_wide = 0  # where the next wide float goes: behind the wide float before it
         self.is_fallback = False  # whether the notebook ran on other data than CIFAR-10
+        self.is_recorded = False  # whether a record vouches for what the notebook shows
 
     def collect(self, notebook):
         """Fill the paper's fragments and front matter from the notebook's cells."""
-        front = {}
+        cells = [cell.copy() for cell in notebook.cells]
+        front = self.take_yaml(cells)
         for key in ("title", "authors"):
             if key in notebook.metadata:
                 front[key] = notebook.metadata[key]
         self.paper.front = check_front_matter(front, "the notebook's metadata")
+        self.is_recorded = bool(record(notebook))
         self.is_fallback = bool(record(notebook).get("standin"))
-        for cell, name in zip(notebook.cells, self.paper.names):
-            check_errors(cell, name)
+        for cell, name in zip(cells, self.paper.names):
+            self.note_errors(cell, name)
             self.read_cell(cell, name)
+
+    def take_yaml(self, cells):
+        """The front matter that the first cell with text has as YAML; it leaves the cell."""
+        for cell, name in zip(cells, self.paper.names):
+            if not cell.source.strip():
+                continue
+            if cell.cell_type == "code":
+                break
+            front, cell.source = split_yaml(cell.source)
+            if abstract := front.pop("abstract", ""):
+                self.add_markdown(abstract, name, "abstract")
+            return front
+        return {}
 
     def read_cell(self, cell, name):
         """Read a cell into the paper, by its tags and its type."""
-        tags = cell.metadata.get("tags", [])
-        outputs = visible_outputs(cell)
-        if "front-matter" in tags:
-            found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
-            self.paper.front.update(check_front_matter(found, name))
-        elif "notebook-only" in tags or not (cell.source.strip() or outputs):
+        tags = cell_tags(cell)
+        if tags & HIDDEN_CELL:
             return
-        elif "conclusion" in tags and self.is_fallback:
+        if "conclusion" in tags and self.is_fallback:
             self.paper.note("conclusions are left out, since the data are no CIFAR-10", name)
+        elif cell.cell_type == "code":
+            self.read_code_cell(cell, tags, name)
+        elif not cell.source.strip():
+            return
         elif cell.cell_type == "markdown":
             part = "abstract" if "abstract" in tags else "body"
             self.add_markdown(cell.source, name, part, cell.get("attachments", {}))
-        elif cell.cell_type == "raw":
+        else:
             self.paper.note("raw cells are left out: make them Markdown", name)
-        elif "abstract" in tags or "banner" in tags:
-            part = next(tag for tag in tags if tag in ("abstract", "banner"))
+
+    def read_code_cell(self, cell, tags, name):
+        """Read what a code cell shows into the paper."""
+        outputs = shown_by(cell)
+        if "front-matter" in tags:
+            found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
+            self.paper.front.update(check_front_matter(found, name))
+        elif part := next((tag for tag in ("abstract", "banner") if tag in tags), ""):
             for data in outputs:
                 if "text/markdown" in data:
                     self.add_markdown(data["text/markdown"], name, part)
         elif outputs:
-            self.read_outputs(outputs, read_cell_options(cell.source, name), name)
+            options = self.read_options(cell.source, name)
+            if HIDDEN_PRINT in tags or printed.is_installer(cell.source):
+                outputs = [data for data in outputs if STDOUT not in data]
+            if not is_hidden(tags, options):
+                self.read_outputs(outputs, options, name, WHOLE_PRINT in tags)
 
-    def read_outputs(self, outputs, options, name):
-        """Read what a code cell shows into the paper."""
-        float_options = read_float_options(options)
-        shown = Shown()
-        for data in outputs:
-            kind = classify(data, wants_table=float_options.kind == "table")
-            self.read_output(data, kind, float_options, shown, name)
-        if not float_options.kind:
+    def read_options(self, source, name):
+        """The options of a code cell, {} if they cannot be read."""
+        try:
+            return read_cell_options(source, name)
+        except PaperError as fault:
+            self.paper.note_fault(fault, name)
+            return {}
+
+    def note_errors(self, cell, name):
+        """Name a cell that ended in an error, unless its author expects that."""
+        if "raises-exception" in cell_tags(cell):
             return
-        check_float(float_options, shown, name)
-        if float_options.kind == "figure":
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                message = f"{output.ename}: {output.evalue[:200]}"
+                self.paper.note(
+                    f"ended in an error, which is left out ({' '.join(message.split())}); run the "
+                    "notebook again, or tag the cell raises-exception if the error is expected",
+                    name,
+                )
+
+    def read_outputs(self, outputs, options, name, is_whole=False):
+        """Read what a code cell shows into the paper.
+
+        Args:
+            outputs: MIME type -> content, for each output.
+            options: the cell's.
+            name: what messages call the cell.
+            is_whole: whether printed text is set whole, however long it is.
+        """
+        float_options = read_float_options(options)
+        wants_table = float_options.kind == "table"
+        kinds = [classify(data, wants_table) for data in outputs]
+        if float_options.kind and not has_float(float_options.kind, outputs, kinds):
+            self.note_label(float_options, name)
+            float_options = FloatOptions("", "", "", False)
+        shown = Shown()
+        log = []  # printed text that is not yet in the paper
+        for kind, data in zip(kinds, outputs):
+            if kind == Kind.LOG:
+                log.append(data[STDOUT])
+                continue
+            self.add_log(log, options, name, is_whole)
+            log = []
+            # beside a picture, what a call for drawing returns
+            if kind == Kind.PLAIN_TEXT and Kind.PICTURE not in kinds:
+                self.add_result(data.get("text/plain", ""), name, is_whole)
+            else:
+                self.read_output(data, kind, float_options, shown, name)
+        self.add_log(log, options, name, is_whole)
+        if shown.files:
             self.add_figure(shown.files, float_options, name)
+        elif shown.tables:
+            (table, caption), *others = shown.tables
+            self.add_labelled_table(table, caption, float_options, name)
+            for table, caption in others:
+                self.add_unlabelled_table(table, caption, name)
+        elif float_options.kind:  # its pictures or tables cannot be read
+            self.note_label(float_options, name)
+
+    def note_label(self, options, name):
+        """Name a label without a float."""
+        shows = "a table" if options.kind == "table" else "a picture"
+        self.paper.note(f"the cell is labelled {options.label} and does not show {shows}", name)
+
+    def add_log(self, texts, options, name, is_whole):
+        """Add what a cell prints; Quarto's `output: asis` says that it is Markdown."""
+        text = "".join(texts)
+        if options.get("output") == "asis":
+            self.add_markdown(text, name)
         else:
-            for table, caption in shown.tables:
-                self.add_labelled_table(table, caption, float_options, name)
+            self.add_printed(text, name, is_whole, is_log=True)
+
+    def add_result(self, text, name, is_whole):
+        """Add a cell's result that is plain text."""
+        if not printed.is_object(text):
+            self.add_printed(text, name, is_whole, is_log=False)
+
+    def add_printed(self, text, name, is_whole, is_log):
+        """Add printed text, of a long one the last lines or the first ones."""
+        lines = printed.shown_lines(text)
+        if not lines:
+            return
+        if self.is_recorded:
+            self.paper.remark(
+                "printed text is left out, since the record of the run does not hold it (prose() "
+                "and show_table() enter the paper; the tag notebook-only hides this line)",
+                name,
+            )
+            return
+        lines, cut = printed.shorten(lines, is_log, is_whole)
+        if cut:
+            self.paper.note(
+                f"long printed text is cut (the tag {WHOLE_PRINT} sets it whole, {HIDDEN_PRINT} "
+                "leaves it out)",
+                name,
+            )
+        self.add_body(
+            new_element("body", new_element("printed-text", Latex(printed.write(lines)))), name
+        )
 
     def read_output(self, data, kind, options, shown, name):
         """Add an output to the paper, or to what the cell's float shows."""
         if kind == Kind.MARKDOWN:
-            self.add_markdown(data["text/markdown"], name)
+            body = render_markdown(data["text/markdown"])
+            if options.kind == "table" and body.find("table"):
+                table = body.find("table").extract()
+                shown.tables.append((new_element("body", table), ""))
+            self.add_body(body, name)
         elif kind == Kind.FORMULA:
             # A lone formula becomes a display.
             self.add_markdown(ONE_FORMULA.sub(r"$$\1$$", data["text/latex"]), name)
         elif kind == Kind.PICTURE:
-            best = pictures.best(data)
-            content = pictures.content(best, data[best], name)
-            shown.files.append(self.paper.add_picture(content, name, options.label))
-            if not options.kind:
-                self.add_unlabelled_picture(shown.files[-1], name)
-        elif kind == Kind.LATEX_TABLE:
-            formulas.check(data["text/latex"], name)
-            shown.tables.append(tables.from_latex(data["text/latex"], name))
-        elif kind == Kind.HTML_TABLE:
-            shown.tables.append((parse_html(data["text/html"]), ""))
+            self.read_picture(data, options, shown, name)
+        elif kind in (Kind.LATEX_TABLE, Kind.HTML_TABLE):
+            self.read_table(data, kind, options, shown, name)
         elif kind == Kind.UNPRINTABLE:
             self.paper.note(
                 "widgets, scripts and HTML without a table, shown by code, are left out (a "
@@ -207,8 +335,40 @@ class Collector:
                 "out of the paper)",
                 name,
             )
-        if shown.tables and not options.kind:
-            self.add_unlabelled_table(*shown.tables.pop(), name)
+
+    def read_picture(self, data, options, shown, name):
+        """Add a picture to the paper, or to what the cell's figure shows."""
+        best = pictures.best(data)
+        try:
+            content = pictures.content(best, data[best], name)
+            file = self.paper.add_picture(content, name, options.label)
+        except PaperError as fault:
+            self.paper.note_fault(fault, name)
+            return
+        if options.kind == "figure":
+            shown.files.append(file)
+        else:
+            self.add_unlabelled_picture(file, name)
+
+    def read_table(self, data, kind, options, shown, name):
+        """Add a table to the paper, or make it the cell's labelled table."""
+        table, caption = parse_html(data.get("text/html", "")), ""
+        if kind == Kind.LATEX_TABLE:
+            formulas.check(data["text/latex"], name)
+            if not formulas.braces_pair(data["text/latex"]):
+                self.paper.note("the braces of a table do not pair, it is left out", name)
+                return
+            try:
+                table, caption = tables.from_latex(data["text/latex"], name)
+            except PaperError as fault:
+                self.paper.note_fault(fault, name)
+                return
+        elif not table.find("table"):
+            return
+        if options.kind == "table":
+            shown.tables.append((table, caption))
+        else:
+            self.add_unlabelled_table(table, caption, name)
 
     def add_markdown(self, markdown, name, part="body", attachments=None):
         """Add a fragment of Markdown."""
@@ -223,7 +383,7 @@ class Collector:
         """Add a picture in its place."""
         latex = f"\\begin{{center}}\\includegraphics{{{file}}}\\end{{center}}"
         self.add_body(new_element("body", Latex(latex)), name)
-        self.paper.note(
+        self.paper.remark(
             "pictures without a label are set without number and caption (`#| label: fig-…` and "
             "`#| fig-cap: …` at the top of the cell give them both)",
             name,
@@ -241,7 +401,12 @@ class Collector:
         """Add one picture, or several side by side, with their caption."""
         caption = self.read_caption(options, name)
         figure = new_element("paper-figure", caption)
-        figure["float"] = Float(options.label, options.is_wide, files=files)
+        figure["float"] = Float(options.label, options.is_wide, files, columns=options.columns)
+        number = self.paper.counts["figure"]
+        for index, text in enumerate(options.parts[: len(files)]):
+            label = f"{options.label}-{index + 1}"
+            self.paper.add_label(label, f"{number}{ascii_lowercase[index % 26]}", name)
+            figure.append(new_element("part-caption", *inline_markdown(text)))
         self.add_float(new_element("body", figure), options, name)
 
     def add_labelled_table(self, table, given, options, name):
@@ -259,13 +424,10 @@ class Collector:
         """The element of a caption, which is Markdown; the float gets its number."""
         text = " ".join((options.caption or given).split())
         if not text:
-            raise PaperError(f"{name} has no {options.prefix}-cap.")
+            self.paper.note(f"has no {options.prefix}-cap: its caption is empty", name)
         self.paper.counts[options.kind] += 1
         self.paper.add_label(options.label, str(self.paper.counts[options.kind]), name)
-        body = render_markdown(text)
-        for block in body.find_all(CAPTION_BLOCKS):
-            block.unwrap()
-        return new_element("float-caption", *body.contents)
+        return new_element("float-caption", *inline_markdown(text))
 
     def add_float(self, body, options, name):
         """Add a float. Wide ones come early, because LaTeX places figure* a page later."""
@@ -276,20 +438,18 @@ class Collector:
         self.next_wide = position + 1
 
 
-def check_errors(cell, name):
-    """Raise PaperError if a cell ended in an error."""
-    for output in cell.get("outputs", []):
-        if output.output_type == "error":
-            raise PaperError(f"{name} ended in an error: {output.ename}: {output.evalue[:200]}")
+def has_float(kind, outputs, kinds):
+    """Whether a cell shows what its label announces, "figure" or "table"."""
+    if kind == "figure":
+        return Kind.PICTURE in kinds
+    markdown = "".join(data.get("text/markdown", "") for data in outputs)
+    is_table = Kind.LATEX_TABLE in kinds or Kind.HTML_TABLE in kinds
+    return is_table or bool(markdown and render_markdown(markdown).find("table"))
 
 
-def check_float(options, shown, name):
-    """Raise PaperError if a cell does not show what its label announces, or shows more."""
-    found, other = shown.files, shown.tables
-    if options.kind == "table":
-        found, other = other, found
-    if not found or other:
-        raise PaperError(
-            f"{name}: a cell labelled fig-… shows one picture or several (PDF, SVG, PNG or JPEG), "
-            "one labelled tbl-… a table (as LaTeX or HTML), and neither shows both."
-        )
+def inline_markdown(text):
+    """The nodes of Markdown that stands within a line, such as a caption: a list."""
+    body = render_markdown(text)
+    for block in body.find_all(CAPTION_BLOCKS):
+        block.unwrap()
+    return list(body.contents)

@@ -7,10 +7,19 @@ import sys
 import warnings
 from pathlib import Path
 
-from nbformat.warnings import DuplicateCellId
+from nbformat.warnings import DuplicateCellId, MissingIDFieldWarning
+from traitlets.log import get_logger
 
 HERE = Path(__file__).resolve().parent
-warnings.simplefilter("ignore", DuplicateCellId)  # an editor's fault, which nbformat mends
+
+# Editors' faults, which nbformat mends or which do no harm
+warnings.simplefilter("ignore", DuplicateCellId)
+warnings.simplefilter("ignore", MissingIDFieldWarning)
+log = get_logger()
+getattr(log, "logger", log).addFilter(
+    lambda record: not str(record.msg).startswith("Notebook JSON is invalid")
+)
+
 sys.path.insert(0, str(HERE.parent))  # nbconvert finds the exporter from any working directory
 
 c = get_config()  # noqa: F821 (nbconvert provides it)

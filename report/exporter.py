@@ -8,8 +8,10 @@ The paper holds what Jupyter shows. Its steps, each a module of this package:
 4. links: references and citations.
 5. writer: each element becomes LaTeX.
 
-The template in twocolumn/ adds title block and style, and typeset.py makes the PDF. A fault ends
-the build with one sentence; what the paper leaves out is named in one line.
+The template in twocolumn/ adds title block and style, and typeset.py makes the PDF. What the paper
+leaves out, cuts or scales is named in one line each, and the build goes on; STRICT=1 turns these
+warnings into a refusal. Only what is unsafe, or would make the paper say something false, ends the
+build with one sentence in any case.
 """
 
 import json
@@ -36,7 +38,7 @@ from report.links import link
 from report.numbering import find_names, number
 from report.paper import Paper
 from report.syntax import clean
-from report.typeset import attach, typeset
+from report.typeset import NO_SANDBOX, attach, sandbox, typeset
 from tools.errors import PaperError
 from tools.project_files import ROOT
 
@@ -84,7 +86,9 @@ def build_paper(notebook, paper):
 def write(paper, fragment):
     """Write a fragment's LaTeX, below a comment by which faults of LaTeX find the cell."""
     for element in fragment.body.find_all("paper-table"):
-        element["float"].table.note = lambda sentence: paper.note(sentence, fragment.cell)
+        table = element["float"].table
+        table.note = lambda sentence: paper.note(sentence, fragment.cell)
+        table.remark = lambda sentence: paper.remark(sentence, fragment.cell)
     try:
         text = latex_writer.write(fragment.body)
     except RecursionError:
@@ -131,6 +135,11 @@ class PaperExporter(LatexExporter):
         "Set by the environment variable DRAFT=1."
     ).tag(config=True)
 
+    strict = Bool(
+        help="Refuse a notebook of which something would be left out, cut or scaled. "
+        "Set by the environment variable STRICT=1."
+    ).tag(config=True)
+
     file_extension = ".pdf"
     template_extension = ".tex.j2"
 
@@ -141,6 +150,10 @@ class PaperExporter(LatexExporter):
     @default("draft")
     def _default_draft(self):
         return bool(os.environ.get("DRAFT"))
+
+    @default("strict")
+    def _default_strict(self):
+        return os.environ.get("STRICT", "0") not in ("", "0")
 
     @property
     def default_config(self):
@@ -168,13 +181,21 @@ class PaperExporter(LatexExporter):
         latex, resources = super().from_notebook_node(nb, resources, **kw)
         paper = resources["paper"]
         try:
-            pdf, latex, notes = typeset(latex, paper.files, paper.names)
+            pdf, latex, warnings = typeset(latex, paper.files, paper.names)
         except OSError as error:
             raise PaperError(
                 f"There is no room or no right to write temporary files: {error}."
             ) from None
-        lines = [f"{', '.join(cells)}: {sentence}." for sentence, cells in paper.notes.items()]
-        resources.update(tex=latex, outputs={}, notes=lines + notes)
+        warnings = _lines(paper.notes) + warnings
+        if self.strict and warnings:
+            raise PaperError(
+                f"{' '.join(warnings)} STRICT=1 refuses a paper with such warnings; STRICT=0 "
+                "builds it."
+            )
+        remarks = _lines(paper.remarks)
+        if not sandbox():
+            remarks.append(NO_SANDBOX)
+        resources.update(tex=latex, outputs={}, notes=remarks + warnings)
         return attach(pdf, sources), resources
 
     def compose(self, nb, resources):
@@ -210,6 +231,19 @@ class PaperExporter(LatexExporter):
             raise PaperError(
                 "The notebook shows nothing that a paper could hold: Markdown, pictures or tables."
             )
+
+
+def _lines(notes):
+    """A line for each note, with the cells that it is about: a list."""
+    return [f"{_join_cells(cells)}: {sentence}." for sentence, cells in notes.items()]
+
+
+def _join_cells(cells):
+    """The names of one or two cells, the numbers of more."""
+    numbers = [re.match(r"cell (\d+)", cell) for cell in cells]
+    if len(cells) <= 2 or not all(numbers):
+        return ", ".join(cells)
+    return "cells " + ", ".join(number[1] for number in numbers)
 
 
 def mend_ids(notebook):

@@ -56,6 +56,9 @@ FORBIDDEN_NAMES = {
     "loop",
 }
 
+LONG = 40  # letters of a formula that may be too wide for a column
+MANY_SYMBOLS = 24  # the same of one with a number
+NUMBERING = re.compile(r"\\(?:nonumber|notag)\b|\\(?:label|tag\*?)\s*\{[^{}]*\}")
 LINES = ("align", "alignat", "flalign", "gather", "eqnarray")  # a number for each line
 DISPLAYS = "|".join(("equation", "multline", *LINES))
 DISPLAY = re.compile(
@@ -84,6 +87,43 @@ OPERATOR = (
     r"\s*\{?\s*\\(?P<operator>[A-Za-z]+)\s*\}?"
     rf"\s*(?P<text>{BRACED})"
 )
+# how many arguments commands take, of those that stand behind _ or under an accent
+ARGUMENTS = dict.fromkeys(
+    (
+        *("mathbf", "mathrm", "mathit", "mathsf", "mathtt", "mathcal", "mathbb", "mathfrak"),
+        *("mathscr", "mathnormal", "boldsymbol", "bm", "pmb", "text", "textbf", "textit", "textrm"),
+        *("textsf", "texttt", "mbox", "hbox", "operatorname", "hat", "widehat", "bar", "overline"),
+        *("tilde", "widetilde", "vec", "dot", "ddot", "check", "acute", "grave", "breve"),
+        *("mathring", "underline", "overrightarrow", "sqrt", "mathop", "mathrel", "boxed"),
+        *("phantom", "cancel"),
+    ),
+    1,
+) | dict.fromkeys(("frac", "dfrac", "tfrac", "binom", "stackrel", "overset", "underset"), 2)
+ACCENTS = (
+    "hat|widehat|bar|overline|tilde|widetilde|vec|dot|ddot|check|acute|grave|breve|mathring|underline"
+    "|overrightarrow|sqrt|boldsymbol|mathbf|bm"
+)
+BEFORE_COMMAND = re.compile(rf"(?:(?<!\\)[\^_]|\\(?:{ACCENTS})(?![A-Za-z]))\s*(?=\\[A-Za-z])")
+COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
+# fonts that hold until the end of a group
+OLD_FONTS = {
+    "bf": "mathbf",
+    "it": "mathit",
+    "mit": "mathit",
+    "rm": "mathrm",
+    "sf": "mathsf",
+    "tt": "mathtt",
+    "cal": "mathcal",
+    "scr": "mathscr",
+    "frak": "mathfrak",
+}
+OLD_FONT = re.compile(rf"\\({'|'.join(OLD_FONTS)})(?![A-Za-z])")
+IN_TEXT = re.compile(r"\\(?:text[a-z]*|mbox|hbox)\s*\{[^{}]*\Z")
+LAST_BREAKS = re.compile(
+    r"(?:\\\\\s*(?:\[[^]]*\]\s*)?)+"
+    r"(?=\Z|\\end\{(?:align|aligned|alignat|alignedat|flalign|gather|gathered|multline|eqnarray|split"
+    r"|equation)\*?\})"
+)
 DEFINITION = re.compile(f"{NEW_COMMAND}|{DEF}|{OPERATOR}")
 
 
@@ -103,8 +143,6 @@ def check(latex, place, own=()):
             f"{place}: {wrong} may not be used in a formula or a table of the paper: leave it out, "
             "or tag the cell notebook-only."
         )
-    if not _braces_pair(latex):
-        raise PaperError(f"{place}: the braces of {latex.strip()[:60]!r} do not pair.")
 
 
 def _forbidden(latex, own):
@@ -128,7 +166,8 @@ def _is_forbidden(name):
     return name in FORBIDDEN_NAMES or any(part in name for part in FORBIDDEN_PARTS)
 
 
-def _braces_pair(latex):
+def braces_pair(latex):
+    """Whether each brace of LaTeX has its partner."""
     depth = 0
     for brace in re.findall(r"\\.|([{}])", latex, re.S):  # \{ is a letter
         if brace == "{":
@@ -194,10 +233,72 @@ def clean(formula):
         return f"\\{found[1]}{{{text}}}"
 
     formula = re.sub(r"\n\s*\n", "\n", formula.strip())
+    formula = modern_fonts(brace_arguments(formula))
+    formula = re.sub(r"\\((?:La)?TeX)\b", r"\\text{\\\1}", formula)
+    formula = LAST_BREAKS.sub("", formula).replace("\\Bbb", "\\mathbb")
     formula = re.sub(r"\\require\s*\{\w*\}", "", formula)
     formula = re.sub(r"\\((?:text[a-z]*|mbox))\{([^{}$]*)\}", escape_letters, formula)
     if re.search(r"(?<!\\)%[^\n]*\Z", formula):  # a comment would hide what follows the formula
         formula += "\n"
+    return formula
+
+
+def brace_arguments(formula):
+    r"""A formula with braces that LaTeX needs: around \mathrm{a} behind _ or under an accent."""
+    parts = []
+    end = 0
+    for found in BEFORE_COMMAND.finditer(formula):
+        start = found.end()
+        name = COMMAND.match(formula, start)[1]
+        if start < end or name not in ARGUMENTS:
+            continue
+        parts.append(formula[end:start])
+        end = _end_of_argument(formula, start)
+        parts.append(f"{{{brace_arguments(formula[start:end])}}}")
+    return "".join(parts) + formula[end:]
+
+
+def _end_of_argument(formula, start):
+    """Where an argument ends: a group, a letter, or a command with its own arguments."""
+    start += len(formula[start:]) - len(formula[start:].lstrip())
+    if command := COMMAND.match(formula, start):
+        end = command.end()
+        for _ in range(ARGUMENTS.get(command[1], 0)):
+            if option := re.compile(r"\s*\[[^]]*\]").match(formula, end):
+                end = option.end()
+            end = _end_of_argument(formula, end)
+        return end
+    if formula[start : start + 1] == "{":
+        return min(_end_of_group(formula, start + 1) + 1, len(formula))
+    return min(start + 1, len(formula))
+
+
+def _end_of_group(formula, start, separators=()):
+    """Where the group around a position ends, or the cell if there are separators of cells."""
+    depth = 0
+    for found in re.finditer(r"\\begin\b|\\end\b|\\\\|\\.|[{}&]", formula[start:], re.S):
+        token = found[0]
+        if depth == 0 and (token in separators or token in ("}", "\\end")):
+            return start + found.start()
+        if token in ("{", "\\begin"):
+            depth += 1
+        elif token in ("}", "\\end"):
+            depth -= 1
+    return len(formula)
+
+
+def modern_fonts(formula):
+    r"""A formula with \mathbf{x} instead of {\bf x}, and so on, outside of text."""
+    position = 0
+    while found := OLD_FONT.search(formula, position):
+        position = found.end()
+        if IN_TEXT.search(formula[: found.start()]):
+            continue
+        end = _end_of_group(formula, position, ("&", "\\\\"))
+        content = formula[position:end].strip()
+        new = f"\\{OLD_FONTS[found[1]]}{{{content}}}"
+        formula = formula[: found.start()] + new + formula[end:]
+        position = found.start() + len(new) - len(content) - 1
     return formula
 
 
@@ -233,13 +334,13 @@ def display(formula, number):
     set_lines = [_set_line(line, is_numbered, number) for line in lines]
     body = "\\\\".join(line for line, _ in set_lines).strip()
     if any(has_number for _, has_number in set_lines):
-        return _enclose(name or "equation", body)
+        return _fitted(name or "equation", body)
     return _without_numbers(name, body.replace(" \\nonumber", "").strip())
 
 
 def _set_line(line, is_numbered, number):
     """A line of a display without tag and label, and whether it has a number in the paper."""
-    tag = re.search(r"\s*\\tag\s*\{(.*?)\}", line)
+    tag = re.search(r"\s*\\tag\*?\s*\{\(?(.*?)\)?\}", line)
     label = re.search(r"\s*\\label\s*\{(.*?)\}", line)
     is_hidden = bool(re.search(r"\\(?:nonumber|notag)\b", line)) or not line.strip()
     if tag or label or (is_numbered and not is_hidden):
@@ -254,16 +355,36 @@ def _set_line(line, is_numbered, number):
 def _without_numbers(name, body):
     """A display without numbers; a long one is fitted to the column."""
     if name in ("multline", "eqnarray", "flalign", "alignat"):  # these fill the column
-        return _enclose(f"{name}*", body)
+        return _fitted(f"{name}*", body)
     lines = [line for line in split(body, "\\\\") if line.strip()]
     if name in ("align", "gather") or len(lines) > 1:
         part = "gathered"
         if len(split(body, "&")) > 1:
             part = "aligned"
         body = _enclose(part, body)
-    if len(body) > 40:
-        body = f"\\fitformula{{{body}}}"
+    if len(body) > LONG:
+        can_break = not re.search(r"\\(?:begin|left)\b", body)
+        body = f"\\{'breakformula' if can_break else 'fitformula'}{{{body}}}"
     return f"\\[{body}\\]"
+
+
+def _fitted(environment, body):
+    """A display that fills the column; one that is too wide for it is scaled with its numbers."""
+    display = _enclose(environment, body)
+    lines = split(body, "\\\\")
+    if max(map(_count_symbols, lines)) <= MANY_SYMBOLS:
+        return display
+    measured = NUMBERING.sub("", body).replace("\n", " ").strip()
+    name = environment.strip("*")
+    if name != "equation":
+        part = "gathered" if name in ("gather", "multline") else "aligned"
+        measured = f"\\begin{{{part}}}{measured}\\end{{{part}}}"
+    return f"\\fitdisplay{{{measured}}}{{%\n{display}}}"
+
+
+def _count_symbols(line):
+    """Roughly how many symbols of a formula a reader sees."""
+    return len(re.findall(r"\\[A-Za-z]+|[^\s{}^_]", NUMBERING.sub("", line)))
 
 
 def _enclose(environment, body):

@@ -6,13 +6,26 @@ from report.markdown import HEADINGS, new_element
 from report.paper import Fragment
 
 NUMBERED_LEVELS = 3
-# before a heading: "1.2 Layers", but not "3 layers are enough"
-TYPED_NUMBER = re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))")
+# before a heading
+TYPED_NUMBERS = (
+    # 1.2 Layers, 2) Layers, but not: 3 layers are enough
+    re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))"),
+    # 1 - Layers, 1.2 – Layers, 3: Layers
+    re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*\.?\s*[-\u2013\u2014:]\s+(?=[^\W\d_])"),
+    # (5) Layers, [5] Layers
+    re.compile(r"\s*[(\[]\d{1,2}(?:\.\d{1,2})*[)\]]\s*(?=\S)"),
+    # IV. Layers, II) Layers
+    re.compile(r"\s*[IVX]{1,5}[.):]\s+(?![a-z])(?=\S)"),
+    # 一、 and 1、 of Chinese, 1． of Japanese, 1.4.4 directly before a letter of these
+    re.compile(r"\s*(?:[一二三四五六七八九十]{1,3}|\d{1,2}(?:\.\d{1,2})*)[、．]\s*(?=\S)"),
+    re.compile(r"\s*\d{1,2}(?:\.\d{1,2})+(?=[\u3040-\u9fff\uac00-\ud7af])"),
+)
 
 
 def arrange_headings(paper):
     """The highest level that the notebook uses becomes the section; a lone # at the top, the title.
 
+    A level that is left out counts as the next one: below a # both ## and ### are subsections.
     Changes the headings' elements, h1 for a section, and the paper's front matter.
     """
     headings = []
@@ -23,9 +36,12 @@ def arrange_headings(paper):
     if names.count("h1") == 1 and names[0] == "h1":
         take_title(paper, *headings.pop(0))
     paper.front.setdefault("title", paper.name)
-    highest = min([_level(heading) for _, heading in headings], default=1)
+    above = []  # the levels of the headings in which the present one stands
     for _, heading in headings:
-        heading.name = f"h{_level(heading) - highest + 1}"
+        while above and above[-1] >= _level(heading):
+            above.pop()
+        above.append(_level(heading))
+        heading.name = f"h{len(above)}"
 
 
 def take_title(paper, fragment, heading):
@@ -79,7 +95,8 @@ def link_targets(paper, element):
 
 def remove_typed_number(heading):
     """Remove a number such as 1.2 from the start of a heading, over all its strings."""
-    typed = TYPED_NUMBER.match(heading.get_text())
+    text = heading.get_text()
+    typed = next(filter(None, (number.match(text) for number in TYPED_NUMBERS)), None)
     left = len(typed[0]) if typed else 0
     for string in heading.find_all(string=True):
         taken = min(left, len(string))

@@ -1,4 +1,4 @@
-"""Finds in the logs of LaTeX and BibTeX what a paper must not have: one rule for each fault.
+"""Finds in the logs of LaTeX and BibTeX faults, one rule for each, and what authors are told.
 
 LaTeX names lines of its source; a student needs to know the cell. The source has a comment where
 each cell begins.
@@ -31,6 +31,15 @@ class LatexRun:
     def cell_at_line(self, line):
         """What messages call the cell that a line of the source comes from."""
         return cell_of("\n".join(self.latex.split("\n")[:line]), self.names)
+
+    def source_at_line(self, line):
+        """The start of a line of the source, by which an author finds what it is about."""
+        lines = self.latex.split("\n")[:line]
+        last = lines[-1].strip()
+        if ended := re.match(r"\\end\{([a-z]+\*?)\}", last):
+            before, _, body = "\n".join(lines).rpartition(f"\\begin{{{ended[1]}}}")
+            last = " ".join(body.split()) if before else last
+        return repr(re.sub(r"^(?:\{[^{}]*\} )?\\toprule ", "", last)[:50])
 
 
 def cell_of(before, names):
@@ -81,10 +90,29 @@ def _bibtex_error(run):
     return f"{run.bibliography.name}, {entry}, line {line}: BibTeX says: {message}"
 
 
+@dataclass
+class LatexError:
+    """An error of LaTeX in the paper's source."""
+
+    line: int
+    message: str
+    read: str  # the end of what LaTeX had read of the line
+
+
+def latex_errors(log):
+    """The errors in a log, of a run that goes on behind them: a list of LatexErrors."""
+    errors = []
+    for error in LATEX_ERROR.finditer(log):
+        if error["file"] == "tex":
+            read = error["read"].removeprefix("...")
+            errors.append(LatexError(int(error["line"]), error["message"], read))
+    return errors
+
+
 LATEX_ERROR = re.compile(
     r"^(?:\./)?report\.(?P<file>tex|bbl):(?P<line>\d+): (?P<message>.*)"
     r"(?s:.*?)"
-    r"^l\.\d+ (?P<read>.*)",  # the line up to where LaTeX stopped
+    r"^l\.\d+ ?(?P<read>.*)",  # the line up to where LaTeX stopped
     re.M,
 )
 
@@ -108,41 +136,65 @@ def _unclosed(run):
     )
 
 
+def find_warnings(run):
+    """What of a finished LatexRun the author is told, a list of sentences."""
+    warnings = [*_scaled(run), *_too_wide(run), *_too_high(run), *_undefined(run)]
+    return list(dict.fromkeys(warnings))
+
+
+def _scaled(run):
+    """Yield what became much smaller, since it is wider than its column."""
+    lines = {}
+    expression = r"Scaled in line (\d+): ([\d.]+)pt to ([\d.]+)pt"
+    for line, width, room in re.findall(expression, run.log):
+        lines[int(line)] = float(room) / float(width)
+    for line, part in sorted(lines.items()):
+        yield (
+            f"{run.cell_at_line(line)}: a formula or a table is scaled to {part:.0%} of its size "
+            f"({run.source_at_line(line)}): break it, or show less of it."
+        )
+
+
+def overfull_lines(run):
+    """The parts of the source that stick out of their column, a dict: (first, last) -> points."""
+    found = {}
+    expression = r"Overfull \\hbox \(([\d.]+)pt too wide\).*?lines? (\d+)(?:--(\d+))?\n"
+    for points, first, last in re.findall(expression, run.log):
+        if float(points) > MOST_POINTS:
+            lines = (int(first), int(last or first))
+            found[lines] = max(found.get(lines, 0), float(points))
+    return found
+
+
 def _too_wide(run):
-    widest = None
-    points = MOST_POINTS
-    expression = r"Overfull \\hbox \(([\d.]+)pt too wide\).*?lines? (\d+)(?:--\d+)?\n(.*)"
-    for found in re.finditer(expression, run.log):
-        if float(found[1]) > points:
-            widest = found
-            points = float(found[1])
-    if not widest:
-        return None
-    words = re.sub(r"\\\S+ ?|\[\]|[$|]", "", widest[3]).strip()[:40]
-    return (
-        f"{run.cell_at_line(int(widest[2]))}: something is {points:.0f} points wider than its "
-        f"column ({words!r}): break the formula or the word, or make the table narrower"
-    )
+    for (first, _), points in overfull_lines(run).items():
+        yield (
+            f"{run.cell_at_line(first)}: something is {points:.0f} points wider than its column "
+            f"({run.source_at_line(first)}): break the formula or the word, or make the table "
+            "narrower."
+        )
 
 
 def _too_high(run):
     expression = r"(?:Overfull \\vbox \(|Float too large for page by )([\d.]+)pt"
+    pages = {}
     for found in re.finditer(expression, run.log):
         points = float(found[1])
         if points > MOST_POINTS:
             finished = re.findall(r"(?m)^[\])\s]*\[\d+\b", run.log[: found.start()])
-            return (
-                f"page {len(finished) + 1}: something is {points:.0f} points higher than the page, "
-                "a formula, a table or a picture with its caption: show less of it, or in parts"
-            )
-    return None
+            page = len(finished) + 1
+            pages[page] = max(points, pages.get(page, 0))
+    for page, points in pages.items():
+        yield (
+            f"page {page}: something is {points:.0f} points higher than the page, a formula, a "
+            "table or a picture with its caption: show less of it, or in parts."
+        )
 
 
 def _undefined(run):
     """Warnings about labels, and glyphs whose number the log does not give."""
     expression = r"Missing character: [^:;!]*|Warning: .*(?:undefined on|multiply defined).*"
-    warning = re.search(expression, run.log)
-    return warning and warning[0]
+    return [f"{warning.strip()}" for warning in dict.fromkeys(re.findall(expression, run.log))]
 
 
 # The first fault is often the cause of those behind it.
@@ -151,7 +203,4 @@ RULES = (
     _bibtex_error,
     _latex_error,
     _unclosed,
-    _too_wide,
-    _too_high,
-    _undefined,
 )

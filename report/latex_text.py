@@ -1,6 +1,8 @@
 """LaTeX in trees of HTML: a node that is written as it stands, and text escaped for LaTeX."""
 
 import re
+import string
+from urllib.parse import quote
 
 from bs4 import NavigableString
 
@@ -26,6 +28,9 @@ ESCAPED = {letter: f"\\{letter}" for letter in "{}$%&_#"} | {
 QUOTES = {"\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''"}
 DASHES = {"\u2013": "--", "\u2014": "---"}
 ADJACENT_QUOTES = re.compile("(?<=[\u2018\u2019\u201c\u201d])(?=[\u2018\u2019\u201c\u201d])")
+PRINTABLE = string.ascii_letters + string.digits + string.punctuation
+LONG_WORD = re.compile(r"[!-~\u00c0-\u024f]{41,}")  # in a script that is broken at blanks
+PART = 10  # letters of it that stay together
 # Codes 128 to 159 are no characters in Unicode; browsers read them as Windows' characters.
 WINDOWS = {}
 for code in range(128, 160):
@@ -42,7 +47,27 @@ def safe_label(label):
 
 
 def escape_text(text):
-    """Text as LaTeX, its typographic quotation marks and dashes as LaTeX types them."""
+    """Text as LaTeX, its typographic quotation marks and dashes as LaTeX types them.
+
+    Words that are too long for a column, such as hashes, may be broken.
+    """
+    parts = []
+    end = 0
+    for word in LONG_WORD.finditer(text):
+        parts += [text[end : word.start()], *cut_word(word[0])]
+        end = word.end()
+    if not parts:
+        return _escape_words(text)
+    latex = [_escape_words(part) for part in parts]
+    return "\\allowbreak ".join(filter(None, latex)) + _escape_words(text[end:])
+
+
+def cut_word(word):
+    """The parts of a long word between which it may be broken, a list."""
+    return [word[start : start + PART] for start in range(0, len(word), PART)]
+
+
+def _escape_words(text):
     text = text.translate(WINDOWS).replace("...", "\u2026")
     text = ADJACENT_QUOTES.sub("\u202f", text)  # else '' and ' would be read as another pair
     latex = _escape(text, NAMED, QUOTES | DASHES)
@@ -61,6 +86,7 @@ def escape_address(address):
     address = address.replace("\\", "/")  # as browsers read it
     percent = {letter: f"%{ord(letter):02X}" for letter in '{}<>|^`" \n'}
     address = "".join(percent.get(letter, letter) for letter in address)
+    address = quote(address, safe=PRINTABLE, errors="replace")  # letters of other scripts
     return re.sub("[#%&]", r"\\\g<0>", address)
 
 

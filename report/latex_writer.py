@@ -9,7 +9,15 @@ import re
 
 from bs4 import NavigableString, Tag
 
-from report.latex_text import Latex, escape_address, escape_code, escape_text, safe_label
+from report.latex_text import (
+    Latex,
+    cut_word,
+    escape_address,
+    escape_code,
+    escape_text,
+    safe_label,
+)
+from report.scripts import is_right_to_left, set_right_to_left
 from report.typography import SPACE, collapse_spaces, curl_quotes
 
 DISPLAY = re.compile(r"\n\n+(?=\\\[|\\begin\{(?:equation|align|gather|multline|eqnarray)\*?\})")
@@ -39,6 +47,7 @@ HEADINGS = {
     "h5": "subparagraph",
     "h6": "subparagraph",
 }
+SHARES = {1: "1", 2: ".49", 3: ".32", 4: ".24"}  # of the width for pictures in so many columns
 NUMERALS = {"1": "arabic", "a": "alph", "A": "Alph", "i": "roman", "I": "Roman"}
 LEVELS = ("i", "ii", "iii", "iv")  # of LaTeX's counters for numbered lists
 PARAGRAPHS = ("p", "pre", "blockquote", "dl", "hr", "paper-table", "paper-figure", *HEADINGS)
@@ -93,6 +102,8 @@ def write_line(nodes):
     """Like `write_run`, but keep leading and trailing spaces."""
     line = Tag(name="span")
     line.extend(nodes)
+    if is_right_to_left(line.get_text()):
+        set_right_to_left(line)
     curl_quotes(line)
     collapse_spaces(line)
     return _write_content(line)
@@ -145,7 +156,14 @@ def write_code_words(text):
     parts = [text]
     if len(text) > 20:
         parts = re.split(r"(?<=[._/(,=-])(?=\w)", text)
+        parts = [part for long in parts for part in _cut_code(long)]
     return "\\allowbreak ".join(f"\\texttt{{{escape_code(part)}}}" for part in parts)
+
+
+def _cut_code(text):
+    """Code in parts: a word that is too long for a column may be broken anywhere."""
+    longest = max(map(len, text.split(" ")))
+    return cut_word(text) if longest > 40 else [text]
 
 
 def write_listing(element):
@@ -285,16 +303,28 @@ def write_table(element):
 
 
 def write_figure(element):
-    """One picture, or several side by side, with their caption."""
+    """One picture, or several side by side, with their caption; parts may have captions."""
     figure = element["float"]
-    share = ""
-    if len(figure.files) > 1:
-        share = "[width=.32\\linewidth]" if len(figure.files) == 3 else "[width=.49\\linewidth]"
-    pictures = "\\hfil\n".join(f"\\includegraphics{share}{{{file}}}" for file in figure.files)
+    columns = figure.columns or {1: 1, 3: 3}.get(len(figure.files), 2)
+    width = f"{SHARES[columns]}\\linewidth"
+    pictures = []
+    parts = element.find_all("part-caption")
+    for index, file in enumerate(figure.files):
+        share = f"[width={width}]" if columns > 1 else ""
+        if index < len(parts):
+            content = [f"\\centering\\includegraphics{{{file}}}"]
+            label = safe_label(f"{figure.label}-{index + 1}")
+            content.append(
+                f"\\caption{{{write_run(list(parts[index].children))}}}\\label{{{label}}}"
+            )
+            pictures.append(_environment("subfigure", content, f"{{{width}}}"))
+        else:
+            pictures.append(f"\\includegraphics{share}{{{file}}}")
     environment = "figure*" if figure.is_wide else "figure"
     caption = write_run(list(element.find("float-caption").children))
     label = safe_label(figure.label)
-    lines = ["\\centering", pictures, f"\\caption{{{caption}}}\\label{{{label}}}"]
+    between = "\\hfil\n" if columns > 1 else "\\par\n"
+    lines = ["\\centering", between.join(pictures), f"\\caption{{{caption}}}\\label{{{label}}}"]
     return [_environment(environment, lines)]
 
 
@@ -308,14 +338,15 @@ BLOCKS = {
     "paper-figure": write_figure,
     "paper-table": write_table,
     "pre": write_paragraph_of_code,
+    "printed-text": write_blocks,
     "ul": write_list,
 }
 BLOCK_NAMES = list(BLOCKS)
 
 
-def _environment(name, lines):
+def _environment(name, lines, arguments=""):
     content = "\n".join(lines)
-    return f"\\begin{{{name}}}\n{content}\n\\end{{{name}}}"
+    return f"\\begin{{{name}}}{arguments}\n{content}\n\\end{{{name}}}"
 
 
 def _numbering(element):

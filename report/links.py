@@ -13,7 +13,8 @@ TYPED_KINDS = ("equation", "reference", "named")  # links made of \eqref, \ref a
 # "Figure 7", but not "Figure 7 of the other paper"
 MENTION = re.compile(r"\b(Figure|Table)\s(\d+)\b(?!\.\d)(?!,? (?:of|in|from)\b)")
 NO_PLACE = "links to places that are not in the paper are set as their text"
-NO_FOOTNOTES = ["float-caption", "paper-table", "text-note", *HEADINGS]  # LaTeX has none there
+# where LaTeX has none
+NO_FOOTNOTES = ["float-caption", "part-caption", "paper-table", "text-note", *HEADINGS]
 
 
 def link(paper, fragment):
@@ -44,7 +45,11 @@ def cite(paper, element, keys, cell):
     """
     unknown = [key for key in keys.split(",") if key not in paper.authored]
     if unknown:
-        raise PaperError(f"{cell} cites {unknown[0]}, which references.bib does not have.")
+        paper.note(f"cites {', '.join(unknown)}, which references.bib does not have", cell)
+        if not element.get_text():
+            element.append(f"[{keys.replace(',', ', ')}?]")
+        element.unwrap()
+        return
     paper.cited = True
     text = element.get_text()
     kind = element.get("class")
@@ -66,7 +71,11 @@ def refer(paper, element, label, cell):
     text = element.get_text()
     is_typed = kind in TYPED_KINDS
     if label not in paper.labels:
-        if is_typed or label.startswith(tuple(LABEL_WORDS)):
+        if is_typed:
+            paper.note(f"refers to {label}, a label that does not exist in the paper", cell)
+            element.replace_with(*_typed_reference(kind, label, "?"))
+            return
+        if label.startswith(tuple(LABEL_WORDS)):
             raise PaperError(f"{cell} links to {label}, a label that does not exist in the paper.")
         paper.note(NO_PLACE, cell)
         element.unwrap()

@@ -7,6 +7,14 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+# blocks of code, and code within a line; formulas, which Jupyter finds before any other Markdown
+CODE_OR_FORMULA = re.compile(
+    r"(?ms)^(?P<fence>```+|~~~+).*?^(?P=fence)"
+    r"|(?P<ticks>`+)(?!`)[^\n]*?(?P=ticks)"
+    r"|(?P<formula>(?<!\\)\$\$.+?\$\$|\\begin\{(?P<name>\w+\*?)\}.*?\\end\{(?P=name)\})"
+)
+# the end of a line before one that Markdown would read as markup
+MARKUP_IN_FORMULA = re.compile(r"(?m)(?<![%\n])\n[ \t]*(?=[-+*>#]\s|=+\s*$|-+\s*$|\d+[.)]\s)")
 
 
 class Renderer(IPythonRenderer):
@@ -40,9 +48,17 @@ class Renderer(IPythonRenderer):
 def render_markdown(markdown):
     """The elements that Jupyter shows for Markdown, and footnotes: the body of a tree."""
     markdown = CONTROL_CHARACTERS.sub("", markdown)
+    markdown = CODE_OR_FORMULA.sub(_protect_formula, markdown)
     plugins = [import_plugin(name) for name in (*MarkdownWithMath.DEFAULT_PLUGINS, "footnotes")]
     renderer = Renderer(escape=False, exclude_anchor_links=True)
     return parse_html(MarkdownWithMath(renderer, plugins=plugins).render(markdown))
+
+
+def _protect_formula(found):
+    """A formula no line of which looks like the start of a list, a heading or a quotation."""
+    if not found["formula"]:
+        return found[0]
+    return MARKUP_IN_FORMULA.sub(" ", found[0])
 
 
 def parse_html(html):

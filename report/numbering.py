@@ -5,8 +5,7 @@ import re
 from report import formulas
 from report.headings import link_targets, number_heading
 from report.latex_text import Latex, safe_label
-from report.markdown import HEADINGS
-from tools.errors import PaperError
+from report.markdown import HEADINGS, new_element
 
 
 def find_names(paper):
@@ -46,6 +45,14 @@ def set_formula(paper, element, fragment):
     formula = formulas.rename(element.get_text(), paper.commands)
     own_commands = {formulas.OWN + name for name in paper.commands}
     formulas.check(formula, fragment.cell, own_commands)
+    if not formulas.braces_pair(formula):
+        paper.note(
+            f"the braces of {formula.strip()[:60]!r} do not pair: the source of the formula stands "
+            "there",
+            fragment.cell,
+        )
+        element.replace_with(new_element("code", element.get_text()))
+        return
     formula, definitions = formulas.take_definitions(formula)
     fragment.definitions += definitions.values()
     for name, definition in definitions.items():
@@ -67,20 +74,17 @@ def set_formula(paper, element, fragment):
 
 
 def number_equation(paper, tag, label, cell):
-    """The LaTeX that gives an equation its label, and the tag that is no number.
+    """The LaTeX that gives an equation its label, and the tag that LaTeX would not count.
 
-    Raises PaperError if the tag is a number that LaTeX will not give this equation.
+    A tag that is the equation's number gives way to LaTeX's own; another one stands as typed.
     """
-    is_numbered = not tag or tag.isdecimal()
-    if is_numbered:
+    number = str(paper.counts["equation"] + 1)
+    latex = ""
+    if not tag or tag == number:
         paper.counts["equation"] += 1
-    number = str(paper.counts["equation"]) if is_numbered else tag
-    if tag and tag != number:
-        raise PaperError(
-            f"{cell}: {label or 'an equation'} is tagged {tag}, but is number {number} in the "
-            "paper."
-        )
-    latex = "" if is_numbered else f"\\tag{{{tag}}}"
+    else:
+        number = tag
+        latex = f"\\tag{{{tag}}}"
     if label:
         paper.add_label(label, number, cell)
         latex += f"\\label{{{safe_label(label)}}}"

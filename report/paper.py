@@ -31,6 +31,7 @@ class Float:
     is_wide: bool = False  # spans both columns
     files: list = field(default_factory=list)  # of a figure: names of its pictures
     table: object = None  # of a table: a Table, once it has been read
+    columns: int = 0  # in which the pictures of a figure stand, 0 for what fits
 
 
 @dataclass
@@ -64,7 +65,8 @@ class Paper:
     front: dict = field(default_factory=dict)
     fragments: list = field(default_factory=list)
     files: dict = field(default_factory=dict)  # name -> bytes of a picture
-    notes: dict = field(default_factory=dict)  # sentence -> the cells that it is about
+    notes: dict = field(default_factory=dict)  # warning -> the cells that it is about
+    remarks: dict = field(default_factory=dict)  # the same, of what is no fault
     counts: Counter = field(default_factory=Counter)  # of figures, tables and equations
     sections: list = field(default_factory=list)  # the present section's number
     labels: dict = field(default_factory=dict)  # name -> Label
@@ -78,10 +80,16 @@ class Paper:
         return "\n\n".join(each.latex for each in self.fragments if each.part == part)
 
     def note(self, sentence, cell):
-        """Remember what the author has to be told of a cell."""
-        cells = self.notes.setdefault(sentence, [])
-        if cell not in cells:
-            cells.append(cell)
+        """Remember what of a cell is left out, cut or scaled; the author is told."""
+        _add(self.notes, sentence, cell)
+
+    def note_fault(self, fault, cell):
+        """Remember a PaperError for which something of a cell is left out."""
+        self.note(str(fault).removeprefix(f"{cell}: ").rstrip("."), cell)
+
+    def remark(self, sentence, cell):
+        """Remember what the author is told of a cell although nothing is amiss."""
+        _add(self.remarks, sentence, cell)
 
     def section_number(self):
         """The number of the present section, such as 2.1; "" before the first."""
@@ -106,3 +114,9 @@ class Paper:
             name = f"picture-{len(self.files) + 1}.{kind}"
         self.files[name] = data
         return name
+
+
+def _add(notes, sentence, cell):
+    cells = notes.setdefault(sentence, [])
+    if cell not in cells:
+        cells.append(cell)

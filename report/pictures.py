@@ -7,7 +7,7 @@ import shutil
 from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from report.typeset import run
 from tools.errors import PaperError
@@ -63,6 +63,7 @@ def load(source, attachments, folder, project, place):
         if head.endswith(";base64"):
             return content("base64", text, place)
         return unquote_to_bytes(text)
+    source = source.replace("\\", "/").replace("%5C", "/").replace("%5c", "/")  # of Windows
     data = _load_file(source, folder, project, place)
     if data is None:
         data = _load_file(unquote(source).partition("?")[0], folder, project, place)
@@ -116,6 +117,11 @@ def prepare(data, place):
         return "pdf", _convert_svg(data, place)
     try:
         return _prepare_pixels(data)
+    except UnidentifiedImageError:
+        raise PaperError(
+            f"{place}: its picture is damaged, or of a kind that is not known: save it as PDF, PNG "
+            "or JPEG."
+        ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PaperError(
             f"{place}: its picture is damaged or of a kind that the paper cannot show ({error}): "

@@ -7,7 +7,7 @@ Quarto's and LaTeX's.
 import copy
 import re
 
-from bs4 import Comment
+from bs4 import Comment, NavigableString
 
 from report.latex_text import Latex
 from report.markdown import find_texts, new_element
@@ -17,6 +17,7 @@ UNPRINTABLE = [
     *("iframe", "video", "audio", "embed", "object", "canvas", "svg", "select", "textarea"),
     *("form", "input"),
 ]
+ATTRIBUTES = re.compile(r"\{(\s*(?:[#.][\w:.-]+|[\w-]+=[^{}]*)[^{}]*)\}")
 CROSS_REFERENCE = re.compile(r"(fig|tbl|eq|sec)-")
 KEY = re.compile(r"@([\w:.+-]*\w)")
 
@@ -25,6 +26,7 @@ def clean(paper, fragment):
     """Leave out what Jupyter does not show, name what no paper can show, read typed syntax."""
     remove_hidden(fragment.body)
     draw_check_boxes(fragment.body)
+    read_attributes(fragment.body)
     remove_unprintable(paper, fragment)
     place_footnotes(fragment.body)
     read_syntax(fragment.body, paper.authored)
@@ -36,6 +38,21 @@ def remove_hidden(body):
         element.extract()
     for comment in body.find_all(string=lambda text: isinstance(text, Comment)):
         comment.extract()
+
+
+def read_attributes(body):
+    """Take the width and the name of pictures from Pandoc's {#name width=50%} behind them."""
+    for image in body.find_all("img"):
+        behind = image.next_sibling
+        found = ATTRIBUTES.match(behind) if isinstance(behind, NavigableString) else None
+        if not found:
+            continue
+        behind.replace_with(behind[found.end() :])
+        for name, value in re.findall(r"""(\w+)=["']?([^\s"']+)""", found[1]):
+            if name in ("width", "height"):
+                image[name] = value
+        if name := re.search(r"#([\w:.-]+)", found[1]):
+            image.insert_before(new_element("a", id=name[1]))
 
 
 def draw_check_boxes(body):

@@ -1,7 +1,8 @@
 """Tables for a page of two columns: rows from HTML or LaTeX, and LaTeX that fits from rows.
 
 What fits a column stands in it; what fits the page spans both columns; what fits neither has its
-text wrapped. The print is never smaller than 7 pt. A table higher than a column becomes several.
+text wrapped. The print is never smaller than 7 pt. A table higher than a column becomes several;
+one wider than the page is cut into blocks of columns that stand under each other.
 """
 
 import math
@@ -15,6 +16,11 @@ LETTER = 0.46  # width of a letter, as a part of the size of the print
 GAP = 8  # points between columns
 LINE = 1.25  # height of a line, as a part of the size of the print
 MOST_ROWS = 500
+KEPT_ROWS = 30  # of a longer table, at its start and at its end
+MOST_LINES = 3  # of a row whose text is wrapped so that the table stands in its place
+MOST_COLUMNS = 100
+KEPT_COLUMNS = 20  # of a wider table, at each side
+BREAK = "\u200b"  # in what a reader sees, where a long word may be broken
 SIDES = {"l": "raggedright", "c": "centering", "r": "raggedleft"}
 COLUMN_TYPES = {"c": "c", "r": "r", "S": "r"}  # others are text, on the left
 
@@ -79,7 +85,8 @@ class Table:
     rows: list  # lists of Cells
     rules: list  # LaTeX of the lines above each row
     head: int  # how many rows are the head
-    note: object = None  # called with a sentence that the author has to be told
+    note: object = None  # called with a sentence about what is cut
+    remark: object = None  # called with another sentence that the author is told
 
     def letters(self):
         """The most letters of a line in each column, and the most letters of a word, two lists."""
@@ -89,23 +96,26 @@ class Table:
             column = 0
             for cell in row:
                 for line in cell.lines() if cell.column_span == 1 else ():
-                    lines[column] = max(lines[column], len(line))
-                    words[column] = max(words[column], *map(len, line.split()), 0)
+                    parts = re.split(rf"[\s{BREAK}]+", line)
+                    lines[column] = max(lines[column], len(line.replace(BREAK, "")))
+                    words[column] = max(words[column], *map(len, parts))
                 column += cell.column_span
         return lines, words
 
-    def layout(self, wide):
+    def layout(self, rooms, sizes=tuple(PRINT_SIZES)):
         """The Layout that fits best: without wrapped text if possible, else in large print.
 
         Args:
-            wide: whether the table has to span both columns.
+            rooms: the widths that the table may have, the smallest first.
+            sizes: of the print that it may have, the largest first.
 
-        Raises PaperError if it does not fit the page.
+        Returns:
+            None if it does not fit.
         """
         lines, words = self.letters()
         wrapped = []
-        for room in (PAGE_POINTS,) if wide else (COLUMN_POINTS, PAGE_POINTS):
-            for size in PRINT_SIZES:
+        for room in rooms:
+            for size in sizes:
                 line_widths = [count * size * LETTER for count in lines]
                 word_widths = [count * size * LETTER for count in words]
                 left = room - len(lines) * GAP
@@ -115,35 +125,144 @@ class Table:
                     widths = share_room(left, line_widths, word_widths)
                     wrapped.append(Layout(size, room == PAGE_POINTS, widths))
         if not wrapped:
-            raise PaperError(
-                f"{self.name}: a table of {len(self.aligns)} columns is too wide to be legible on "
-                "the page: show fewer columns, or transpose it, or tag the cell notebook-only."
-            )
+            return None
         return next((layout for layout in wrapped if layout.spans_page), wrapped[0])
+
+    def column_layout(self):
+        """The Layout within a column of a table that stays legible there, or None."""
+        layout = self.layout((COLUMN_POINTS,))
+        if layout and max(row_lines(row, layout) for row in self.rows) <= MOST_LINES:
+            return layout
+        return None
+
+    def equal_widths(self, room):
+        """A Layout of columns that are equally wide, whatever stands in them."""
+        count = len(self.aligns)
+        return Layout(min(PRINT_SIZES), room == PAGE_POINTS, [room / count - GAP] * count)
 
     def latex(self, caption="", label="", wide=False):
         """The table as LaTeX: a float if it has a label or is large, otherwise in its place."""
-        if len(self.rows) > MOST_ROWS:
-            raise PaperError(
-                f"{self.name}: a table of {len(self.rows)} rows is too long for a paper: show a "
-                "part of it, or tag the cell notebook-only."
-            )
-        layout = self.layout(wide)
-        pieces = self.cut(layout)
+        table = self.shortened()
+        rooms = (PAGE_POINTS,) if wide else (COLUMN_POINTS, PAGE_POINTS)
+        layout = table.layout(rooms)
+        if layout and layout.spans_page and not label:
+            layout = table.column_layout() or layout
+        if not layout:
+            return table.in_blocks(rooms, caption, label)
+        pieces = table.cut(layout)
         is_cut = len(pieces) > 1
-        tabulars = [self.tabular(piece, layout, is_cut) for piece in pieces]
+        tabulars = [table.tabular(piece, layout, is_cut) for piece in pieces]
         if not label and not layout.spans_page and not is_cut:
             return f"\\begin{{center}}\n{tabulars[0]}\\end{{center}}"
-        if not label and self.note:
-            self.note(
+        return self.floats(tabulars, layout.spans_page, caption, label)
+
+    def floats(self, contents, spans_page, caption, label):
+        """Floats of LaTeX, one for each content, that together are this table."""
+        if not label and self.remark:
+            self.remark(
                 "a table without a label is too large for its place and stands at the top of a "
                 "page or column (`#| label: tbl-…` and `#| tbl-cap: …` give it number and caption)"
             )
         floats = []
-        for index, tabular in enumerate(tabulars):
+        for index, content in enumerate(contents):
             above = caption_line(caption, label, is_continued=index > 0)
-            floats.append(float_around(above + tabular, layout.spans_page))
+            floats.append(float_around(above + content, spans_page))
         return "\n\n".join(floats)
+
+    def tell(self, sentence):
+        """Tell the author something about the table."""
+        if self.note:
+            self.note(sentence)
+
+    def in_blocks(self, rooms, caption, label):
+        """The table as LaTeX in blocks of columns that stand under each other."""
+        for room in rooms:
+            blocks = [self.part(columns) for columns in self.divide(room)]
+            layouts = [block.layout((room,)) for block in blocks]
+            size = min([layout.size for layout in layouts if layout], default=min(PRINT_SIZES))
+            fitting = [
+                block.layout((room,), (size,))
+                or Layout(size, False, [room / len(block.aligns)] * len(block.aligns))
+                for block in blocks
+            ]
+            height = sum(block.height(layout) for block, layout in zip(blocks, fitting))
+            if height <= COLUMN_HEIGHT * 0.6:
+                break
+        self.tell(
+            f"a table of {len(self.aligns)} columns is wider than the page and is cut into "
+            f"{len(blocks)} blocks of columns (show fewer columns, or transpose it)"
+        )
+        stacks = [[]]  # of tabulars that stand in one float
+        height = 0
+        for block, layout in zip(blocks, fitting):
+            pieces = block.cut(layout)
+            for piece in pieces:
+                needed = block.height(layout) / len(pieces)
+                if height + needed > COLUMN_HEIGHT and stacks[-1]:
+                    stacks.append([])
+                    height = 0
+                stacks[-1].append(block.tabular(piece, layout, len(pieces) > 1))
+                height += needed
+        contents = ["\\par\\medskip\n".join(stack) for stack in stacks]
+        if not label and room == COLUMN_POINTS and len(contents) == 1:
+            return f"\\begin{{center}}\n{contents[0]}\\end{{center}}"
+        return self.floats(contents, room == PAGE_POINTS, caption, label)
+
+    def height(self, layout):
+        """How high the table is, in points."""
+        return LINE * layout.size * (2 + sum(row_lines(row, layout) for row in self.rows))
+
+    def divide(self, room):
+        """The columns in blocks that fit a width: lists of numbers, each with the first column."""
+        lines, words = self.letters()
+        size = min(PRINT_SIZES)
+        first, *widths = [count * size * LETTER + GAP for count in lines]
+        narrowest = words[0] * size * LETTER + GAP
+        if first > room / 3:
+            first = max(room / 3, narrowest)
+        blocks = [[0]]
+        left = room - first
+        for column, width in enumerate(widths, 1):
+            width = min(width, max(room / 3, words[column] * size * LETTER + GAP))  # wraps
+            if width > left and len(blocks[-1]) > 1:
+                blocks.append([0])
+                left = room - first
+            blocks[-1].append(column)
+            left -= width
+        return blocks
+
+    def part(self, columns):
+        """A Table of some columns, a list of numbers; cells that span others as well are cut."""
+        rows = []
+        for row in self.rows:
+            cells = []
+            column = 0
+            for cell in row:
+                covered = [each for each in columns if column <= each < column + cell.column_span]
+                column += cell.column_span
+                if covered:
+                    cells.append(_narrowed(cell, len(covered)))
+            rows.append(cells)
+        aligns = [self.aligns[column] for column in columns]
+        rules = ["" if "cline" in rule or "cmidrule" in rule else rule for rule in self.rules]
+        return Table(self.name, aligns, rows, rules, self.head)
+
+    def shortened(self):
+        """The Table, or its first and last rows and columns if it has very many."""
+        table = self
+        if len(self.rows) > MOST_ROWS:
+            dots = [Cell("\\ldots{}") for _ in self.aligns]
+            start, end = self.head + KEPT_ROWS, len(self.rows) - KEPT_ROWS
+            rows = [*self.rows[:start], dots, *self.rows[end:]]
+            rules = [*self.rules[:start], "", *self.rules[end:]]
+            table = Table(self.name, self.aligns, rows, rules, self.head, self.note)
+            self.tell(f"of a table of {len(self.rows)} rows the first and last are set")
+        count = len(self.aligns)
+        if count > MOST_COLUMNS:
+            columns = [*range(KEPT_COLUMNS), *range(count - KEPT_COLUMNS, count)]
+            table = table.part(columns)
+            self.tell(f"of a table of {count} columns the first and last {KEPT_COLUMNS} are set")
+        return table
 
     def cut(self, layout):
         """The numbers of the rows but the head, in lists of those that fit into one column."""
@@ -237,10 +356,20 @@ def float_around(content, spans_page):
     return f"\\begin{{{environment}}}\n\\centering\n{content}\\end{{{environment}}}"
 
 
+def _narrowed(cell, span):
+    """A cell that spans no more than so many columns."""
+    if cell.column_span == span:
+        return cell
+    latex = MULTICOLUMN.sub(rf"\\multicolumn{{{span}}}", cell.latex)
+    return Cell(latex, cell.row_span, span)
+
+
 def visible(latex):
     """Roughly the letters that a reader sees, for each line of a cell."""
-    commands = r"\\(?:cellcolor|color|textcolor|multirow|multicolumn)"
-    latex = re.sub(rf"{commands}(?:\[\w*\])?{BRACED}(?:\{{\*\}})?", "", latex)
+    commands = r"\\(?:cellcolor|color|textcolor|multirow|multicolumn|href|includegraphics)"
+    latex = re.sub(rf"{commands}(?:\[[^]]*\])?{BRACED}(?:\{{\*\}})?", "", latex)
+    latex = re.sub(r"\\hyperref\[[^]]*\]", "", latex)
+    latex = latex.replace("\\allowbreak ", BREAK)
     latex = re.sub(r"\\text[a-z]{5,}(?:\{\})?", "x", latex)  # \textbackslash is one letter
     lines = latex.split("\\newline")
     return [re.sub(r"\\[a-zA-Z]+|[{}$]|\\(?=\W)", "", line).strip() for line in lines]

@@ -18,7 +18,17 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import IndirectObject
 
 from report.bibliography import BIBLIOGRAPHY, escaped_bibliography
-from report.latex_log import LatexRun, cell_of, dropped_glyphs, find_fault
+from report.latex_log import (
+    LatexRun,
+    cell_of,
+    dropped_glyphs,
+    find_fault,
+    find_warnings,
+    latex_errors,
+    overfull_lines,
+)
+from report.mending import fit_formulas, leave_out
+from report.scripts import borrowed, language
 from tools import sandbox_command
 from tools.errors import PaperError
 from tools.project_files import ROOT
@@ -47,6 +57,8 @@ TEX_ENVIRONMENT = {
 }
 SECONDS = 60  # of the processor that a program may take
 WAIT = 5  # times as long in all, where others work on this machine as well
+MOST_CHARACTERS = 4000  # that fontconfig is asked about
+ROUNDS = 4  # of leaving out what LaTeX cannot set
 MEMORY = 2 << 30  # bytes
 NO_SANDBOX = (
     "LaTeX ran without a sandbox, because bubblewrap is not installed or may not be used here. "
@@ -136,7 +148,7 @@ def limit():
 
 
 def typeset(latex, files, names):
-    """The PDF, the LaTeX that it was made of, and notes for the author.
+    """The PDF, the LaTeX that it was made of, and warnings for the author.
 
     Args:
         latex: the paper's source. Characters that its fonts lack are set in other fonts.
@@ -149,18 +161,18 @@ def typeset(latex, files, names):
     Raises:
         PaperError: a program is missing, or LaTeX fails. Its source and log are kept in build/.
     """
-    notes = []
-    if not sandbox():
-        notes.append(NO_SANDBOX)
+    warnings = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(folder, files)
         result = _run_latex(folder, latex, names)
+        result = _mend_errors(folder, result, warnings)
         if lacking := dropped_glyphs(result.log):
-            latex, lacking = borrow_fonts(latex, lacking, folder)
+            latex, lacking = borrow_fonts(result.latex, lacking, folder)
             latex, left_out = _leave_out_symbols(latex, lacking, names)
-            notes += left_out
-            result = _run_latex(folder, latex, names)
+            warnings += left_out
+            result = _mend_errors(folder, _run_latex(folder, latex, names), warnings)
+        result = _mend_widths(folder, result)
         fault = find_fault(result) or result.failure
         pdf = b""
         if not fault:
@@ -169,7 +181,41 @@ def typeset(latex, files, names):
         if fault:
             _keep_for_inspection(folder)
             raise PaperError(f"{fault} (report.tex and report.log are kept in {BUILD}).")
-    return pdf, latex, notes
+    return pdf, result.latex, warnings + find_warnings(result)
+
+
+def _mend_errors(folder, result, warnings):
+    """The LatexRun without the formulas and cells at which LaTeX stops.
+
+    Args:
+        folder: where LaTeX runs.
+        result: the LatexRun before.
+        warnings: a list, to which what is left out is added.
+    """
+    for _ in range(ROUNDS):
+        if not latex_errors(result.log):
+            break
+        _run_through(folder)
+        errors = latex_errors(_read_if_there(folder / "report.log"))
+        latex, sentences = leave_out(result.latex, errors, result.names)
+        if latex == result.latex:
+            break
+        warnings += sentences
+        for file in folder.glob("report.*"):  # what a failed run left
+            file.unlink()
+        result = _run_latex(folder, latex, result.names)
+    return result
+
+
+def _mend_widths(folder, result):
+    """The LatexRun in which long formulas of lines that are too wide fit the column."""
+    if result.failure:
+        return result
+    latex = fit_formulas(result.latex, overfull_lines(result))
+    if latex == result.latex:
+        return result
+    mended = _run_latex(folder, latex, result.names)
+    return result if mended.failure else mended
 
 
 def _write_inputs(folder, files):
@@ -203,8 +249,14 @@ def _read_if_there(file):
     return file.read_text(encoding="utf-8", errors="replace")
 
 
-def _latexmk(folder):
-    """Run latexmk in a folder; a sentence if it fails, else ""."""
+def _run_through(folder):
+    """Run LaTeX once, over all errors, so that its log has them all."""
+    command = ["xelatex", "-no-pdf", "-interaction=nonstopmode", "-file-line-error", "report.tex"]
+    _latexmk(folder, command)
+
+
+def _latexmk(folder, command=tuple(LATEXMK)):
+    """Run latexmk or another command of TeX in a folder; a sentence if it fails, else ""."""
     need("latexmk", "xelatex")
     environment = {
         "PATH": os.environ["PATH"],
@@ -213,7 +265,7 @@ def _latexmk(folder):
         **TEX_ENVIRONMENT,
     }
     process = subprocess.Popen(
-        [*sandbox(folder), *LATEXMK],
+        [*sandbox(folder), *command],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -255,15 +307,24 @@ class Font:
         return any(first <= ord(character) <= last for first, last in self.ranges)
 
 
-def find_font(character):
-    """The font that this system offers for a character, or None. It may lack the character."""
+def find_fonts(characters):
+    """The fonts that this system offers for characters, the best first: a list.
+
+    Fontconfig is asked once, since each question takes it a second where there are many fonts.
+    """
     need("fc-match")
-    form = "%{family[0]}|%{file}|%{color}|%{charset}"
-    pattern = f"serif:color=false:charset={ord(character):x}"
-    done = subprocess.run(["fc-match", "-f", form, pattern], capture_output=True, text=True)
-    if not done.stdout:
-        return None
-    family, file, colour, charset = done.stdout.split("|")
+    form = "%{family[0]}|%{file}|%{color}|%{charset}\\n"
+    codes = " ".join(f"{ord(character):x}" for character in sorted(characters)[:MOST_CHARACTERS])
+    pattern = f"serif:color=false:charset={codes}"
+    if name := language("".join(characters)):
+        pattern += f":lang={name}"
+    done = subprocess.run(["fc-match", "-s", "-f", form, pattern], capture_output=True, text=True)
+    return [_read_font(line) for line in done.stdout.splitlines() if line.count("|") == 3]
+
+
+def _read_font(line):
+    """The Font in a line of fontconfig's answer."""
+    family, file, colour, charset = line.split("|")
     ranges = []
     for span in charset.split():  # 41-5a, or 41 alone
         ends = [int(end, 16) for end in span.split("-")]
@@ -283,18 +344,25 @@ def borrow_fonts(latex, lacking, folder):
         The source with commands for these fonts, and the set of characters that no font has.
     """
     (folder / "fonts").mkdir(exist_ok=True)
-    for character in sorted(lacking):
-        if character not in lacking:  # a font found before has it
+    for font in find_fonts(lacking):
+        if font.has_colour or not lacking:
             continue
-        font = find_font(character)
-        if font is None or font.has_colour:
-            continue
-        borrowed = {other for other in lacking if font.has(other)}
-        if borrowed:
+        found = {character for character in lacking if font.has(character)}
+        if found:
             shutil.copy(font.file, folder / "fonts")
-            latex = _any_of(borrowed, "+").sub(rf"\\borrow{{{font.family}}}{{\g<0>}}", latex)
-            lacking = lacking - borrowed
+            latex = _borrow(latex, font.family, found)
+            lacking = lacking - found
     return latex, lacking
+
+
+def _borrow(latex, family, characters):
+    """The source with these characters in a font."""
+
+    def replace(run):
+        before, behind = latex[run.start() - 1 : run.start()], latex[run.end() : run.end() + 1]
+        return borrowed(family, run[0], before, behind)
+
+    return _any_of(characters, "+").sub(replace, latex)
 
 
 def _leave_out_symbols(latex, lacking, names):

@@ -101,7 +101,9 @@ def to_tex(*cells, folder=None, notes=None, metadata=None, **settings):
     nb = new_notebook(cells=list(cells), metadata=metadata or {})
     latex, resources = latex_of(nb, about, **settings)
     if notes is not None:
-        notes += [f"{', '.join(cells)}: {what}" for what, cells in resources["paper"].notes.items()]
+        paper = resources["paper"]
+        for each in (paper.notes, paper.remarks):
+            notes += [f"{', '.join(cells)}: {what}" for what, cells in each.items()]
     return latex
 
 

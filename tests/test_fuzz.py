@@ -73,6 +73,17 @@ FRAGMENTS = (
     "~~~",
     "^[note]",
     "[^1]: x",
+    "---\ntitle: x\nauthor: [y]\n---",
+    "#| output: asis",
+    "#| fig-subcap: [a, b]",
+    "![](x.png){width=50% #fig-a}",
+    "$\\hat\\mathbf{x}_\\frac{a}$",
+    "${\\bf x",
+    "$$a\\tag{1}\\\\$$",
+    "שלום world",
+    "中文",
+    "\x1b[1mx\b\b",
+    "<table><tr><td><a href=x>y</table>",
 )
 KEYS = ("title", "authors", "name", "keywords", "cells", "files")
 MIMES = (
@@ -84,7 +95,10 @@ MIMES = (
     "application/pdf",
     "image/svg+xml",
 )
-TAGS = ("notebook-only", "abstract", "banner", "front-matter", "parameters", "other")
+TAGS = (
+    *("notebook-only", "abstract", "banner", "front-matter", "parameters", "other"),
+    *("remove_output", "hide-cell", "remove-stdout", "full-output", "raises-exception"),
+)
 
 
 def record(optional=None, **fields):

@@ -328,7 +328,9 @@ def test_svg_is_converted_or_the_sentence_says_how(monkeypatch):
     monkeypatch.setattr(
         shutil, "which", lambda name: None if name in ("rsvg-convert", "inkscape") else which(name)
     )
-    assert "librsvg2-bin" in refusal(cell)
+    notes = []
+    to_tex(cell, markdown("words"), notes=notes)
+    assert "librsvg2-bin" in notes[0]
     png = base64.b64encode(picture("PNG")).decode()
     assert "{fig-a.png}" in body(
         code("#| label: fig-a\n#| fig-cap: A", {"image/svg+xml": SVG, "image/png": png})
@@ -419,7 +421,9 @@ def test_formulas_shown_by_code():
         ({"image/png": "", "text/html": "<table>"}, collect.Kind.PICTURE),
         ({"text/html": "<table>"}, collect.Kind.HTML_TABLE),
         ({"text/html": "<b>b</b>"}, collect.Kind.UNPRINTABLE),
-        ({"text/plain": "x", "application/vnd.submission+json": {}}, collect.Kind.PLAIN_TEXT),
+        ({"text/plain": "x", "application/vnd.submission+json": {}}, collect.Kind.DATA),
+        ({"text/plain": "x"}, collect.Kind.PLAIN_TEXT),
+        ({"text/plain": "x", "text/html": "<pre>x</pre>"}, collect.Kind.PLAIN_TEXT),
     ],
 )
 def test_outputs_are_classified(data, kind):
@@ -450,7 +454,7 @@ def test_what_is_left_out_is_named():
         notes=notes,
     )
     assert len(notes) == 1 and "left out" in notes[0]
-    assert "nothing that a paper could hold" in refusal(code("1", {"text/plain": "1"}))
+    assert "nothing that a paper could hold" in refusal(code("a = 1"))
 
 
 def test_title_and_authors_in_the_metadata():
