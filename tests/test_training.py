@@ -657,7 +657,7 @@ def test_kill_at_random_moments_never_loses_or_changes_the_run(uninterrupted, tm
     while not (folder / "run.json").exists():
         process = child(folder)
         process.stdout.readline()
-        if kills < 6:
+        if kills < 4:
             time.sleep(dice.uniform(0.05, 0.4))
             process.kill()
             kills += 1
