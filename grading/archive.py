@@ -240,8 +240,7 @@ def _read_zip(name, file, policy, notes=()):
     if not notes:
         inner = _inner_zip(members)
     if inner:
-        limits = policy.archive
-        limits = replace(limits, one_file=limits.unpacked)
+        limits = replace(policy.archive, one_file=policy.archive.unpacked)
         content = contents(members, {inner: inner}, limits)[inner]
         return _read_zip(name, content, policy, [f"The files are in a zip file, {inner}."])
     load = functools.partial(contents, members, limits=policy.archive)
@@ -381,8 +380,7 @@ def read_folder(folder, patterns, limits):
     """
     tops = {pattern.split("/")[0] for pattern in patterns}
     deepest = max(pattern.count("/") for pattern in patterns)
-    total = 0
-    files = {}
+    wanted = {}
     for place, folders, names in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
         if depth == 0:
@@ -392,15 +390,9 @@ def read_folder(folder, patterns, limits):
         folders.sort()
         for file in (Path(place, name) for name in names):
             name = file.relative_to(folder).as_posix()
-            if not allowed(name, patterns):
-                continue
-            status = os.lstat(file)
-            if not stat.S_ISREG(status.st_mode):
-                raise ArchiveError(f"the folder has a link or device in it, {name}")
-            total += status.st_size
-            _check_size(name, status.st_size, total, limits)
-            files[name] = file.read_bytes()
-    return files
+            if allowed(name, patterns):
+                wanted[name] = name
+    return _read_files(folder, wanted, limits)
 
 
 def list_folder(folder, limits):
@@ -420,9 +412,17 @@ def list_folder(folder, limits):
 def folder_contents(folder, wanted, limits):
     """The bytes of some files below a folder, new name -> bytes; `wanted` is name -> new name.
 
-    Raises ArchiveError at links, devices and files that are too large.
+    Raises ArchiveError at too many files, and as `_read_files`.
     """
     _check_count(wanted, limits)
+    return _read_files(folder, wanted, limits)
+
+
+def _read_files(folder, wanted, limits):
+    """The same without a limit to their number.
+
+    Raises ArchiveError at links, devices and files that are too large.
+    """
     total = 0
     files = {}
     for member, name in wanted.items():

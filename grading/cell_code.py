@@ -7,12 +7,14 @@ import ast
 import builtins
 import io
 import itertools
+import re
 import tokenize
 
 from nbformat.v4 import new_code_cell
 
 from report.freshness import code_hash, definition_cells
 
+FIGURE_LABEL = re.compile(r"(?m)^#\| label: (fig-\S+)")  # of a figure's cell
 MOST_COMMENTS = 10  # of a cell, of which every subset is tried
 PROVIDED = {"nn", "torch", "torchvision", "pd", "utils", *dir(builtins)}  # by load_definitions
 NETWORK = "ResNet"

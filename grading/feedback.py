@@ -1,5 +1,6 @@
 """The page that a student gets back: accuracies, points with reasons, and what to do about them."""
 
+import functools
 from pathlib import Path
 
 import jinja2
@@ -26,6 +27,17 @@ GROUPS = {
 }
 OTHER = ("What is different", "These differences are no fault.")  # of kinds that count as good
 MOST_MESSAGES = 20
+
+
+@functools.cache
+def page_template(name):
+    """The template of a page of HTML, a file beside this one; what it shows is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
 
 
 def percent(value):
@@ -56,12 +68,7 @@ def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
         if messages:
             groups.append((heading, messages, advice))
     held = sum(CODES[finding.verdict] == 0 for finding in verdict.findings)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("feedback.html.j2").render(
+    return page_template("feedback.html.j2").render(
         title=title,
         note=note,
         summary=f"{held} of {len(verdict.findings)} checks hold. Result: {verdict.reason}.",

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
 from tqdm import tqdm
 
 from grading import claim_check, gradebook, judges, records, sandbox, similarity
 from grading.archive import parse_json, read
+from grading.feedback import page_template
 from grading.grade_exports import csv_bytes, spreadsheet_text
 from grading.network_measurements import weights_file
 from grading.policy import read_policy
@@ -181,13 +181,13 @@ def finish_job(job, done):
 
     Args:
         job: the Job.
-        done: its judges.Finished. If the process crashed or was stopped, the verdict says so.
+        done: the finished process. If it crashed or was stopped, the verdict says so.
     """
     verdict = None
     if done.returncode in (0, 1, 2):
         verdict = read_verdict(job.report)
     if verdict is None:
-        lines = done.stderr.strip().splitlines()
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
         last = lines[-1][:200] if lines else f"status {done.returncode}"
         content = {"code": 2, "reason": f"judging it did not end as it should ({last})"}
         job.report.write_text(json.dumps(content))
@@ -214,7 +214,7 @@ def judge_all(jobs, workers, seconds):
             finished = concurrent.futures.as_completed(pending)
             for future in tqdm(finished, total=len(pending), desc="archives", unit=""):
                 job = pending[future]
-                verdicts[job.name] = finish_job(job, judges.result(future))
+                verdicts[job.name] = finish_job(job, future.result())
         except KeyboardInterrupt:
             for future in pending:
                 future.cancel()
@@ -234,11 +234,15 @@ def mark_similar(verdicts, works, policy):
         works: name -> similarity.Work.
         policy: a Policy.
     """
-    found = similarity.find_similar(works, policy.similarity, project_work(policy))
+    if not works:
+        return
+    told = set()
+    for name, verdict in verdicts.items():
+        if any(finding.claim == "own training" for finding in verdict.findings):
+            told.add(name)
+    found = similarity.find_similar(works, policy.similarity, project_work(policy), told)
     for name, sentences in found.items():
         verdict = verdicts[name]
-        if any(finding.claim == "own training" for finding in verdict.findings):
-            sentences = [text for text in sentences if not text.startswith(similarity.STORED_RUN)]
         for sentence in sentences:
             verdict.findings.append(StoredFinding("implausible", sentence, "similarity"))
         if sentences and verdict.code == 0:
@@ -310,8 +314,7 @@ def html_page(entries, other_rows, notices):
         other_rows: rows on files that are no archives and on students without one.
         notices: sentences.
     """
-    folder = Path(__file__).parent
-    script = (folder / "grades.js").read_text(encoding="utf-8")
+    script = (Path(__file__).parent / "grades.js").read_text(encoding="utf-8")
     grades = []
     for entry in entries:
         messages = [
@@ -331,10 +334,7 @@ def html_page(entries, other_rows, notices):
         grades.append({"row": row, "messages": [row["reason"]], "first_page": "", "page": ""})
     for grade in grades:
         grade["row"] = dict.fromkeys(COLUMNS, "") | grade["row"]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("grades.html.j2").render(
+    return page_template("grades.html.j2").render(
         first_columns=FIRST_COLUMNS,
         last_columns=LAST_COLUMNS,
         grades=grades,

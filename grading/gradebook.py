@@ -135,8 +135,8 @@ def read_by_hand(build, policy):
                 f"the file {file}, line {number}: {item} gets {row['points']!r}; expected a number "
                 f"from 0 to {most[item]:g}"
             )
-        given[row["archive"], item] = points
-    return {(_without_apostrophe(name), item): value for (name, item), value in given.items()}
+        given[_without_apostrophe(row["archive"]), item] = points
+    return given
 
 
 def _without_apostrophe(text):

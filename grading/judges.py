@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from tools.project_files import ROOT
@@ -19,14 +18,6 @@ CLUSTER = "DASK_SCHEDULER_ADDRESS"
 JUDGE = "grading.verify"  # the module whose main(archive, report) judges
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["grading.grade", "grading.verify"])
-
-
-@dataclass
-class Finished:
-    """How a judging process has ended: its exit status, and what it wrote to standard error."""
-
-    returncode: int
-    stderr: str
 
 
 @contextlib.contextmanager
@@ -44,7 +35,7 @@ def open_executor(jobs):
 
 
 def start(executor, archive, report, seconds):
-    """A Future of the process that judges an archive, see `result`.
+    """A Future of the finished process that judges an archive, a CompletedProcess.
 
     A cluster's workers are sent subprocess.run, so that they need nothing of this module.
 
@@ -71,16 +62,8 @@ def start(executor, archive, report, seconds):
     )
 
 
-def result(future):
-    """How the process of a Future that is done has ended: a Finished."""
-    done = future.result()
-    if isinstance(done, subprocess.CompletedProcess):
-        return Finished(done.returncode, done.stderr.decode(errors="replace"))
-    return done
-
-
 def judge_in_fork(archive, report, seconds):
-    """Judge an archive in a fork of the server: a Finished."""
+    """Judge an archive in a fork of the server: what subprocess.run returns."""
     log = Path(report).with_suffix(".log")
     arguments = (JUDGE, archive, report, str(log), dict(os.environ))
     process = SERVER.Process(target=run_judge, args=arguments, daemon=True)
@@ -89,9 +72,11 @@ def judge_in_fork(archive, report, seconds):
     if process.is_alive():
         process.kill()
         process.join()
-    stderr = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    log.unlink(missing_ok=True)
-    return Finished(process.exitcode, stderr)
+    stderr = b""
+    if log.exists():
+        stderr = log.read_bytes()
+        log.unlink()
+    return subprocess.CompletedProcess(arguments[:3], process.exitcode, stderr=stderr)
 
 
 def run_judge(module, archive, report, log, environment):

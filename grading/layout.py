@@ -43,8 +43,9 @@ def allowed(name, patterns):
         if part.startswith((".", "__")) and part != "__init__.py":
             return False
     for pattern in patterns:
-        wanted = pattern.split("/")
-        if len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted)):
+        if pattern.count("/") != len(parts) - 1:  # most are told apart by this alone
+            continue
+        if all(map(fnmatchcase, parts, pattern.split("/"))):
             return True
     return False
 
@@ -106,10 +107,11 @@ def _top_folder(names, notebook):
 
 def _below(names, top, policy):
     """The files below the folder `top` that the policy reads: name -> name without it."""
+    patterns = policy.files.patterns
     wanted = {}
     for name in names:
         short = name.removeprefix(top)
-        if name.startswith(top) and allowed(short, policy.files.patterns):
+        if name.startswith(top) and allowed(short, patterns):
             wanted[name] = short
     return wanted
 
@@ -128,9 +130,11 @@ def _find_notebook(names, load, policy):
     if len(found) == 1:
         return found[0]
     found.sort(key=lambda name: name.count("/"))
+    template = json.loads((ROOT / policy.files.notebook).read_text(encoding="utf-8"))
+    known = {code_hash("".join(cell["source"])) for cell in template["cells"]}
     likeness = {}
     for name, content in load({name: name for name in found[:MOST_NOTEBOOKS]}).items():
-        likeness[name] = _likeness(content, policy)
+        likeness[name] = _likeness(content, known)
     best = max(likeness.values())
     likest = [name for name, value in likeness.items() if value == best]
     if len(likest) > 1:
@@ -141,10 +145,8 @@ def _find_notebook(names, load, policy):
     return likest[0]
 
 
-def _likeness(content, policy):
-    """How many code cells of a notebook, in bytes, are also the template's."""
-    template = json.loads((ROOT / policy.files.notebook).read_text(encoding="utf-8"))
-    known = {code_hash("".join(cell["source"])) for cell in template["cells"]}
+def _likeness(content, known):
+    """How many cells of a notebook, in bytes, are also the template's, by their `known` hashes."""
     try:
         cells = json.loads(content)["cells"]
         return sum(code_hash("".join(cell["source"])) in known for cell in cells)

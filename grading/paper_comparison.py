@@ -73,14 +73,17 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
     texts = read_texts(rebuilt)
     words = page_words(handed_in)
     rebuilt_words = page_words(rebuilt)
+    of_any_layout = [
+        *compare_content(handed_in, rebuilt),
+        *paper_numbers.check_numbers(texts, explanations, claims),
+        *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
+    ]
     if is_other_layout(handed_in, rebuilt):
         return [
             *paper_numbers.check_other_layout(
                 words, notebook, explanations, claims, rebuilt_words
             ),
-            *compare_content(handed_in, rebuilt),
-            *paper_numbers.check_numbers(texts, explanations, claims),
-            *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
+            *of_any_layout,
         ]
     about = read_about(handed_in)
     rewritten = _rewritten(about.producer, words, rebuilt_words)
@@ -93,11 +96,9 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
             fault.verdict = "implausible"
     findings = [
         *(rewritten or compare_words(words, rebuilt_words)),
-        *compare_content(handed_in, rebuilt),
         *_uncompared_pages(about),
         *faults,
-        *paper_numbers.check_numbers(texts, explanations, claims),
-        *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
+        *of_any_layout,
     ]
     if all(finding.verdict == "noted" for finding in findings):
         message = "the paper is what the notebook makes, as text and as pictures"

@@ -68,6 +68,10 @@ class PaperNumber:
     decimals: int
     is_percent: bool
 
+    def may_be(self, value):
+        """Whether a value is written as this number once it is rounded."""
+        return abs(value - self.value) <= 0.501 * 10.0**-self.decimals
+
 
 @dataclass
 class Explanation:
@@ -279,8 +283,9 @@ def _spoken_numbers(sentence):
 def check_numbers(texts, explanations, claims):
     """Findings on numbers in the paper that nothing explains, and on pictures.
 
-    In outputs of cells and in figures only shares in per cent need an explanation; in text typed
-    by hand also numbers with decimals and large ones in a sentence about a result.
+    In outputs of cells only shares in per cent need an explanation, in figures also what may be an
+    accuracy, in text typed by hand also numbers with decimals and large ones. Those that do not
+    read like a result, and pictures, are noted.
 
     Args:
         texts: [place, kind, text] of all that the paper says.
@@ -379,7 +384,7 @@ def check_other_layout(words, notebook, explanations, claims, rebuilt_words=()):
     numbers = [
         number for number in find_numbers(text) if number.is_percent or number.decimals >= 2
     ]
-    foreign = [number.written for number in numbers if not _is_near(number, known)]
+    foreign = [number.written for number in numbers if not any(map(number.may_be, known))]
     if foreign:
         shown = ", ".join(list(dict.fromkeys(foreign))[:8])
         message = f"{what} and says {shown}, which the notebook does not"
@@ -416,8 +421,10 @@ def all_text(notebook):
 
 
 def _needs_explanation(number, kind):
-    if number.is_percent or kind == "names":
-        return number.is_percent and kind != "names"
+    if kind == "names":
+        return False
+    if number.is_percent:
+        return True
     if kind == "figure":
         return number.decimals >= 2 and 50 <= number.value <= 100
     if kind != "typed" or (number.decimals == 0 and number.value < LARGE):
@@ -447,21 +454,14 @@ def _is_tick(number, numbers):
 
 def _is_explained(number, known, sentence):
     """Whether one of the known Explanations belongs to a number and its sentence or row."""
-    rounding = 0.501 * 10.0**-number.decimals
     for explanation in known:
-        if abs(abs(explanation.value) - number.value) > rounding:
+        if not number.may_be(abs(explanation.value)):
             continue
         if number.is_percent and not explanation.is_share:
             continue
         if not explanation.words or re.search(explanation.words, sentence, re.IGNORECASE):
             return True
     return False
-
-
-def _is_near(number, values):
-    """Whether one of some values, a list of floats, is written as this number."""
-    rounding = 0.501 * 10.0**-number.decimals
-    return any(abs(value - number.value) <= rounding for value in values)
 
 
 def check_pages(pages, texts, explanations):

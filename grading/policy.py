@@ -376,7 +376,7 @@ def _check_values(policy, place):
         raise SchemaError(f"{where} is {first_loss}; expected [lowest, highest]")
     if not policy.images.classes:
         raise SchemaError(f"{place.inside('images').inside('classes')} is empty")
-    for table in ("archive", "sandbox", "verdict"):
+    for table in ("archive", "sandbox", "verdict", "similarity"):
         for name, value in dataclasses.asdict(getattr(policy, table)).items():
             if value <= 0:
                 where = place.inside(table).inside(name)
@@ -390,7 +390,7 @@ def known_names(policy):
     """Names of the claims and checks that a verdict may have: a list of strings."""
     classes = [f"class_accuracy/{name}" for name in policy.images.classes]
     own = [name for name in (*policy.required, *policy.claims) if "*" not in name]
-    return [*CLAIMS, *classes, *own, *CHECKS, *FAULT_CHECKS]
+    return list(dict.fromkeys([*CLAIMS, *classes, *own, *CHECKS, *FAULT_CHECKS]))
 
 
 def check_points(points, known, place):
@@ -444,8 +444,6 @@ def _check_similarity(bounds, place):
         highest = math.inf
         if name in ("weight_cosine", "shared_mistakes", "shared_code"):
             highest = 1
-        if value <= 0:
-            raise SchemaError(f"{place.inside(name)} is {value}; expected a number above 0")
         _check_range(value, highest, place.inside(name))
 
 

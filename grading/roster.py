@@ -7,6 +7,7 @@ nobody, or two people, is reported and never guessed.
 
 import csv
 import datetime
+import functools
 import io
 import re
 import unicodedata
@@ -362,11 +363,16 @@ def match_authors(authors, roster, whose):
     return Match(None, f"neither a name of its file nor {whose} number or e-mail is in the roster")
 
 
+@functools.cache
+def _read_metadata(metadata):
+    """The content of Gradescope's file, which is read once for all submissions."""
+    return yaml.load(metadata.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
+
+
 def gradescope_match(metadata, folder, roster, deadline):
     """The Match of a submission by the submitters in Gradescope's file `metadata`."""
     try:
-        listed = yaml.load(metadata.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
-        entry = listed[folder]
+        entry = _read_metadata(metadata)[folder]
         people = [
             Author(
                 student_number=str(person.get(":sid") or ""), email=str(person.get(":email") or "")

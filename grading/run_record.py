@@ -8,11 +8,10 @@ import base64
 import contextlib
 import difflib
 import hashlib
-import re
 from dataclasses import dataclass
 
 from grading.archive import allowed
-from grading.cell_code import code_key, hashes_without_comments
+from grading.cell_code import FIGURE_LABEL, code_key, hashes_without_comments
 from grading.findings import Finding, join_names
 from grading.schema import Place, SchemaError, read_table
 from report.freshness import (
@@ -25,7 +24,6 @@ from report.freshness import (
 )
 from training.runs import WEIGHTS
 
-LABEL = re.compile(r"(?m)^#\| label: (fig-\S+)")
 NOT_RUN = (
     "the notebook was not run to its end: its last cell, ledger.write(), shows no record of a run"
 )
@@ -107,11 +105,7 @@ def _compare_cells(notebook, recorded, template):
             group = _changed_how(cells[name], old, cells, name, recorded, originals)
             groups[group].append(name)
         removed += old
-    findings = []
-    for group, (verdict, sentence) in CELL_SENTENCES.items():
-        if groups[group]:
-            message = sentence.format(join_names(groups[group]))
-            findings.append(Finding("files", verdict, message))
+    findings = _grouped_findings(groups, CELL_SENTENCES)
     again = [value for value in removed if value in hashes]
     if again:
         message = "the notebook's cells were not run once each from top to bottom"
@@ -142,6 +136,21 @@ CELL_SENTENCES = {
     ),
     "added": ("unverified", "{} was added after the notebook was run, and shows something"),
 }
+
+
+def _grouped_findings(groups, sentences):
+    """A Finding for each group that has names.
+
+    Args:
+        groups: group -> names.
+        sentences: group -> (verdict, sentence with a place for the names).
+    """
+    findings = []
+    for group, (verdict, sentence) in sentences.items():
+        if groups[group]:
+            message = sentence.format(join_names(groups[group]))
+            findings.append(Finding("files", verdict, message))
+    return findings
 
 
 def _template_hashes(template):
@@ -195,11 +204,7 @@ def _compare_files(submission, recorded, policy):
             groups["missing run" if is_run else "missing"].append(name)
         elif expected not in _hashes_by_line_end(submission.bytes(name)):
             groups["changed run" if is_run else "changed"].append(name)
-    for group, (verdict, sentence) in FILE_SENTENCES.items():
-        if groups[group]:
-            message = sentence.format(join_names(groups[group]))
-            findings.append(Finding("files", verdict, message))
-    return findings
+    return findings + _grouped_findings(groups, FILE_SENTENCES)
 
 
 FILE_SENTENCES = {
@@ -309,7 +314,7 @@ def _variants(text):
 
 def _has_recorded_figure(cell, recorded):
     """Whether the run has drawn a figure of the cell's label."""
-    label = LABEL.search(cell.source)
+    label = FIGURE_LABEL.search(cell.source)
     return bool(label) and any(
         name.startswith(f"figures/{label[1]}.") for name in recorded.files
     )

@@ -121,14 +121,13 @@ def evaluate_network():
 
 
 def render_pages(pdf):
-    """A PDF's pages as pictures (PPM), its text, in which form feeds divide pages, its content."""
+    """A PDF's pages as pictures (PPM), and its text, in which form feeds divide pages."""
     folder = Path("/tmp/pages")
     folder.mkdir()
     picture_limits = ["-l", str(MOST_PICTURES), "-scale-to", str(LONGER_SIDE)]
     run(["pdftoppm", *picture_limits, pdf, folder / "page"])
     run(["pdftotext", "-l", str(MOST_PAGES), "-enc", "UTF-8", pdf, folder / "text.txt"])
-    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-    return files | {"content.json": json.dumps(unusual_content(pdf)).encode()}
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 # What a PDF may have that acts on its reader's machine: entry or kind of an action -> its name
@@ -155,7 +154,7 @@ OFF_SCREEN = 2 | 32
 
 
 def unusual_content(pdf):
-    """What a PDF has that no paper needs, a sorted list of phrases.
+    """What a PDF has that no paper needs, a sorted list of phrases as JSON.
 
     Among it are actions, attached files, layers and comments.
     """
@@ -169,7 +168,7 @@ def unusual_content(pdf):
             found.update(unusual_entry(dictionary))
     except Exception:  # whatever a damaged or encrypted file makes pypdf raise
         found.add("parts that this program cannot read")
-    return sorted(found)
+    return json.dumps(sorted(found)).encode()
 
 
 def unusual_entry(dictionary):
@@ -215,7 +214,7 @@ def render_handed_in():
     return {
         **render_pages(pdf),
         "about.json": json.dumps(about).encode(),
-        "content.json": json.dumps(unusual_content(HERE / "paper.pdf")).encode(),
+        "content.json": unusual_content(HERE / "paper.pdf"),
     }
 
 
@@ -297,6 +296,7 @@ def build_paper():
     exporter = PaperExporter(check_freshness=False)  # the caller has checked the archive itself
     pdf, _ = exporter.from_notebook_node(notebook, resources)
     Path("/tmp/paper.pdf").write_bytes(pdf)
+    results["content.json"] = unusual_content("/tmp/paper.pdf")
     return results | render_pages("/tmp/paper.pdf")
 
 

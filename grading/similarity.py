@@ -34,7 +34,6 @@ IGNORED_TOKENS = (
 )
 SUFFIX = ".work"  # of the file beside a stored verdict
 NOTHING = torch.zeros(0)
-STORED_RUN = "its run is also the one that this project has stored"
 HONESTLY = (
     "the same notebook with the same seed on the same kind of device gives equal runs honestly, "
     "so ask, and do not accuse"
@@ -257,7 +256,7 @@ def compare_code(work, other, bounds):
     return [f"{100 * share:.0f} % of the code that is not the assignment's is the same"]
 
 
-def find_similar(works, bounds, stored=None):
+def find_similar(works, bounds, stored=None, told=()):
     """Sentences on what each submission shares with others: name -> list of sentences.
 
     Args:
@@ -265,6 +264,7 @@ def find_similar(works, bounds, stored=None):
         bounds: the policy's Similarity.
         stored: the Work of the run that this project itself has stored, or None. Submissions that
             hand it in are told so once; their runs are not compared with each other.
+        told: names of submissions of which another finding says that they hand it in.
     """
     works = without_common_code(works)
     with_stored = {}
@@ -284,10 +284,11 @@ def find_similar(works, bounds, stored=None):
                 others_of[other].setdefault(text, []).append(name)
     sentences = {name: [] for name in works}
     for name, shared in others_of.items():
-        if with_stored.get(name):
+        if with_stored.get(name) and name not in told:
             text = ", and ".join(with_stored[name])
             sentences[name].append(
-                f"{STORED_RUN} ({text}): ask whether the notebook trained it or loaded it"
+                f"its run is also the one that this project has stored ({text}): ask whether the "
+                "notebook trained it or loaded it"
             )
         for text, others in shared.items():
             sentences[name].append(f"shared with {join_names(others)}: {text}; {HONESTLY}")

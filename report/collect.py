@@ -309,9 +309,7 @@ class Collector:
                 "leaves it out)",
                 name,
             )
-        self.add_body(
-            new_element("body", new_element("printed-text", Latex(printed.write(lines)))), name
-        )
+        self.add_body(new_element("body", Latex(printed.write(lines))), name)
 
     def read_output(self, data, kind, options, shown, name):
         """Add an output to the paper, or to what the cell's float shows."""
@@ -352,7 +350,7 @@ class Collector:
 
     def read_table(self, data, kind, options, shown, name):
         """Add a table to the paper, or make it the cell's labelled table."""
-        table, caption = parse_html(data.get("text/html", "")), ""
+        caption = ""
         if kind == Kind.LATEX_TABLE:
             formulas.check(data["text/latex"], name)
             if not formulas.braces_pair(data["text/latex"]):
@@ -363,8 +361,10 @@ class Collector:
             except PaperError as fault:
                 self.paper.note_fault(fault, name)
                 return
-        elif not table.find("table"):
-            return
+        else:
+            table = parse_html(data["text/html"])
+            if not table.find("table"):
+                return
         if options.kind == "table":
             shown.tables.append((table, caption))
         else:

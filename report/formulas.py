@@ -2,7 +2,7 @@
 
 import re
 
-from report.tables import BRACED, split
+from report.tables import BRACED, split, tokens
 from tools.errors import PaperError
 
 OWN = "nb"  # begins the names of a notebook's own commands: TeX has many short ones
@@ -105,6 +105,7 @@ ACCENTS = (
 )
 BEFORE_COMMAND = re.compile(rf"(?:(?<!\\)[\^_]|\\(?:{ACCENTS})(?![A-Za-z]))\s*(?=\\[A-Za-z])")
 COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
+OPTION = re.compile(r"\s*\[[^]]*\]")
 # fonts that hold until the end of a group
 OLD_FONTS = {
     "bf": "mathbf",
@@ -121,8 +122,7 @@ OLD_FONT = re.compile(rf"\\({'|'.join(OLD_FONTS)})(?![A-Za-z])")
 IN_TEXT = re.compile(r"\\(?:text[a-z]*|mbox|hbox)\s*\{[^{}]*\Z")
 LAST_BREAKS = re.compile(
     r"(?:\\\\\s*(?:\[[^]]*\]\s*)?)+"
-    r"(?=\Z|\\end\{(?:align|aligned|alignat|alignedat|flalign|gather|gathered|multline|eqnarray|split"
-    r"|equation)\*?\})"
+    rf"(?=\Z|\\end\{{(?:{DISPLAYS}|aligned|alignedat|gathered|split)\*?\}})"
 )
 DEFINITION = re.compile(f"{NEW_COMMAND}|{DEF}|{OPERATOR}")
 
@@ -264,7 +264,7 @@ def _end_of_argument(formula, start):
     if command := COMMAND.match(formula, start):
         end = command.end()
         for _ in range(ARGUMENTS.get(command[1], 0)):
-            if option := re.compile(r"\s*\[[^]]*\]").match(formula, end):
+            if option := OPTION.match(formula, end):
                 end = option.end()
             end = _end_of_argument(formula, end)
         return end
@@ -275,15 +275,9 @@ def _end_of_argument(formula, start):
 
 def _end_of_group(formula, start, separators=()):
     """Where the group around a position ends, or the cell if there are separators of cells."""
-    depth = 0
-    for found in re.finditer(r"\\begin\b|\\end\b|\\\\|\\.|[{}&]", formula[start:], re.S):
-        token = found[0]
-        if depth == 0 and (token in separators or token in ("}", "\\end")):
-            return start + found.start()
-        if token in ("{", "\\begin"):
-            depth += 1
-        elif token in ("}", "\\end"):
-            depth -= 1
+    for found, depth in tokens(formula, start):
+        if depth == 0 and found[0] in (*separators, "}", "\\end"):
+            return found.start()
     return len(formula)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from report.bibliography import read_bibliography
 
+CELL = re.compile(r"(?m)^ *% cell (\d+)$")  # where the LaTeX of a cell begins
 MOST_POINTS = 20  # that something may stick out of its column or page
 FONT_PACKAGES = (
     "Debian: fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for other scripts, "
@@ -44,7 +45,7 @@ class LatexRun:
 
 def cell_of(before, names):
     """What messages call the cell, by the LaTeX before a position; `names` has one for each."""
-    numbers = re.findall(r"^ *% cell (\d+)$", before, re.M)
+    numbers = CELL.findall(before)
     if not numbers:
         return "the title block"
     return names[int(numbers[-1]) - 1]
@@ -194,7 +195,7 @@ def _too_high(run):
 def _undefined(run):
     """Warnings about labels, and glyphs whose number the log does not give."""
     expression = r"Missing character: [^:;!]*|Warning: .*(?:undefined on|multiply defined).*"
-    return [f"{warning.strip()}" for warning in dict.fromkeys(re.findall(expression, run.log))]
+    return [warning.strip() for warning in dict.fromkeys(re.findall(expression, run.log))]
 
 
 # The first fault is often the cause of those behind it.

@@ -338,7 +338,6 @@ BLOCKS = {
     "paper-figure": write_figure,
     "paper-table": write_table,
     "pre": write_paragraph_of_code,
-    "printed-text": write_blocks,
     "ul": write_list,
 }
 BLOCK_NAMES = list(BLOCKS)

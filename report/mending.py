@@ -3,10 +3,10 @@
 import itertools
 import re
 
-from report.latex_log import cell_of
+from report.formulas import DISPLAYS
+from report.latex_log import CELL, cell_of
 from report.latex_writer import write_code_words
 
-DISPLAYS = "equation|align|alignat|flalign|gather|multline|eqnarray"
 FORMULA = re.compile(
     r"\\fitdisplay\{.*?\}\{%\n\\begin\{(?P<fitted>\w+\*?)\}.*?\\end\{(?P=fitted)\}\}"
     rf"|\\begin\{{(?P<display>(?:{DISPLAYS})\*?)\}}.*?\\end\{{(?P=display)\}}"
@@ -16,7 +16,6 @@ FORMULA = re.compile(
 )
 INLINE = re.compile(r"(?<!\\)\\\((.*?)(?<!\\)\\\)", re.DOTALL)
 LONG = 25  # letters of a formula that may be too wide for its line
-CELL = re.compile(r"(?m)^ *% cell \d+$")
 START = "\\maketitle"  # of the body
 END = "% Add a bibliography"
 
@@ -37,10 +36,9 @@ def leave_out(latex, errors, names):
     sentences = []
     for error in errors:
         position = _position(latex, error)
-        reason = f"{error.message} {error.read[-30:]}".strip()
-        inside = [span for span in changes if span[0] <= position <= span[1]]
-        if inside:
+        if any(start <= position <= end for start, end in changes):
             continue
+        reason = f"{error.message} {error.read[-30:]}".strip()
         formula = next((each for each in formulas if each.start() < position <= each.end()), None)
         cell = cell_of(latex[:position], names)
         if formula:

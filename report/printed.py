@@ -8,12 +8,12 @@ installers' messages, progress bars and the names of Python objects are no resul
 import re
 import unicodedata
 
+from report.geometry import COLUMN_POINTS
 from report.latex_text import escape_code
 
 MOST_LINES = 20  # of a text that is set whole
 KEPT_LINES = 10  # of one that is longer
 MOST_LINES_ASKED = 500  # of one that the author wants whole
-WIDTH = 232  # of a column, in points
 LETTER = 0.525  # width of a letter, as a part of the size of the print
 SIZES = (8, 5.6)  # the largest and the smallest print for aligned text, in points
 WRAPPED = 7  # print of lines that are longer still
@@ -103,10 +103,10 @@ def shorten(lines, is_log, is_whole=False):
 def write(lines):
     """The LaTeX of printed lines; those that are too long for a column are continued."""
     longest = max(map(_columns, lines), default=1)
-    size = min(SIZES[0], WIDTH / (LETTER * max(1, longest)))
+    size = min(SIZES[0], COLUMN_POINTS / (LETTER * max(1, longest)))
     if size < SIZES[1]:
         size = WRAPPED
-        most = int(WIDTH / (LETTER * size))
+        most = int(COLUMN_POINTS / (LETTER * size))
         lines = [part for line in lines for part in _wrap(line, most)]
     text = "\\\\\n".join(escape_code(line.replace(" ", "\u00a0")) or "~" for line in lines)
     return f"\\begin{{printed}}{{{size:.1f}}}\n{text}\n\\end{{printed}}"

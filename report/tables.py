@@ -5,6 +5,7 @@ text wrapped. The print is never smaller than 7 pt. A table higher than a column
 one wider than the page is cut into blocks of columns that stand under each other.
 """
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ BREAK = "\u200b"  # in what a reader sees, where a long word may be broken
 SIDES = {"l": "raggedright", "c": "centering", "r": "raggedleft"}
 COLUMN_TYPES = {"c": "c", "r": "r", "S": "r"}  # others are text, on the left
 
+TOKEN = re.compile(r"\\begin\b|\\end\b|\\\\|\\.|[{}&]", re.DOTALL)
 BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*\}"
 RULE = re.compile(
     r"\s*\\(?:toprule|midrule|bottomrule|hline|cline|cmidrule|addlinespace)"
@@ -135,11 +137,6 @@ class Table:
             return layout
         return None
 
-    def equal_widths(self, room):
-        """A Layout of columns that are equally wide, whatever stands in them."""
-        count = len(self.aligns)
-        return Layout(min(PRINT_SIZES), room == PAGE_POINTS, [room / count - GAP] * count)
-
     def latex(self, caption="", label="", wide=False):
         """The table as LaTeX: a float if it has a label or is large, otherwise in its place."""
         table = self.shortened()
@@ -152,12 +149,15 @@ class Table:
         pieces = table.cut(layout)
         is_cut = len(pieces) > 1
         tabulars = [table.tabular(piece, layout, is_cut) for piece in pieces]
-        if not label and not layout.spans_page and not is_cut:
-            return f"\\begin{{center}}\n{tabulars[0]}\\end{{center}}"
         return self.floats(tabulars, layout.spans_page, caption, label)
 
     def floats(self, contents, spans_page, caption, label):
-        """Floats of LaTeX, one for each content, that together are this table."""
+        """Floats of LaTeX, one for each content, that together are this table.
+
+        A single content without a label stands in its place if it fits the column.
+        """
+        if not label and not spans_page and len(contents) == 1:
+            return f"\\begin{{center}}\n{contents[0]}\\end{{center}}"
         if not label and self.remark:
             self.remark(
                 "a table without a label is too large for its place and stands at the top of a "
@@ -196,16 +196,14 @@ class Table:
         height = 0
         for block, layout in zip(blocks, fitting):
             pieces = block.cut(layout)
+            needed = block.height(layout) / len(pieces)
             for piece in pieces:
-                needed = block.height(layout) / len(pieces)
                 if height + needed > COLUMN_HEIGHT and stacks[-1]:
                     stacks.append([])
                     height = 0
                 stacks[-1].append(block.tabular(piece, layout, len(pieces) > 1))
                 height += needed
         contents = ["\\par\\medskip\n".join(stack) for stack in stacks]
-        if not label and room == COLUMN_POINTS and len(contents) == 1:
-            return f"\\begin{{center}}\n{contents[0]}\\end{{center}}"
         return self.floats(contents, room == PAGE_POINTS, caption, label)
 
     def height(self, layout):
@@ -364,6 +362,7 @@ def _narrowed(cell, span):
     return Cell(latex, cell.row_span, span)
 
 
+@functools.cache  # a table's layout asks for the same cells again and again
 def visible(latex):
     """Roughly the letters that a reader sees, for each line of a cell."""
     commands = r"\\(?:cellcolor|color|textcolor|multirow|multicolumn|href|includegraphics)"
@@ -383,17 +382,26 @@ def split(text, separator):
         separator: & or two backslashes.
     """
     parts = []
-    depth = 0
     start = 0
-    for found in re.finditer(r"\\begin\b|\\end\b|\\\\|\\.|[{}&]", text):
+    for found, depth in tokens(text):
+        if found[0] == separator and depth == 0:
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return [*parts, text[start:]]
+
+
+def tokens(text, start=0):
+    """Yield what divides or encloses cells in LaTeX from a position on: a match and its depth.
+
+    The depth is that before the match: the number of braces and environments around it.
+    """
+    depth = 0
+    for found in TOKEN.finditer(text, start):
+        yield found, depth
         if found[0] in ("{", "\\begin"):
             depth += 1
         elif found[0] in ("}", "\\end"):
             depth -= 1
-        elif found[0] == separator and depth == 0:
-            parts.append(text[start : found.start()])
-            start = found.end()
-    return [*parts, text[start:]]
 
 
 def from_latex(text, name):

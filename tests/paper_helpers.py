@@ -27,7 +27,6 @@ HOSTILE = r"\ % $ # & _ { } ~ ^ \input{/etc/passwd} \write18{id}"
 
 def figure_pdf(width=3.3):
     """The same bytes whatever style another test of this process has set."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     buffer = io.BytesIO()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from forgeries import pack
 from helpers import POLICY, RUN, needs_weights, tiny
 
-from grading import grade, judges, similarity, verify
+from grading import grade, similarity, verify
 from grading.findings import Finding, Verdict
 from grading.policy import Deadline
 from grading.roster import Author
@@ -68,7 +69,7 @@ def judge_all(jobs, workers, seconds):
     for job in jobs:
         verdict = verdict_of(job.name)
         verify.write_report(verdict, job.report, seconds=1.0)
-        done = judges.Finished(verdict.code, "")
+        done = subprocess.CompletedProcess([], verdict.code, stderr=b"")
         verdicts[job.name] = grade.finish_job(job, done)
     return verdicts, False
 
