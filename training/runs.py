@@ -329,8 +329,8 @@ def _snapshot_taker(model, data, runs, config, snapshots):
 def finish(model, data, folder, name, config, progress):
     """Write the files of a finished run and return the Run; run.json comes last.
 
-    Tensors with two or more dimensions are rounded to half precision and loaded into `model`, so
-    that the stored weights are what is evaluated. predictions.safetensors holds, for the test
+    Floats of two or more dimensions are rounded to half precision and loaded into `model`, so that
+    the stored weights are what is evaluated. predictions.safetensors holds, for the test
     images, uint8 (N,): `labels`; `predicted`, the classes predicted; `predicted_with_mirrored`, the
     same with flip test-time augmentation. Also `train_losses`, float32 (5,000,): the cross-entropy
     of each of the first training images.
@@ -366,10 +366,10 @@ def finish(model, data, folder, name, config, progress):
 
 
 def _released_weights(model):
-    """The network's state on the CPU, filters and matrices in half precision."""
+    """The network's state on the CPU, floats of two or more dimensions in half precision."""
     weights = {}
     for name, value in model.state_dict().items():
-        if value.ndim > 1:
+        if value.ndim > 1 and value.is_floating_point():
             value = value.half()
         weights[name] = value.cpu().clone(memory_format=torch.contiguous_format)
     return weights
