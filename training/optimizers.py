@@ -59,6 +59,8 @@ class DecoupledSGD(torch.optim.SGD):
 
     def __init__(self, groups, momentum):
         super().__init__(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+        first = next(p for group in self.param_groups for p in group["params"])
+        self.found_inf = torch.zeros((), device=first.device)
 
     @torch.no_grad()
     def step(self, closure=None):
