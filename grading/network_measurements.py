@@ -93,6 +93,8 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
             computed = evaluate_template(weights, test_views(data, probes), normalisations)
     except sandbox.SandboxError as error:
         message = f"the network's changed definitions did not run in the sandbox: {error}"
+        if "NameError" in message:
+            message += " (tag the cell that defines it `definition`)"
         report.findings.append(Finding("definitions", "unverified", message))
         return report
     except SubmissionError as error:
