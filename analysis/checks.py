@@ -17,7 +17,7 @@ class Checks:
         Args:
             what: what is checked, in words.
             expected: a value, or words.
-            found: a value, or words.
+            found: a value, or words; strings in a list get a line each where the check fails.
             holds: whether the check holds; None compares `expected` with `found`.
         """
         line = f"{what}: expected {expected}, found {found}"
@@ -26,6 +26,8 @@ class Checks:
         if holds is None:
             holds = expected == found
         if not holds:
+            if isinstance(found, list) and found and isinstance(found[0], str):
+                line = f"{what}: expected {expected}, found" + "".join(f"\n    {x}" for x in found)
             self.failed.append(line)
 
     def finish(self):

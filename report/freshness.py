@@ -264,10 +264,7 @@ def _changed_code(cells, recorded, failed):
     if changed:
         yield f"{', '.join(changed)} changed since the notebook was run"
     elif _last_of_each(hashes[name] for name in until_ledger) != recorded:
-        yield (
-            "the notebook's cells were not run once each from top to bottom: restart the kernel, "
-            "then run all of them (finished training is loaded)"
-        )
+        yield "the notebook's cells were not run once each from top to bottom"
 
 
 def _last_of_each(values):
