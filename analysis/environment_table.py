@@ -63,14 +63,15 @@ def describe_run(run, names):
     """Return the name of a run's group, or the run that it starts from by `names`, key -> name."""
     start = names.get(run.info["config"]["start"])
     what = f"epochs from {start}" if start else group_name(run.name)
-    if run.info["choices"].get("engine") != ENGINE:
+    if any(entry.get("engine") != ENGINE for entry in run.environments):
         what += " *"
     return what
 
 
 def describe_machine(run):
-    """Return the machine that made a run, a string."""
-    return f"{run.info['choices']['device']}, {run.info['choices']['threads']} threads"
+    """Return the machines that made a run, a string; mostly it is one."""
+    machines = [f"{entry['device']}, {entry['threads']} threads" for entry in run.environments]
+    return ", then ".join(dict.fromkeys(machines))
 
 
 def describe_versions(run):

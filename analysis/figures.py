@@ -2,13 +2,17 @@
 
 Figures are drawn in the size in which the paper sets them, so that 8 pt are 8 pt, in its font.
 """
+import copy
 import logging
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from torch import nn
 
 from analysis import run_statistics
 from report.geometry import COLUMN_INCHES, PAGE_INCHES
+from tools.errors import SubmissionError
 
 STYLE = {
     "font.family": ["cmr10", "DejaVu Sans"],
@@ -44,7 +48,8 @@ COLOURS = (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")  # of lines that a
 # Where the parts of a block are drawn: heights of the text boxes from top to bottom, and the
 # distance of the shortcut from the branch.
 INPUT_HEIGHT = 5.1
-BRANCH_HEIGHTS = (4.0, 2.7, 1.4)
+FIRST_HEIGHT = 4.0  # of the branch's convolutions
+LAST_HEIGHT = 1.4
 SHORTCUT_HEIGHT = 2.6
 SUM_HEIGHT = 0.25
 OUTPUT_HEIGHT = -0.62
@@ -52,43 +57,86 @@ SHORTCUT_X = 1.85
 
 
 def plot_residual_blocks(*blocks):
-    """Draw flow charts of residual blocks, side by side, read from the modules `blocks`."""
+    """Draw flow charts of residual blocks, side by side, read from the modules `blocks`.
+
+    What follows a convolution is what the block runs after it, found by running the block.
+    """
     figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN_INCHES, 2.6))
-    for axes, block in zip(panels, blocks):
+    for axes, block in zip(np.atleast_1d(panels), blocks):
         axes.set(xlim=(-0.95, 2.65), ylim=(-0.75, 5.3))
         axes.axis("off")
-        _draw_branch(axes, block)
+        branch, after_sum = _read_branch(block)
+        _draw_branch(axes, branch)
         _draw_shortcut(axes, block)
         _draw_box(axes, 0, SUM_HEIGHT, "+", "#f7e3c8")
         _draw_arrow(axes, (0, 0.05), (0, -0.4))
-        text = f"ReLU, {block.conv3.out_channels} channels"
+        last, _ = branch[-1]
+        text = ", ".join([*after_sum, f"{last.out_channels} channels"])
         _draw_box(axes, 0, OUTPUT_HEIGHT, text, "none")
     return figure
 
 
-def _draw_branch(axes, block):
-    """Draw the input and the three convolutions of a block, down to its addition."""
-    _draw_box(axes, 0, INPUT_HEIGHT, f"{block.conv1.in_channels} channels", "none")
-    convolutions = (block.conv1, block.conv2, block.conv3)
-    followers = ("BN, ReLU", "BN, ReLU", "BN")
-    for convolution, follower, height in zip(convolutions, followers, BRANCH_HEIGHTS):
-        _draw_arrow(axes, (0, height + 0.92), (0, height + 0.36))
-        text = f"{_describe_convolution(convolution)}\n{follower}"
-        _draw_box(axes, 0, height, text, "#dbe9f6")
-    _draw_arrow(axes, (0, 1.02), (0, 0.43))
+def _read_branch(block):
+    """Return the convolutions of a block's branch, and names of what it runs after the addition.
+
+    The first is a list of tuples: a convolution and a list with the names of what follows it. What
+    follows the last one and is no batch normalisation counts as run after the addition.
+    """
+    block = copy.deepcopy(block).eval()
+    shortcut = getattr(block, "shortcut", nn.Identity())
+    outside = set(shortcut.modules())
+    parts = [part for part in block.modules() if part not in outside and not list(part.children())]
+    order = []
+    for part in parts:
+        part.register_forward_hook(lambda part, inputs, output: order.append(part))
+    channels = [part.in_channels for part in parts if isinstance(part, nn.Conv2d)]
+    if channels:
+        with torch.no_grad():
+            block(torch.zeros(1, channels[0], 8, 8))
+    branch = []
+    for part in order:
+        if isinstance(part, nn.Conv2d):
+            branch.append((part, []))
+        elif branch:
+            branch[-1][1].append("BN" if isinstance(part, nn.BatchNorm2d) else type(part).__name__)
+    if not branch:
+        raise SubmissionError(f"{type(block).__name__} runs no nn.Conv2d that could be drawn")
+    last, followers = branch[-1]
+    branch[-1] = last, [name for name in followers if name == "BN"]
+    return branch, [name for name in followers if name != "BN"]
+
+
+def _draw_branch(axes, branch):
+    """Draw the input and the convolutions of a block, down to its addition."""
+    first, _ = branch[0]
+    _draw_box(axes, 0, INPUT_HEIGHT, f"{first.in_channels} channels", "none")
+    heights = np.linspace(FIRST_HEIGHT, LAST_HEIGHT, len(branch))
+    start = INPUT_HEIGHT - 0.18
+    for (convolution, followers), height in zip(branch, heights):
+        _draw_arrow(axes, (0, start), (0, height + 0.36))
+        text = "\n".join([_describe_convolution(convolution), ", ".join(followers)])
+        _draw_box(axes, 0, height, text.strip(), "#dbe9f6")
+        start = height - 0.38
+    _draw_arrow(axes, (0, start), (0, 0.43))
 
 
 def _draw_shortcut(axes, block):
-    """Draw the shortcut of a block, from the input to the addition."""
+    """Draw the shortcut of a block, from the input to the addition; nothing if it has none."""
+    if not hasattr(block, "shortcut"):
+        return
     axes.plot(
         (0, SHORTCUT_X, SHORTCUT_X), (4.76, 4.76, SUM_HEIGHT), color="0.2", linewidth=0.8
     )
     _draw_arrow(axes, (SHORTCUT_X, SUM_HEIGHT), (0.2, SUM_HEIGHT))
-    text = "identity"
+    words = []
     for part in block.shortcut.modules():
-        if hasattr(part, "kernel_size"):
-            text = f"{_describe_convolution(part)}\nBN"
-    _draw_box(axes, SHORTCUT_X, SHORTCUT_HEIGHT, text, "#e8f3e1")
+        if isinstance(part, nn.Conv2d):
+            words.append(_describe_convolution(part))
+        elif isinstance(part, nn.BatchNorm2d):
+            words.append("BN")
+        elif not isinstance(part, nn.Identity) and not list(part.children()):
+            words.append(type(part).__name__)
+    _draw_box(axes, SHORTCUT_X, SHORTCUT_HEIGHT, "\n".join(words) or "identity", "#e8f3e1")
 
 
 def _draw_box(axes, x, y, text, colour):
@@ -151,6 +199,10 @@ def plot_mistakes(data, probabilities, count=10):
     wrong = (predicted != data.test_labels).nonzero().flatten()
     most_certain = confidence[wrong].argsort(descending=True, stable=True)
     wrong = wrong[most_certain][:count]
+    if not len(wrong):
+        figure = plt.figure(figsize=(PAGE_INCHES, 0.4))
+        figure.text(0.5, 0.5, "All test images are classified correctly.", ha="center", va="center")
+        return figure
     titles = []
     for i in wrong:
         predicted_class = data.classes[predicted[i]]

@@ -18,17 +18,8 @@ SPECIFICATION = [
     ("–", "average pool", "1×1"),
     ("–", "fully connected, 1024 → 10", "10"),
 ]
-# Modules that a table can hold, beside the network's own classes.
-KNOWN_MODULES = (
-    nn.Conv2d,
-    nn.BatchNorm2d,
-    nn.ReLU,
-    nn.MaxPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.Linear,
-    nn.Identity,
-    nn.Sequential,
-)
+# Modules that the table does not name, since they follow every convolution or change nothing.
+UNNAMED_MODULES = (nn.BatchNorm2d, nn.ReLU, nn.Identity, nn.Flatten)
 # Arguments of a residual block: with a projection, with the identity, and with down-sampling.
 BLOCK_KINDS = ((64, 64, 256), (256, 64, 256), (256, 64, 256, True))
 
@@ -38,24 +29,39 @@ def layer_table(net, block):
 
     The columns are layer, network (the part in words) and output: width and height behind the
     layer, or the number of logits, for an image (1, 3, 32, 32). `block` is the class of the
-    residual blocks. Raises SubmissionError if `net` has a module that the table has no words for.
+    residual blocks. A module that the assignment does not have stands there as PyTorch prints it.
     """
-    check_modules(net, block)
-    X = torch.zeros(1, 3, 32, 32)
     rows = []
-    for name, layer in net.named_children():
-        with torch.no_grad():
-            X = layer(X.flatten(1) if isinstance(layer, nn.Linear) else X)
-        rows += layer_rows(name, layer, block, output_words(X))
+    for name, layer, output in run_layers(net):
+        rows += layer_rows(name, layer, block, output_words(output))
     return pd.DataFrame(rows, columns=["layer", "network", "output"])
 
 
-def check_modules(net, block):
-    """Raise SubmissionError if `net` has a module that the table has no words for."""
-    for name, module in net.named_modules():
-        if not isinstance(module, (block, type(net), *KNOWN_MODULES)):
-            raise SubmissionError(f"the layer table has no words for {name}, {module}: add them to "
-                                  "analysis/layer_table.py")
+def run_layers(net):
+    """Return the layers of `net` in the order in which they are first run: a list of tuples.
+
+    A tuple holds the layer's name, the layer and its output for an image (1, 3, 32, 32). Layers
+    are the modules that `net` consists of, those of an nn.ModuleList one by one.
+    """
+    layers = {}
+    for name, child in net.named_children():
+        if isinstance(child, nn.ModuleList):
+            layers.update({part: f"{name}.{number}" for number, part in enumerate(child)})
+        else:
+            layers[child] = name
+    found = {}
+
+    def note_output(layer, inputs, output):
+        found.setdefault(layer, output)
+
+    hooks = [layer.register_forward_hook(note_output) for layer in layers]
+    try:
+        with torch.no_grad():
+            net(torch.zeros(1, 3, 32, 32))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(layers[layer], layer, output) for layer, output in found.items()]
 
 
 def layer_rows(name, layer, block, output):
@@ -78,6 +84,8 @@ def layer_rows(name, layer, block, output):
 
 def output_words(X):
     """Return width and height of maps (1, C, H, W), "8×8", or the number of logits (1, C)."""
+    if not isinstance(X, torch.Tensor):
+        return ""
     if X.ndim == 2:
         return str(X.shape[1])
     return "×".join(str(size) for size in X.shape[2:])
@@ -87,6 +95,8 @@ def describe(part, block):
     """Return a part of a layer in words; "" for what every layer has."""
     if isinstance(part, block):
         return describe_block(part)
+    if isinstance(part, UNNAMED_MODULES):
+        return ""
     match part:
         case nn.Conv2d():
             return f"{filter_words(part)}, stride {part.stride[0]}, padding {part.padding[0]}"
@@ -97,16 +107,36 @@ def describe(part, block):
             return "average pool"
         case nn.Linear():
             return f"fully connected, {part.in_features} → {part.out_features}"
-    return ""
+    if list(part.children()):  # a class of the student's own
+        return f"{type(part).__name__} {describe_block(part)}"
+    return str(part)
 
 
 def describe_block(block):
-    """Return the convolutions of a residual block in words, "[1×1, 64; 3×3, 64; 1×1, 256]"."""
-    convolutions = (block.conv1, block.conv2, block.conv3)
-    words = f"[{'; '.join(filter_words(convolution) for convolution in convolutions)}]"
-    if block.conv1.stride == (2, 2):
-        words += ", stride 2"
-    return words
+    """Return the convolutions of a residual block in words, "[1×1, 64; 3×3, 64; 1×1, 256]".
+
+    Modules that the assignment's block does not have follow as PyTorch prints them.
+    """
+    shortcut = set(block.shortcut.modules()) if hasattr(block, "shortcut") else set()
+    words = []
+    others = []
+    stride = 1  # of the first convolution
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            if module in shortcut:
+                continue
+            text = filter_words(module)
+            if not words:
+                stride = module.stride[0]
+            elif module.stride[0] != 1:
+                text += f", stride {module.stride[0]}"
+            words.append(text)
+        elif not isinstance(module, UNNAMED_MODULES) and not list(module.children()):
+            others.append(str(module))
+    text = f"[{'; '.join(words + others)}]"
+    if stride != 1:
+        text += f", stride {stride}"
+    return text
 
 
 def filter_words(convolution):
@@ -116,11 +146,17 @@ def filter_words(convolution):
 
 
 def unlike_specification(table):
-    """Return the rows of a layer table that the assignment's lacks, then those that it lacks."""
+    """Return how a layer table differs from the assignment's, SPECIFICATION: a list of strings.
+
+    First come the rows that the assignment's table lacks, then those that are missing here.
+    """
     rows = [tuple(row) for row in table.itertuples(index=False)]
-    added = [row for row in rows if row not in SPECIFICATION]
+    unknown = [row for row in rows if row not in SPECIFICATION]
     missing = [row for row in SPECIFICATION if row not in rows]
-    return added + missing
+    return [
+        *(f"not in the assignment: {' | '.join(row)}" for row in unknown),
+        *(f"missing: {' | '.join(row)}" for row in missing),
+    ]
 
 
 def output_sizes(net):
@@ -177,13 +213,22 @@ def block_difference(block):
     """Return the largest difference of any output between our blocks and torchvision's.
 
     `block` is the class of ours; both have the same weights, drawn with seed 0, and get the same
-    random inputs.
+    random inputs. Raises SubmissionError if torchvision's block cannot take the weights of ours.
     """
     torch.manual_seed(0)
     largest = 0.0
     for arguments in BLOCK_KINDS:
         ours = block(*arguments)
         X = torch.randn(4, arguments[0], 8, 8)
-        difference = ours(X) - torchvision_block(ours)(X)
+        try:
+            reference = torchvision_block(ours)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise SubmissionError(
+                f"{block.__name__} cannot be compared with torchvision's Bottleneck, which has "
+                f"conv1 to conv3, bn1 to bn3 and a shortcut ({reason}); name yours alike, or "
+                "leave this comparison out if your block is another one"
+            ) from error
+        difference = ours(X) - reference(X)
         largest = max(largest, difference.abs().max().item())
     return largest

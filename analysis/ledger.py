@@ -7,7 +7,13 @@ from IPython.display import display
 
 from analysis.display import shown
 from analysis.environment_table import installed_versions
-from analysis.notebook_run import OUTPUT_FOLDER, SUBMISSION, cell_name, executed_sources
+from analysis.notebook_run import (
+    OUTPUT_FOLDER,
+    SUBMISSION,
+    cell_name,
+    executed_sources,
+    failed_sources,
+)
 from analysis.run_statistics import interval_supports
 from report.freshness import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash
 from tools.errors import SubmissionError
@@ -23,7 +29,7 @@ class Claim:
 
 
 class Ledger:
-    """What a document claims: `claims` is a dict name -> Claim.
+    """What a document claims: `claims` is a dict name -> Claim, `runs` what they rest on, a list.
 
     `document` is "report" for the submission, else the name of another notebook in notebooks/.
     """
@@ -31,6 +37,7 @@ class Ledger:
     def __init__(self, document="report"):
         self.document = document
         self.claims = {}
+        self.runs = []
 
     @property
     def is_submission(self):
@@ -66,6 +73,8 @@ class Ledger:
     def _enter(self, values, unit, run):
         """Enter claims of one unit and source, a dict name -> value."""
         source = run.name if run else cell_name(self.notebook)
+        if run and run.name not in [other.name for other in self.runs]:
+            self.runs.append(run)
         for name, value in values.items():
             self.claims[name] = Claim(value, unit, source)
 
@@ -87,10 +96,11 @@ class Ledger:
             )
         return holds
 
-    def write(self, data, runs):
+    def write(self, data, runs=None):
         """Write the claims to the results file; show the hashes of all that this execution used.
 
-        `data` is a utils.Data, `runs` a list of training.Run. report/freshness.py reads the record.
+        `data` is a utils.Data, `runs` a list of training.Run, by default those that claims rest on.
+        report/freshness.py reads the record.
         """
         results = {
             "claims": {name: dataclasses.asdict(claim) for name, claim in self.claims.items()},
@@ -98,7 +108,7 @@ class Ledger:
             "environment": installed_versions(),
         }
         results = json.loads(json.dumps(results))  # as the file stores them
-        record = self.record(data, runs)
+        record = self.record(data, self.runs if runs is None else runs)
         record["results_hash"] = results_hash(results)
         text = json.dumps(results | {"code": record}, indent=1, ensure_ascii=False)
         self.results_file.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +124,7 @@ class Ledger:
             files.update({f"{folder}/{file.name}": file for file in run.files})
         record = {
             "cells": [code_hash(source) for source in executed_sources()],
+            "failed": [code_hash(source) for source in failed_sources()],
             "files": {name: file_hash(file) for name, file in files.items()},
             "standin": data.is_fallback,
             "texts": sorted(shown.text_hashes),

@@ -12,15 +12,55 @@ SUBMISSION = os.environ.get("OUTPUT") == "submission"
 OUTPUT_FOLDER = ROOT if SUBMISSION else ROOT / "build"
 
 
-def executed_sources():
-    """Return the source of each code cell executed so far, the running one last; a list.
+cell_ids = {}  # execution count -> the id of the cell, where the front end tells it
+failed_counts = set()  # execution counts of cells that ended in an error or were interrupted
 
-    The list is empty outside IPython.
+
+def note_start(info):
+    """Note the id of a cell that starts; IPython calls this."""
+    if getattr(info, "cell_id", None) and info.store_history:
+        cell_ids[get_ipython().execution_count] = info.cell_id
+
+
+def note_end(result):
+    """Note whether a cell failed; IPython calls this."""
+    if result.execution_count is not None and not result.success:
+        failed_counts.add(result.execution_count)
+
+
+def watch_cells():
+    """Have IPython call the two functions above for each cell from now on."""
+    shell = get_ipython()
+    if shell is not None:
+        shell.events.register("pre_run_cell", note_start)
+        shell.events.register("post_run_cell", note_end)
+
+
+watch_cells()
+
+
+def last_runs():
+    """Return execution counts and sources, a dict: of each cell its last run, the running one last.
+
+    A cell that was run again, after an interruption or an edit, counts once. It is known by its
+    id, or by its source where the front end tells no ids. The dict is empty outside IPython.
     """
     shell = get_ipython()
-    if shell is None:
-        return []
-    return shell.history_manager.input_hist_raw[1:]
+    sources = shell.history_manager.input_hist_raw if shell else []
+    last = {}
+    for count, source in enumerate(sources[1:], 1):
+        last[cell_ids.get(count, source)] = count
+    return {count: sources[count] for count in sorted(last.values())}
+
+
+def executed_sources():
+    """Return the sources of `last_runs`, a list."""
+    return list(last_runs().values())
+
+
+def failed_sources():
+    """Return the sources of those that failed, a list: an edited cell may stand in their place."""
+    return [source for count, source in last_runs().items() if count in failed_counts]
 
 
 def running_source():

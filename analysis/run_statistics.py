@@ -139,10 +139,10 @@ def reference_groups(group):
 
 def same_machine(run, other):
     """Return whether two runs were made on one kind of device and in one number format."""
-    machine = run.info["choices"]
-    other_machine = other.info["choices"]
-    return (machine["device"] == other_machine["device"]
-            and machine["precision"] == other_machine["precision"])
+    machines = [
+        (entry["device"], entry["precision"]) for entry in run.environments + other.environments
+    ]
+    return all(machine == machines[0] for machine in machines)
 
 
 def gain(runs, others):

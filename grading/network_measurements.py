@@ -103,6 +103,8 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
             report.add([Measurement("parameters", count, f"the weights of {name}")])
     except sandbox.SandboxError as error:
         message = f"the network's changed definitions did not run in the sandbox: {error}"
+        if "NameError" in message:
+            message += " (tag the cell that defines it `definition`)"
         report.findings.append(Finding("definitions", "unverified", message))
         return report
     except SubmissionError as error:

@@ -229,13 +229,16 @@ def _load_run(submission, name, folder):
     losses = np.array(submission.numbers(f"{folder}/losses.csv"))[:, 0]
     file = f"{folder}/run.json"
     info = submission.json(file)
+    record = read_table(RunRecord, info, Place(file))
+    earlier = record.choices.get("earlier", [])  # machines, of a run that was continued elsewhere
+    read_value(list[dict[str, object]], earlier, Place(file, ("choices", "earlier")))
     return SubmittedRun(
         folder=Path(name),
         info=info,
         history=pd.DataFrame(rows, columns=HISTORY.split(",")),
         losses=losses,
         predictions=submission.tensors(f"{folder}/predictions.safetensors"),
-        record=read_table(RunRecord, info, Place(file)),
+        record=record,
     )
 
 

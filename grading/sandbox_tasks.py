@@ -421,7 +421,7 @@ def rerun_notebook():
     shutil.copytree(HERE, "/tmp/project")
     os.chdir("/tmp/project")
     (notebook,) = map(str, Path("notebooks").glob("*.ipynb"))
-    command = [sys.executable, "-m", "tools.run_notebook", notebook, notebook]
+    command = [sys.executable, "-m", "tools.run_notebook", "--any-fonts", notebook, notebook]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = " ".join(done.stderr.split()[-40:])

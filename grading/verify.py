@@ -89,6 +89,11 @@ def judge(submission, policy, data=None, rerun=None):
     return verdict
 
 
+def show_step(words):
+    """Print what is being checked to standard error: a verdict takes minutes."""
+    print(f"{words} ...", file=sys.stderr, flush=True)
+
+
 def printable(text):
     """Text in one line without control characters, which a terminal would obey."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -119,16 +124,19 @@ def run_checks(verdict, submission, policy, data, rerun):
     notebook = documents.notebook
     verdict.authors = read_authors(notebook)
     claims = documents.claims
+    show_step("Checking files, records and the network, and building the paper again")
     with ThreadPoolExecutor(1) as pool:  # papers are rendered while numbers are checked
         handed_in = pool.submit(paper_comparison.render_handed_in, submission, notebook, policy)
         rebuilt = pool.submit(paper_comparison.render_rebuilt, submission, notebook, policy)
         runs = check_numbers(verdict, documents, data, policy)
+        show_step("Comparing the paper handed in with the one that the notebook makes")
     try:
         check_paper(verdict, documents, runs, handed_in.result(), rebuilt, policy)
     except SubmissionError as error:  # the sandbox stopped, or a file is damaged or missing
         message = f"the paper was not compared with the notebook: {error}"
         verdict.findings.append(Finding("paper", "unverified", message))
     if rerun:
+        show_step("Running the notebook again in the sandbox, which may take an hour")
         verdict.findings += check_rerun(
             submission, notebook, documents.template, claims, policy, rerun, data
         )
@@ -218,6 +226,8 @@ def check_numbers(verdict, documents, data, policy):
         if data_record:
             findings += records.check_run_data(main, data_record)
         findings += records.check_own_training(submission, main, policy)
+        if data:
+            show_step(f"Evaluating the weights on {len(data.test_labels):,} test images")
         report = network_measurements.measure_network(
             submission, documents.notebook, documents.template, runs, main, data, policy
         )

@@ -4,6 +4,7 @@ The record is an output of the ledger cell: hashes of the cells' code, of the te
 files that the run read and wrote.
 """
 
+import ast
 import base64
 import hashlib
 import json
@@ -35,8 +36,79 @@ def code_hash(source):
 
 
 def definition_cells(notebook):
-    """The cells of a notebook that are tagged `definition`, a list."""
-    return [cell for cell in notebook["cells"] if "definition" in _tags(cell)]
+    """The cells of a notebook that define the network, a list.
+
+    They are tagged `definition`. A class, function or import that these cells use, and that only a
+    cell without the tag has, counts as well: a copy of that cell with nothing but these.
+    """
+    tagged = []
+    others = {}  # position of a cell without the tag -> its imports, classes and functions
+    for number, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
+        if "definition" in _tags(cell):
+            tagged.append(source)
+        elif cell["cell_type"] == "code":
+            others[number] = _definitions_of(source)
+    wanted = _needed(tagged, others)
+    cells = []
+    for number, cell in enumerate(notebook["cells"]):
+        if number in wanted:
+            cells.append(type(cell)({**cell, "source": others[number]}))
+        elif "definition" in _tags(cell):
+            cells.append(cell)
+    return cells
+
+
+def _needed(tagged, others):
+    """Those of `others`, position -> source, that the sources `tagged` need: a set of positions."""
+    defined = {number: _names_defined(source) for number, source in others.items()}
+    known = set().union(*map(_names_defined, tagged))
+    missing = set().union(*map(_names_used, tagged)) - known
+    wanted = set()
+    while more := [n for n, names in defined.items() if n not in wanted and names & missing]:
+        wanted.update(more)
+        for number in more:
+            known |= defined[number]
+            missing |= _names_used(others[number])
+        missing -= known
+    return wanted
+
+
+def _parse(source):
+    """The syntax tree of a cell; an empty one for what is not plain Python."""
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.parse("")
+
+
+def _names_used(source):
+    names = (node for node in ast.walk(_parse(source)) if isinstance(node, ast.Name))
+    return {node.id for node in names if isinstance(node.ctx, ast.Load)}
+
+
+def _names_defined(source):
+    """Names of the classes, functions and imports at the top level of a cell."""
+    names = set()
+    for node in _parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+    return names
+
+
+def _definitions_of(source):
+    """The imports, classes and functions at the top level of a cell."""
+    kinds = ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef
+    lines = source.splitlines()
+    parts = []
+    for node in _parse(source).body:
+        if isinstance(node, kinds):
+            decorators = getattr(node, "decorator_list", [])
+            first = min([node.lineno, *(each.lineno for each in decorators)])
+            parts += lines[first - 1 : node.end_lineno]
+    return "\n".join(parts)
 
 
 def definitions_hash(notebook):
@@ -57,7 +129,8 @@ def results_hash(results):
 def record(notebook):
     """The record of a notebook's last run, {} if its ledger cell has not run.
 
-    Its entries are lists of hashes, "cells" and "texts"; "files", name -> hash; and others.
+    Its entries are lists of hashes, "cells" and "texts"; "files", name -> hash; and others. Of
+    "cells", those that failed are also in "failed".
     """
     found = {}
     for cell in notebook["cells"]:
@@ -157,7 +230,7 @@ def stale(notebook, root):
     for cell, name in zip(notebook["cells"], cell_names(notebook)):
         if cell["cell_type"] == "code" and cell["source"].strip():
             cells[name] = cell
-    yield from _changed_code(cells, last_run["cells"])
+    yield from _changed_code(cells, last_run["cells"], last_run.get("failed", []))
     failed = [name for name, cell in cells.items() if _failed(cell)]
     if failed:
         yield f"{', '.join(failed)} ended in an error"
@@ -171,15 +244,32 @@ def stale(notebook, root):
         )
 
 
-def _changed_code(cells, recorded):
-    """Yield whether cells changed or were not run in order, down to the ledger cell."""
+def _changed_code(cells, recorded, failed):
+    """Yield whether cells changed or were not run in order, down to the ledger cell.
+
+    Cells with the same code count as one, in the place of the last. A cell that failed and is no
+    longer there was edited and run again, so it does not count.
+    """
     hashes = {name: code_hash(cell["source"]) for name, cell in cells.items()}
-    until_ledger = list(hashes)[: len(recorded)]
+    present = set(hashes.values())
+    recorded = _last_of_each(
+        entry for entry in recorded if entry in present or entry not in failed
+    )
+    names = list(hashes)
+    length = len(recorded)
+    if recorded and recorded[-1] in present:  # by the ledger cell
+        length = max(number for number, name in enumerate(names, 1) if hashes[name] == recorded[-1])
+    until_ledger = names[:length]
     changed = [name for name in until_ledger if hashes[name] not in recorded]
     if changed:
         yield f"{', '.join(changed)} changed since the notebook was run"
-    elif [hashes[name] for name in until_ledger] != recorded:
+    elif _last_of_each(hashes[name] for name in until_ledger) != recorded:
         yield "the notebook's cells were not run once each from top to bottom"
+
+
+def _last_of_each(values):
+    """The values as a list in which each stands once, where it occurs last."""
+    return list(dict.fromkeys(reversed(list(values))))[::-1]
 
 
 def _failed(cell):

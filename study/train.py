@@ -77,7 +77,10 @@ def list_runs(store, names):
 
 
 def train_runs(store, names):
-    """Train the runs that are not stored; print accuracy and time of each."""
+    """Train the runs that are not stored; say how many they are, then accuracy and time of each."""
+    missing = [name for name in names if not store.has_record(name)]
+    epochs = sum(store.experiments[name].recipe.epochs for name in missing)
+    print(f"{len(missing)} runs of {epochs} epochs in all are to be trained", flush=True)
     for name in names:
         run = store.train(name)
         print(f"{run.name}: {run.accuracy:.2f} %, {run.info['seconds']:.0f} s", flush=True)

@@ -92,3 +92,12 @@ def test_drive_is_mounted_on_colab_and_for_folders_on_it(monkeypatch, tmp_path):
     monkeypatch.setattr(colab, "ON_COLAB", True)
     assert colab.drive(tmp_path) == tmp_path and not mounted
     assert colab.drive(on_drive) == on_drive and mounted == ["/content/drive"]
+
+
+def test_the_badge_leads_to_the_notebook_from_any_form_of_address(monkeypatch):
+    shown = []
+    monkeypatch.setattr(colab, "display", lambda data, **_: shown.append(data["text/html"]))
+    for end in ("", "/", ".git"):
+        colab.show_badge(f"https://github.com/ada/net{end}")
+    assert "research.google.com/github/ada/net/blob/main/notebooks/" in shown[0]
+    assert len(set(shown)) == 1

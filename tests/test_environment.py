@@ -16,6 +16,7 @@ import yaml
 from helpers import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from report import fonts
 from tools import run_notebook
 
 REQUIREMENTS = [
@@ -344,3 +345,41 @@ def test_ctrl_c_lets_the_cell_save_its_state(tmp_path, caught):
     assert runner.returncode == 130 and "Interrupted." in err and "Traceback" not in err
     assert (tmp_path / "notebooks/state").exists()
     assert not (tmp_path / "notebooks/next").exists() and not (tmp_path / "build").exists()
+
+
+def test_one_run_names_all_failed_checks_of_a_section(tmp_path):
+    check = "from analysis.checks import Checks\nc = Checks()\nc.add({0!r}, 1, 2)\nc.finish()"
+    sources = [check.format("first"), "print('between')", check.format("second")]
+    cells = [new_markdown_cell("# Build"), *map(new_code_cell, sources)]
+    cells += [new_markdown_cell("# Train"), new_code_cell("print('trained')")]
+    path = tmp_path / "notebook.ipynb"
+    start = new_code_cell(f"import sys\nsys.path.insert(0, {str(ROOT)!r})")
+    nbformat.write(new_notebook(cells=[start, *cells]), path)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.run_notebook", path, path],
+        cwd=ROOT, capture_output=True, text=True,
+    )
+    assert done.returncode == 1
+    assert "between" in done.stdout and "trained" not in done.stdout
+    assert "Cell 2 of 5 (Build) failed:\n1 of 1 checks failed:\n- first: expected" in done.stderr
+    assert "Cell 4 of 5 (Build) failed:" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_fonts_for_title_and_authors_are_looked_for_before_the_run(tmp_path, monkeypatch):
+    source = 'TITLE = "Réseau Ω"\nAUTHORS = [{"name": "홍길동",\n "email": "a@b"}]\nA = 1'
+    parameters = new_code_cell(source, metadata={"tags": ["parameters"]})
+    notebook = new_notebook(cells=[new_code_cell("AUTHORS = '한'"), parameters])
+    asked = []
+
+    def answer(command, **_):
+        asked.append(chr(int(command[-1].rpartition("=")[2], 16)))
+        return subprocess.CompletedProcess(command, returncode=int(asked[-1] == "길"))
+
+    monkeypatch.setattr(fonts.shutil, "which", lambda name: name)
+    monkeypatch.setattr(fonts.subprocess, "run", answer)
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    with pytest.raises(run_notebook.NotebookError, match="no font here has 길, which TITLE or"):
+        run_notebook.run_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb")
+    assert asked == ["Ω", "홍", "길", "동"]
+    monkeypatch.setattr(fonts.shutil, "which", lambda name: None)
+    run_notebook.check_fonts(notebook)  # no paper is built there anyway

@@ -252,6 +252,20 @@ def test_an_archive_holds_what_its_modules_import(tmp_path):
     assert not any(name.endswith("weights.safetensors") for name in names)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'REPOSITORY = "https://github.com/ada/my-net"',
+        "REPOSITORY = 'https://github.com/ada/my-net'",
+        'REPOSITORY="https://github.com/ada/my-net/"',
+        "REPOSITORY = 'https://github.com/ada/my-net.git'  # mine",
+    ],
+)
+def test_the_address_of_a_repository_is_read_in_any_form(line):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"import os\n{line}\n")])
+    assert packing.repository_name(notebook) == "my-net"
+
+
 # make colab, in a Python with Colab's versions and a substitute for google.colab
 
 COLAB = (

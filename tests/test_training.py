@@ -493,7 +493,8 @@ def test_momentum_and_decay_are_the_recipes(optimizer):
     (found,) = training.make_optimizers(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)), recipe
     )
-    decay = {p.ndim: group["weight_decay"] for group in found.param_groups for p in group["params"]}
+    name = "decoupled_weight_decay" if optimizer == "sgd" else "weight_decay"
+    decay = {p.ndim: group[name] for group in found.param_groups for p in group["params"]}
     assert decay == {4: 0.3, 2: 0.3, 1: 0.0}
     assert {group.get("momentum") for group in found.param_groups} == {
         0.8 if optimizer == "sgd" else None
@@ -614,7 +615,9 @@ def test_a_log_file_gets_lines_and_no_bars(digits, tmp_path, capfd):
     training.fit(tiny(), digits, tmp_path / "short", replace(RECIPE, epochs=1, batch_size=12))
     out, err = capfd.readouterr()
     assert err == "" and "\r" not in out
-    lines = out.splitlines()
+    first, *lines = out.splitlines()
+    assert re.fullmatch("long: training for 4 epochs of 22 steps on .+", first)
+    assert lines.pop(4).startswith("short: training for 1 epoch of 119 steps on ")
     assert [line.split()[:3] for line in lines[:4]] == [
         ["epoch", str(n), "train_loss"] for n in range(1, 5)
     ]
@@ -901,11 +904,13 @@ def test_schedules():
     rates = [linear.rate(step, 100) for step in range(1000)]
     assert max(rates) == pytest.approx(1, abs=0.01) and 198 <= np.argmax(rates) <= 201
     assert rates[0] < 0.01 and rates[-1] < 0.01 and rates[600] == pytest.approx(0.5, abs=0.01)
-    course = replace(linear, schedule="step", step_epochs=4, epochs=24)
+    course = replace(linear, schedule="step", warmup=0, step_epochs=4, epochs=24)
     assert [course.rate(100 * e, 100) for e in (0, 3.99, 4, 8, 23.99)] == pytest.approx(
         [1, 1, 1 / 3, 1 / 9, 1 / 243]
     )
-    assert replace(linear, schedule="constant").rate(7, 100) == 1
+    assert replace(linear, schedule="constant", warmup=0).rate(7, 100) == 1
+    with pytest.raises(utils.SubmissionError, match="^warmup=0.2 has no effect with sched.*step"):
+        replace(linear, schedule="step")
 
 
 def test_normalisation_is_that_of_the_training_images(digits):
@@ -1213,7 +1218,13 @@ def test_the_loss_of_each_image_is_kept(digits, tmp_path):
 
 def test_a_snapshot_is_the_run_of_so_many_epochs(digits, tmp_path):
     recipe = replace(
-        RECIPE, epochs=4, optimizer="adam", schedule="step", step_epochs=2, learning_rate=0.01
+        RECIPE,
+        epochs=4,
+        optimizer="adam",
+        schedule="step",
+        warmup=0,
+        step_epochs=2,
+        learning_rate=0.01,
     )
     snapshots = {1: "short", 3: "longer"}
     run = training.load_or_train("run", tiny, recipe, digits, tmp_path / "a", snapshots=snapshots)

@@ -125,7 +125,8 @@ def override(settings):
 def show_badge(repository):
     """Show a button that opens this notebook in Colab, from a GitHub repository's address."""
     colab = "https://colab.research.google.com/github"
-    address = repository.replace("https://github.com", colab)
+    address = repository.strip().rstrip("/").removesuffix(".git")
+    address = address.replace("https://github.com", colab)
     display({"text/html": BADGE.format(address=address)}, raw=True)
 
 

@@ -13,3 +13,7 @@ class SubmissionError(Exception):
 
 class PaperError(SubmissionError):
     """The notebook cannot become a paper: one sentence names cell and remedy."""
+
+
+class CheckError(SubmissionError, AssertionError):
+    """Checks of a cell failed; the text lists all of them."""

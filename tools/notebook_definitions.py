@@ -1,4 +1,4 @@
-"""Execute the notebook's cells tagged `definition`: block and network are defined there alone."""
+"""Execute the notebook's definition cells: block and network are defined there alone."""
 
 import json
 import linecache
@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 import utils
+from report.freshness import definition_cells
 from tools.project_files import NOTEBOOK
 
 
@@ -26,12 +27,12 @@ def load_definitions(notebook=NOTEBOOK):
         "utils": utils,
         "__name__": "definitions",
     }
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if "definition" in cell["metadata"].get("tags", []):
-            source = "".join(cell["source"])
-            file_name = f"<{notebook}, {cell['id']}>"
-            register_source(file_name, source)
-            exec(compile(source, file_name, "exec"), names)
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for number, cell in enumerate(definition_cells(content)):
+        source = "".join(cell["source"])
+        file_name = f"<{notebook}, {cell.get('id', number)}>"
+        register_source(file_name, source)
+        exec(compile(source, file_name, "exec"), names)
     return names
 
 

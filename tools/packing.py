@@ -41,6 +41,10 @@ PLACEHOLDERS = (
     "you@example.edu",
     "your-account",
 )
+# the address of a repository, in either kind of quotation marks; its last part is its name
+REPOSITORY = re.compile(
+    r"""REPOSITORY *= *(?P<quote>["'])[^"'\n]*/(?P<name>[\w.-]+?)(\.git)?/*(?P=quote)"""
+)
 QUESTION = "YOUR TEXT HERE:"  # stands in the hand-out before what students are asked to write
 MEGABYTE = 1e6
 LIMIT_WITH_WEIGHTS = 40  # megabytes
@@ -124,9 +128,9 @@ def repository_name(notebook):
         PackingError: no cell of the notebook sets REPOSITORY.
     """
     for cell in notebook.cells:
-        found = re.search(r'REPOSITORY = "[^"]*/([\w.-]+)"', cell.source)
+        found = REPOSITORY.search(cell.source)
         if found:
-            return found[1]
+            return found["name"]
     raise PackingError(
         f"the first code cell of {NOTEBOOK.name} does not set REPOSITORY. Add the line "
         'REPOSITORY = "https://github.com/<account>/resnet-cifar10".'

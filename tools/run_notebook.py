@@ -8,7 +8,9 @@ Ctrl-C interrupts the running cell and waits until it has ended: training saves 
 """
 
 import argparse
+import ast
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -21,8 +23,9 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from report.fonts import missing_letters
 from report.freshness import MIME_TYPE, visible_outputs
-from tools.errors import SubmissionError
+from tools.errors import CheckError, SubmissionError
 
 INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
 
@@ -165,10 +168,41 @@ def set_front_matter(notebook):
 
 def summarize(error, cell):
     """Lines of a traceback that help: the cell's line, the last two of other files, the error."""
+    if error.ename == CheckError.__name__:
+        return error.evalue
     traceback = "\n".join(line for output in cell.outputs for line in output.get("traceback", []))
     without_colours = re.sub(r"\x1b\[[\d;]*m", "", traceback)
     marked = re.findall(r"^-+> *\d+ .*", without_colours, re.MULTILINE)
     return "\n".join([*marked[:1], *marked[1:][-2:], f"{error.ename}: {error.evalue}"])
+
+
+def front_matter_text(notebook):
+    """Title and authors as the notebook's parameters cell sets them, as one text."""
+    texts = []
+    for cell in notebook.cells:
+        if "parameters" not in cell.metadata.get("tags", []):
+            continue
+        with contextlib.suppress(SyntaxError, ValueError):
+            for statement in ast.parse(cell.source).body:
+                if isinstance(statement, ast.Assign):
+                    name = ast.unparse(statement.targets[0])
+                    if name in ("TITLE", "AUTHORS"):
+                        texts.append(str(ast.literal_eval(statement.value)))
+    return " ".join(texts)
+
+
+def check_fonts(notebook):
+    """Raise NotebookError if the paper could not show title and authors: before hours of training.
+
+    Where fontconfig is not installed, nothing is checked: a paper cannot be built there anyway.
+    """
+    missing = missing_letters(front_matter_text(notebook))
+    if missing:
+        raise NotebookError(
+            f"no font here has {''.join(missing)}, which TITLE or AUTHORS have. Install one "
+            "(Debian: apt-get install fonts-noto-cjk for Korean, Chinese and Japanese), or write "
+            "the names in Latin letters."
+        )
 
 
 def start_client(notebook):
@@ -188,6 +222,8 @@ def start_client(notebook):
 async def run_cells(notebook, folder):
     """Run all cells; their outputs are stored in `notebook`.
 
+    After a failed check the rest of its section is run, so that one run names all of its mistakes.
+
     Args:
         notebook: the notebook; outputs it has are removed first.
         folder: the kernel's working directory.
@@ -200,18 +236,23 @@ async def run_cells(notebook, folder):
     client = start_client(notebook)
     position = Position(notebook)
     interrupt = Interrupt(client.km)
+    failed = []
     try:
         await client.async_start_new_kernel(cwd=folder)
         await client.async_start_new_kernel_client()
         interrupt.listen()
         for index, cell in enumerate(notebook.cells):
+            if failed and starts_section(cell):
+                break
             position.enter(cell)
-            await client.async_execute_cell(cell, index)  # does nothing for Markdown
+            try:
+                await client.async_execute_cell(cell, index)  # does nothing for Markdown
+            except CellExecutionError as error:
+                failed.append(f"{position} failed:\n{summarize(error, cell)}")
+                if error.ename != CheckError.__name__:
+                    break
             if interrupt.requested:
                 break
-    except CellExecutionError as error:
-        if not interrupt.requested:
-            raise NotebookError(f"{position} failed:\n{summarize(error, cell)}") from None
     except RuntimeError:  # nbclient's error for a kernel that is gone
         if not interrupt.requested:
             message = (
@@ -224,16 +265,30 @@ async def run_cells(notebook, folder):
             await client.km.shutdown_kernel()
     if interrupt.requested:
         raise KeyboardInterrupt
+    if failed:
+        raise NotebookError("\n\n".join(failed))
 
 
-def run_notebook(source, target):
+def starts_section(cell):
+    """Whether a cell starts a section of the first level."""
+    return cell.cell_type == "markdown" and re.search(r"(?m)^# ", cell.source) is not None
+
+
+def run_notebook(source, target, any_fonts=False):
     """Run the notebook in the file `source`, in its folder, and save it as the file `target`.
+
+    Args:
+        source: the notebook's path.
+        target: where to write the executed notebook.
+        any_fonts: whether to run it even if no font here has the letters of title and authors.
 
     Raises:
         NotebookError: as `read_notebook` and `run_cells`; the notebook is saved in build/ then.
         KeyboardInterrupt: Ctrl-C was pressed; nothing is saved.
     """
     notebook = read_notebook(source)
+    if not any_fonts:
+        check_fonts(notebook)
     failed = Path("build", source.stem + ".failed.ipynb")
     failed.unlink(missing_ok=True)
     try:
@@ -255,9 +310,12 @@ def main():
     )
     parser.add_argument("source", type=Path, help="the notebook to run, in its own folder")
     parser.add_argument("target", type=Path, help="where to write the executed notebook")
+    parser.add_argument(
+        "--any-fonts", action="store_true", help="do not look for the fonts that its paper needs"
+    )
     arguments = parser.parse_args()
     try:
-        run_notebook(arguments.source, arguments.target)
+        run_notebook(arguments.source, arguments.target, arguments.any_fonts)
     except NotebookError as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:

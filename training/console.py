@@ -1,4 +1,6 @@
 """What a user sees of training: a progress bar, log lines."""
+from statistics import fmean, median
+
 from IPython.display import clear_output
 from tqdm import tqdm
 
@@ -6,21 +8,37 @@ from utils import in_notebook, progress_bar_options
 
 FEW_EPOCHS = 3  # up to which the course's log line is printed within an epoch
 LOG_EVERY = 100  # steps, as in the course's training loop
+STRETCHES = 3  # of steps whose time is measured before the rest is estimated
+WORTH_SAYING = 60  # seconds: how long a run has to take for its estimate to be shown
 
 
 class Console:
     """Shows a run's progress as a bar in a notebook or terminal, and as log lines everywhere.
 
     Args:
+        progress: the run's Progress so far; a continued run shows the log lines up to there, too.
         epochs: of the whole run.
         steps: of an epoch.
     """
 
-    def __init__(self, epochs, steps):
+    def __init__(self, progress, epochs, steps):
         self.epochs = epochs
         self.steps = steps
-        self.lines = []
+        self.lines = self._earlier_lines(progress)
+        self.estimated = False
         self.bar = None
+
+    def _earlier_lines(self, progress):
+        """The log lines of the part of the run that is in `progress`."""
+        if self.epochs > FEW_EPOCHS:
+            return [_epoch_line(row) for row in progress.history]
+        lines = []
+        for number in range(len(progress.losses)):
+            epoch, step = divmod(number, self.steps)
+            if self._is_logged(step + 1):
+                mean = fmean(progress.losses[epoch * self.steps:number + 1])
+                lines.append(self._step_line(epoch, step + 1, mean))
+        return lines
 
     def start_epoch(self, progress):
         """Begin a bar for the epoch in which `progress` stands."""
@@ -42,18 +60,34 @@ class Console:
             accuracy=f"{progress.running_accuracy:.1f}%",
             rate=f"{learning_rate:.2g}",
         )
-        logged = progress.step % LOG_EVERY == 0 or progress.step == self.steps
-        if self.epochs <= FEW_EPOCHS and logged:
-            self._log(
-                f"Epoch [{progress.epoch + 1}/{self.epochs}], "
-                f"Step [{progress.step}/{self.steps}] Loss: {progress.running_loss:.4f}"
-            )
+        self._show_estimate(progress)
+        if self.epochs <= FEW_EPOCHS and self._is_logged(progress.step):
+            self._log(self._step_line(progress.epoch, progress.step, progress.running_loss))
+
+    def _show_estimate(self, progress):
+        """Say once how long the rest of the run takes, as soon as the speed is known."""
+        if self.estimated or len(progress.step_seconds) < STRETCHES:
+            return
+        self.estimated = True
+        left = (self.epochs - progress.epoch) * self.steps - progress.step
+        seconds = left * median(progress.step_seconds)
+        if seconds > WORTH_SAYING:
+            tqdm.write(f"about {seconds / 60:.0f} minutes to go")
+
+    def _is_logged(self, step):
+        return step % LOG_EVERY == 0 or step == self.steps
+
+    def _step_line(self, epoch, step, running_loss):
+        return (
+            f"Epoch [{epoch + 1}/{self.epochs}], Step [{step}/{self.steps}] "
+            f"Loss: {running_loss:.4f}"
+        )
 
     def end_epoch(self, row):
         """Close the bar; of a long run, log the epoch's row of the history."""
         self.close()
         if self.epochs > FEW_EPOCHS:
-            self._log("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            self._log(_epoch_line(row))
 
     def close(self):
         """Close the bar, if there is one."""
@@ -69,3 +103,8 @@ class Console:
     def _log(self, line):
         self.lines.append(line)
         tqdm.write(line)
+
+
+def _epoch_line(row):
+    """An epoch's row of the history as a log line."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in row.items())

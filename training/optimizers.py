@@ -8,7 +8,7 @@ def make_optimizers(model, recipe, dtype=torch.float32):
     """Return the optimisers of `model`: a list; together they hold every parameter that is trained.
 
     The list holds fused SGD, Adam or AdamW; or Muon for the convolutions' filters and AdamW for
-    the rest. Biases and batch norms have no weight decay.
+    the rest. Biases and batch norms have no weight decay. It is decoupled with all optimisers.
 
     Args:
         model: the network, on its device.
@@ -21,23 +21,62 @@ def make_optimizers(model, recipe, dtype=torch.float32):
     groups = _decay_groups(parameters, recipe.weight_decay)
     if recipe.optimizer == "sgd":
         return [_make_sgd(groups, recipe.momentum)]
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    kind = kinds[recipe.optimizer]
-    return [kind(groups, betas=(0.9, recipe.beta2), fused=True, capturable=True)]
+    # PyTorch's Adam adds the decay to the gradient, which Adam then divides by its size. With the
+    # decay decoupled, Adam and AdamW are the same.
+    settings = {"betas": (0.9, recipe.beta2), "fused": True, "capturable": True}
+    if recipe.optimizer == "adam":
+        return [torch.optim.Adam(groups, decoupled_weight_decay=True, **settings)]
+    return [torch.optim.AdamW(groups, **settings)]
 
 
 def _decay_groups(parameters, weight_decay):
     """Two parameter groups: matrices and filters with weight decay, vectors without."""
-    decayed = [p for p in parameters if p.ndim > 1]
-    others = [p for p in parameters if p.ndim <= 1]
+    decayed = [p for p in parameters if not _is_vector(p)]
+    others = [p for p in parameters if _is_vector(p)]
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
 
 
+def _is_vector(parameter):
+    """Whether a parameter is a vector, also one of several dimensions, as a scale (1, C, 1, 1)."""
+    if parameter.ndim == 2:
+        return False
+    return sum(size > 1 for size in parameter.shape) <= 1
+
+
+class DecoupledSGD(torch.optim.SGD):
+    """Fused SGD with Nesterov momentum whose weight decay is decoupled, as AdamW's.
+
+    As with PyTorch's fused optimisers, a step changes nothing if the attribute `found_inf`, a
+    tensor on the device, is 1.
+
+    Args:
+        groups: parameter groups; the entry "decoupled_weight_decay" is their weight decay.
+        momentum: decay of the gradients' running sum.
+    """
+
+    def __init__(self, groups, momentum):
+        super().__init__(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+        first = next(p for group in self.param_groups for p in group["params"])
+        self.found_inf = torch.zeros((), device=first.device)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Decay the weights, then update them by their gradients; `closure` is not used."""
+        for group in self.param_groups:
+            if group["decoupled_weight_decay"]:
+                kept = 1.0 - group["lr"] * group["decoupled_weight_decay"]
+                trained = [p for p in group["params"] if p.grad is not None]
+                torch._foreach_mul_(trained, torch.where(self.found_inf > 0, 1.0, kept))
+        super().step()
+
+
 def _make_sgd(groups, momentum):
-    sgd = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+    for group in groups:
+        group["decoupled_weight_decay"] = group.pop("weight_decay")
+    sgd = DecoupledSGD(groups, momentum)
     if momentum:
         # PyTorch leaves the buffers uninitialised if a gradient scaler skips the first step.
         for group in groups:
@@ -47,8 +86,8 @@ def _make_sgd(groups, momentum):
 
 
 def _make_muon(parameters, recipe, dtype):
-    filters = [p for p in parameters if p.ndim == 4]
-    others = [p for p in parameters if p.ndim != 4]
+    filters = [p for p in parameters if p.ndim == 4 and not _is_vector(p)]
+    others = [p for p in parameters if p.ndim != 4 or _is_vector(p)]
     optimizers = []
     if filters:
         muon_dtype = torch.float32  # float16's range is too small for its products
@@ -98,16 +137,25 @@ class Muon(torch.optim.Optimizer):
             self._update(group)
 
     def _update(self, group):
+        """Update the filters of a group; those without a gradient stay as they are."""
+        numbers = [number for number, f in enumerate(group["params"]) if f.grad is not None]
+        if not numbers:
+            return
+        filters = [group["params"][number] for number in numbers]
+        buffers = self.state[group["params"][0]]["momentum_buffer"]
+        buffer = buffers
+        if len(filters) < len(buffers):
+            buffer = buffers[numbers]  # a copy
         skip = self.found_inf > 0
-        filters = group["params"]
         decay = group["lr"] * group["weight_decay"]
         height, width = filters[0].shape[2:]
         # Gradients and filters are channels_last: seen in this order, they need no copy.
         gradient = torch.stack([f.grad.permute(0, 2, 3, 1).flatten(1) for f in filters])
 
-        buffer = self.state[filters[0]]["momentum_buffer"]
         average = buffer.lerp(gradient, 1 - group["momentum"])
         buffer.copy_(torch.where(skip, buffer, average))
+        if buffer is not buffers:
+            buffers[numbers] = buffer
         nesterov = gradient.lerp(average, group["momentum"])
 
         update = orthogonalize(nesterov.to(self.dtype))

@@ -1,5 +1,6 @@
 """The hyper-parameters of a run: names, permitted values, learning-rate schedule, table."""
 import dataclasses
+import numbers
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ class Recipe:
     field is read as one with the default.
 
     Raises SubmissionError if a value is not one of `CHOICES`, not within `LIMITS`, or of another
-    type.
+    type, or if there is a warm-up with another schedule than "linear".
     """
 
     epochs: int = 1
@@ -30,13 +31,14 @@ class Recipe:
     step_epochs: int = 20
     # Epochs at the start with a rate of zero: Adam's moments fill, no weight moves.
     zero_rate_epochs: int = 0
-    # Fraction of the steps in which the rate of the schedule "linear" rises.
+    # Fraction of the steps in which the rate of the schedule "linear" rises; others have none.
     warmup: float = 0.0
     # Of SGD and Muon; Adam keeps its own.
     momentum: float = 0.9
     # Of Adam: the decay of its average of squared gradients.
     beta2: float = 0.999
-    # Of convolutions and the linear layer; biases and batch norms have none.
+    # Of convolutions and the linear layer; biases and batch norms have none. It is decoupled with
+    # every optimizer: a step multiplies the weights by 1 - learning_rate * weight_decay.
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     # Any of CHOICES["augmentation"], separated by spaces, or "".
@@ -81,7 +83,13 @@ class Recipe:
             if field.name in self.CHOICES:
                 _check_choice(field.name, value)
             else:
-                _check_number(field.name, value, whole=type(field.default) is int)
+                number = _check_number(field.name, value, whole=type(field.default) is int)
+                object.__setattr__(self, field.name, number)
+        if self.warmup and self.schedule != "linear":
+            raise SubmissionError(
+                f"warmup={self.warmup} has no effect with schedule={self.schedule!r}: set "
+                "warmup=0, or schedule='linear'"
+            )
 
     def rate(self, step, steps_per_epoch):
         """Return the learning rate at `step`, counted from the start of the run."""
@@ -107,13 +115,16 @@ def _check_choice(name, value):
 
 
 def _check_number(name, value, whole):
+    """The value as Python's own int or float, NumPy's numbers included."""
     low, high = Recipe.LIMITS[name]
     if whole:
-        kind, types = "a whole number", (int,)
+        words, kind = "a whole number", numbers.Integral
     else:
-        kind, types = "a number", (int, float)
-    if type(value) not in types or not low <= value <= high:
-        raise SubmissionError(f"{name}={value!r} must be {kind} from {low:,} to {high:,}")
+        words, kind = "a number", numbers.Real
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise SubmissionError(f"{name}={value!r} must be {words} from {low:,} to {high:,}")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def recipe_of(config):

@@ -14,23 +14,24 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tools.errors import SubmissionError
+from tools.project_files import ROOT
 from training.batches import Batches, normalisation_of
 from training.checkpointing import Checkpointer, load_state, name_disk_faults
 from training.console import Console
 from training.engine_key import environment
 from training.interrupt import delay_interrupts
+from training.lock import lock_run
 from training.loop import Trainer, train
 from training.metrics import Metrics
 from training.network_key import network_probe
 from training.progress import Progress
 from training.recipe import recipe_of
+from training.run_files import FILES, IMAGE_LOSSES, WEIGHTS, read_files
 from training.run_key import configuration, differences_between, folder_key, short_hash
 from training.whitening import whiten_first_filters
 from utils import DEVICE, accuracy_of, predict
 
 FIXED = 5_000  # the first training images; their loss is measured after training, unaugmented
-WEIGHTS = "weights.safetensors"
-IMAGE_LOSSES = "image_losses.safetensors"
 
 
 @dataclasses.dataclass
@@ -69,6 +70,17 @@ class Run:
         return short_hash(self.info)
 
     @property
+    def environments(self):
+        """The environments that trained it, in order: a list of dicts as from `environment`."""
+        last = dict(self.info["choices"])
+        return [*last.pop("earlier", []), last]
+
+    @property
+    def device(self):
+        """The name of the device that trained it; of a run continued on another one, all names."""
+        return ", then ".join(dict.fromkeys(entry["device"] for entry in self.environments))
+
+    @property
     def accuracy(self):
         """Its test accuracy in per cent."""
         return self._accuracy("predicted")
@@ -85,10 +97,8 @@ class Run:
     @property
     def files(self):
         """The files that are handed in with it: a sorted list of paths."""
-        files = sorted(self.folder.iterdir())
-        if self.weights_used:
-            return files
-        return [file for file in files if file.name != WEIGHTS]
+        names = [name for name in FILES if name != WEIGHTS or self.weights_used]
+        return [self.folder / name for name in names if (self.folder / name).exists()]
 
     @property
     def last_epoch(self):
@@ -100,18 +110,15 @@ class Run:
 # --------------------------------------------------------------------------------------- loading
 
 def load_run(folder):
-    """Return the finished Run in `folder`, or None if there is none."""
+    """Return the finished Run in `folder`, or None if there is none.
+
+    Raises:
+        SubmissionError: if one of its files is missing, damaged or cut off.
+    """
     folder = Path(folder)
-    record = folder / "run.json"
-    if not record.exists():
+    if not (folder / "run.json").exists():
         return None
-    return Run(
-        folder,
-        info=json.loads(record.read_text(encoding="utf-8")),
-        history=pd.read_csv(folder / "history.csv"),
-        losses=np.loadtxt(folder / "losses.csv", ndmin=1),
-        predictions=load_file(folder / "predictions.safetensors"),
-    )
+    return Run(folder, *read_files(folder))
 
 
 def load_weights(model, folder):
@@ -132,7 +139,7 @@ def load_weights(model, folder):
 
 
 def load_or_train(name, network, recipe, data, runs, stored=None, start=None, weights=False,
-                  match_recipe_only=False, keep_image_losses=False, snapshots=None):
+                  match_recipe_only=False, keep_image_losses=False, snapshots=None, then=()):
     """Return the Run `name`: loaded if it is finished, else trained or continued in `runs`.
 
     A run is identified by its network (see `network_probe`), recipe, data and start. A stored run
@@ -150,6 +157,7 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
         match_recipe_only: whether a stored run needs to agree in its recipe alone.
         keep_image_losses: whether the loss of each image in each step is needed.
         snapshots: dict epochs -> name of runs of fewer epochs that are kept on the way.
+        then: the recipes of runs that will start from this one, to be announced with it.
 
     Raises:
         SubmissionError: as `fit` does, or if a finished run in `runs` lacks what is needed.
@@ -174,6 +182,12 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
     elif recipe.first_filters == "whitening":
         whiten_first_filters(model, data, normalisation_of(recipe.normalisation, data))
     folder = Path(runs) / f"{name}-{folder_key(config)}"
+    if (folder / "run.json").exists():
+        shown = _short_path(folder)
+        print(f"{name}: loaded from {shown}; to train it anew, remove this folder")
+    elif then:
+        epochs = sum(recipe.epochs for recipe in then)
+        print(f"{name} is trained now; {len(then)} runs that start from it follow, {epochs} epochs")
     run = fit(model, data, folder, recipe, start, name, config, keep_image_losses, snapshots)
     missing = _missing_files(run, needed)
     if missing:
@@ -191,9 +205,17 @@ def _load_matching(name, folder, requested, needed):
     differences = differences_between(run.info["config"], requested)
     differences += [f"no {file}" for file in _missing_files(run, needed)]
     if differences:
-        print(f"{name}: the run in {run.folder} is not used: {', '.join(differences)}")
+        shown = _short_path(run.folder)
+        print(f"{name}: the run in {shown} is not used: {', '.join(differences)}")
         return None
     return run
+
+
+def _short_path(folder):
+    """A folder's path as messages show it: relative to the project's root, if it is in there."""
+    if folder.resolve().is_relative_to(ROOT):
+        return folder.resolve().relative_to(ROOT)
+    return folder
 
 
 def _missing_files(run, needed):
@@ -221,8 +243,8 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
         snapshots: dict epochs -> name of runs of fewer epochs, kept beside `folder`.
 
     Raises:
-        SubmissionError: if the folder holds another run, if the loss is not finite, if there is
-            not enough memory or disk.
+        SubmissionError: if the folder holds another run or another process trains it, if the loss
+            is not finite, if there is not enough memory or disk.
         TrainingStopped: on Ctrl-C, once the state is saved.
     """
     folder = Path(folder)
@@ -231,26 +253,36 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
         config = configuration(network_probe(model, recipe.seed), recipe, data, start)
     _check_request(recipe, data, snapshots)
 
+    run = _finished_run(model, folder, config)
+    if run:
+        return run
+    with name_disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with lock_run(folder):
+        run = _finished_run(model, folder, config)  # by the process that held the lock before
+        if run:
+            return run
+        state = load_state(folder)
+        if state:
+            _check_same_run(folder, state["config"], config)
+        with _threads_of(state), delay_interrupts(folder) as interrupt:
+            here = _environment_after(state)
+            _announce(name, recipe, data, state, here)
+            checkpointer = Checkpointer(folder, config, here, interrupt)
+            take_snapshot = _snapshot_taker(model, data, folder.parent, config, snapshots, here)
+            progress = _train_from(
+                state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot
+            )
+            return finish(model, data, folder, name, config, progress, here)
+
+
+def _finished_run(model, folder, config):
+    """The finished run in `folder`, its weights in `model`; None if it is not finished."""
     run = load_run(folder)
-    state = load_state(folder)
     if run:
         _check_same_run(folder, run.info["config"], config)
         load_weights(model, folder)
-        return run
-    if state:
-        _check_same_run(folder, state["config"], config)
-        torch.set_num_threads(state["environment"]["threads"])
-        _announce(folder, state)
-    with name_disk_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-    with delay_interrupts(folder) as interrupt:
-        checkpointer = Checkpointer(folder, config, environment(), interrupt)
-        take_snapshot = _snapshot_taker(model, data, folder.parent, config, snapshots or {})
-        progress = _train_from(
-            state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot
-        )
-        return finish(model, data, folder, name, config, progress)
+    return run
 
 
 def _check_request(recipe, data, snapshots):
@@ -277,16 +309,56 @@ def _check_same_run(folder, stored, requested):
         )
 
 
-def _announce(folder, state):
-    """Print where the run continues; warn if its environment has changed."""
-    progress = Progress(**state["progress"])
-    print(f"{folder.name}: continuing at epoch {progress.epoch + 1}, step {progress.step + 1}")
-    here = environment()
-    if state["environment"] != here:
+@contextlib.contextmanager
+def _threads_of(state):
+    """Compute with as many CPU threads as the saved state of a run, in this context alone."""
+    before = torch.get_num_threads()
+    threads = state["environment"]["threads"] if state else before
+    if threads != before:
         print(
-            f"{folder.name}: started with {state['environment']}, continued with {here}; its bits "
-            "will differ"
+            f"This run goes on with {threads} CPU threads, as it began; afterwards there are "
+            f"{before} again."
         )
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _environment_after(state):
+    """The environment, with the entry "earlier": those in which a saved run was trained before.
+
+    There is no such entry if they are all the same.
+    """
+    here = dict(environment())
+    if state:
+        before = dict(state["environment"])
+        earlier = before.pop("earlier", [])
+        if before != here:
+            earlier = [*earlier, before]
+        if earlier:
+            here["earlier"] = earlier
+    return here
+
+
+def _announce(name, recipe, data, state, here):
+    """Print what is trained, or where it continues; warn if its environment has changed."""
+    steps = len(data.train_labels) // recipe.batch_size
+    epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
+    if state is None:
+        print(f"{name}: training for {epochs} of {steps} steps on {here['device']}")
+        return
+    progress = Progress(**state["progress"])
+    print(
+        f"{name}: continuing at epoch {progress.epoch + 1} of {recipe.epochs}, step "
+        f"{progress.step + 1} of {steps}"
+    )
+    before = state["environment"]
+    changes = [f"{key} {before.get(key)} then, {here[key]} now" for key in environment()
+               if before.get(key) != here[key]]
+    if changes:
+        print(f"{name}: its bits will differ from those of one machine: {'; '.join(changes)}")
 
 
 def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot):
@@ -299,7 +371,7 @@ def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, tak
             trainer.load_state_dict(state["trainer"])
             progress = Progress(**state["progress"])
         metrics = Metrics(progress, checkpointer.folder, keep_image_losses)
-        with contextlib.closing(Console(recipe.epochs, batches.steps)) as console:
+        with contextlib.closing(Console(progress, recipe.epochs, batches.steps)) as console:
             train(trainer, batches, progress, metrics, console, checkpointer, take_snapshot)
         return progress
     except torch.OutOfMemoryError:
@@ -310,30 +382,30 @@ def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, tak
     )
 
 
-def _snapshot_taker(model, data, runs, config, snapshots):
+def _snapshot_taker(model, data, runs, config, snapshots, here):
     """Return a callback that stores the state as a finished run after the epochs in `snapshots`."""
     def take_snapshot(progress):
-        if progress.epoch not in snapshots:
+        if progress.epoch not in (snapshots or {}):
             return
         name = snapshots[progress.epoch]
         shorter = {**config, "epochs": progress.epoch}
         folder = runs / f"{name}-{folder_key(shorter)}"
         with name_disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        finish(copy.deepcopy(model), data, folder, name, shorter, progress)
+        finish(copy.deepcopy(model), data, folder, name, shorter, progress, here)
     return take_snapshot
 
 
 # --------------------------------------------------------------------------------------- storing
 
-def finish(model, data, folder, name, config, progress):
+def finish(model, data, folder, name, config, progress, here):
     """Write the files of a finished run and return the Run; run.json comes last.
 
-    Tensors with two or more dimensions are rounded to half precision and loaded into `model`, so
-    that the stored weights are what is evaluated. predictions.safetensors holds, for the test
+    Floats of two or more dimensions are rounded to half precision and loaded into `model`, so that
+    the stored weights are what is evaluated. predictions.safetensors holds, for the test
     images, uint8 (N,): `labels`; `predicted`, the classes predicted; `predicted_with_mirrored`, the
     same with flip test-time augmentation. Also `train_losses`, float32 (5,000,): the cross-entropy
-    of each of the first training images.
+    of each of the first training images. `here` is the environment, see `_environment_after`.
     """
     weights = _released_weights(model)
     model.load_state_dict(weights)
@@ -343,7 +415,7 @@ def finish(model, data, folder, name, config, progress):
     info = {
         "run": name,
         "config": config,
-        "choices": environment(),
+        "choices": here,
         "source": data.source,
         "train_images": len(data.train_labels),
         "normalisation": normalisation,
@@ -366,10 +438,10 @@ def finish(model, data, folder, name, config, progress):
 
 
 def _released_weights(model):
-    """The network's state on the CPU, filters and matrices in half precision."""
+    """The network's state on the CPU, floats of two or more dimensions in half precision."""
     weights = {}
     for name, value in model.state_dict().items():
-        if value.ndim > 1:
+        if value.ndim > 1 and value.is_floating_point():
             value = value.half()
         weights[name] = value.cpu().clone(memory_format=torch.contiguous_format)
     return weights
