@@ -30,6 +30,7 @@ from grading.schema import Place, read_table
 from grading.verify import data_folder
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, project_files
+from tools.terminal import replace_unprintable
 
 COLUMNS = (
     *("student", "id", "archive", "verdict", "points", "maximum", "open", "late", "claimed"),
@@ -199,7 +200,9 @@ def start_job(executor, job, seconds, environment):
     The function that is submitted is subprocess.run, so that workers of a cluster need nothing of
     this module.
     """
-    limited = ["timeout", "-s", "KILL", str(seconds)]
+    limited = []
+    if os.name == "posix" and shutil.which("timeout"):  # macOS has none, Windows another one
+        limited = ["timeout", "-s", "KILL", str(seconds)]
     judge = [sys.executable, "-m", "grading.verify", str(job.path.resolve()), str(job.report)]
     return executor.submit(
         subprocess.run,
@@ -226,7 +229,7 @@ def finish_job(job, done):
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         last = lines[-1][:200] if lines else f"status {done.returncode}"
         content = {"code": 2, "reason": f"judging it did not end as it should ({last})"}
-        job.report.write_text(json.dumps(content))
+        job.report.write_text(json.dumps(content), encoding="utf-8")
         verdict = read_verdict(job.report)
     os.replace(job.report, job.stored)
     return verdict
@@ -470,6 +473,7 @@ def write_gradebook(build, course, found, verdicts, works, others):
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     course_folder = os.environ.get("SUBMISSIONS")
     if len(sys.argv) > 1:
         course_folder = sys.argv[1]

@@ -100,7 +100,9 @@ def test_computed_text_becomes_a_question():
 
 
 def test_a_notebook_is_handed_out_without_outputs():
-    cell = new_code_cell(SOURCE, outputs=[new_output("stream", text="6")], execution_count=3)
+    cell = new_code_cell(
+        SOURCE, outputs=[new_output("stream", encoding="utf-8")], execution_count=3
+    )
     notebook = new_notebook(cells=[cell, new_markdown_cell("Text.")])
     before = nbformat.writes(notebook)
     blank = blank_notebook(notebook)
@@ -146,13 +148,13 @@ def test_other_points_in_the_policy_are_named(tmp_path):
     items = ""
     for name, points in (("Block", 25), ("Style", 5)):
         items += f'[[points.item]]\nname = "{name}"\npoints = {points}\n'
-    policy.write_text(items)
+    policy.write_text(items, encoding="utf-8")
     in_policy = assignment.points_in_policy(policy)
     words = r"block \(20 in the notebook, 25 in the policy\), style \(none in .*, 5 in the policy\)"
     with pytest.raises(AssignmentError, match=words):
         assignment.check_points({"block": 20}, in_policy)
     for text in ("[points", '[points]\nitem = ["a"]', "points = 3"):
-        policy.write_text(text)
+        policy.write_text(text, encoding="utf-8")
         with pytest.raises(AssignmentError, match="cannot be read"):
             assignment.points_in_policy(policy)
 
@@ -282,11 +284,17 @@ def test_filled_in_it_ends_in_a_paper(handout, filled, tmp_path):
     nbformat.write(filled, mine / assignment.NOTEBOOK)
     settings = {"VIRTUAL_ENV": sys.prefix, "EPOCHS": "1", "DATASET": "digits", "MAKEFLAGS": ""}
     done = subprocess.run(
-        ["make", "report"], cwd=mine, env=os.environ | settings, capture_output=True, text=True
+        ["make", "report"],
+        cwd=mine,
+        env=os.environ | settings,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     paper = mine / "build" / "report.pdf"
-    text = subprocess.run(["pdftotext", "-raw", paper, "-"], capture_output=True, text=True).stdout
+    text = subprocess.run(
+        ["pdftotext", "-raw", paper, "-"], capture_output=True, encoding="utf-8"
+    ).stdout
     text = re.sub(r"\s+", " ", text)
     for words in (
         "Abstract My text of abstract.",

@@ -20,7 +20,7 @@ from tools import run_notebook
 
 REQUIREMENTS = [
     line
-    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     if re.match(r"\w", line)
 ]
 
@@ -42,7 +42,8 @@ def test_every_requirement_says_why():
 
 
 def test_environment_yml_is_requirements_txt():
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    dependencies = yaml.safe_load(text)["dependencies"]
     pip = [entry for entry in dependencies if isinstance(entry, dict)]
     assert pip == [{"pip": ["-r requirements.txt"]}]
     others = {re.match(r"\w+", entry)[0] for entry in dependencies if isinstance(entry, str)}
@@ -56,9 +57,9 @@ def sources():
     """
     for pattern in ("*.py", "*/*.py"):
         for path in ROOT.glob(pattern):
-            yield path.relative_to(ROOT), path.read_text()
+            yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
     for path in ROOT.glob("notebooks/*.ipynb"):
-        for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
             if cell["cell_type"] == "code":
                 source = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "".join(cell["source"]))
                 yield f"{path.name}, cell {number}", source
@@ -94,11 +95,12 @@ def make(*arguments, folder=ROOT):
     # `make test` sets variables for the make that it starts
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", *arguments]
-    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, encoding="utf-8")
 
 
 def test_help_lists_every_target():
-    phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
     targets = phony[1].split()
     assert re.findall(r"^make ([\w-]+) +\w", make().stdout, re.MULTILINE) == targets
 
@@ -121,7 +123,7 @@ def test_clean_removes_build_and_caches_only(tmp_path):
 
 def program(path, script):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
 
 
@@ -144,7 +146,9 @@ def setup(folder, *command, active=True):
     if active:
         environment["VIRTUAL_ENV"] = str(folder / "venv")
     command = ["sh", "tools/setup.sh", *command]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
+    )
 
 
 def test_without_apt_the_line_to_run_is_printed(machine):
@@ -171,7 +175,7 @@ def test_where_apt_is_allowed_it_installs_the_sandbox(machine):
     assert setup(machine, "sh", "-c", "exit 3").returncode == 3 and not (machine / "apt").exists()
     done = setup(machine, "--sandbox", "sh", "-c", "echo ran")
     assert done.returncode == 0 and done.stdout.endswith("\nran\n"), done.stderr
-    assert (machine / "apt").read_text().split().count("bubblewrap") == 1
+    assert (machine / "apt").read_text(encoding="utf-8").split().count("bubblewrap") == 1
 
 
 def test_without_tex_the_benchmark_runs(machine):
@@ -185,7 +189,7 @@ def test_where_apt_is_allowed_it_installs(machine):
     program(machine / "bin/apt-get", 'echo "$DEBIAN_FRONTEND $*" >>apt')
     done = setup(machine, "sh", "-c", "echo ran")
     assert done.returncode == 0 and done.stdout.endswith("\nran\n")
-    update, install = (machine / "apt").read_text().splitlines()
+    update, install = (machine / "apt").read_text(encoding="utf-8").splitlines()
     assert update.startswith("noninteractive ") and update.endswith(" update")
     assert " install -y --no-install-recommends texlive-xetex " in install
     assert "pandoc" not in install
@@ -211,13 +215,14 @@ def test_an_active_environment_keeps_its_torch(machine):
         "esac",
     )
     assert setup(machine, "--no-tex", "sh", "-c", "exit 7").returncode == 7
-    asked = (machine / "asked").read_text()
+    asked = (machine / "asked").read_text(encoding="utf-8")
     installed = r"^-m pip install -q -c \S+ -r requirements.txt\ntorch==2.11.0\+cu128\n"
     assert re.search(installed, asked, re.MULTILINE)
     assert "-m venv" not in asked
     (machine / "asked").unlink()
     setup(machine, "--no-tex", "sh", "-c", "exit 7")
-    assert "pip" not in (machine / "asked").read_text(), "nothing to do the second time"
+    asked = (machine / "asked").read_text(encoding="utf-8")
+    assert "pip" not in asked, "nothing to do the second time"
 
 
 def test_without_an_active_environment_the_project_makes_its_own(machine):
@@ -231,7 +236,7 @@ def test_without_an_active_environment_the_project_makes_its_own(machine):
     command = ["sh", "-c", 'echo "$VIRTUAL_ENV"']
     done = setup(machine, "--no-tex", *command, active=False)
     assert done.returncode == 0 and done.stdout.endswith(f"\n{machine}/.venv\n"), done.stderr
-    asked = (machine / "asked").read_text()
+    asked = (machine / "asked").read_text(encoding="utf-8")
     assert asked.count("-m venv --clear .venv") == asked.count("-m pip install -r") == 1
     again = setup(machine, "--no-tex", *command, active=False)
     assert (again.returncode, again.stdout) == (0, f"{machine}/.venv\n")
@@ -260,7 +265,7 @@ def start(folder, *cells, target="build/n.ipynb", **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -270,7 +275,7 @@ def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
     spec = tmp_path / "jupyter/kernels/python3/kernel.json"
     spec.parent.mkdir(parents=True)
     kernel = {"argv": ["false", "{connection_file}"], "display_name": "3", "language": "python"}
-    spec.write_text(json.dumps(kernel))
+    spec.write_text(json.dumps(kernel), encoding="utf-8")
     code = (
         "import os, sys\n"
         "print(os.getcwd(), sys.executable)\n"
@@ -318,7 +323,7 @@ def test_a_dying_kernel_is_reported(tmp_path):
 def test_a_notebook_that_cannot_be_read_is_named(tmp_path, content, words):
     source = tmp_path / "n.ipynb"
     if content:
-        source.write_text(content)
+        source.write_text(content, encoding="utf-8")
     with pytest.raises(run_notebook.NotebookError, match=f"n.ipynb .*{words}"):
         run_notebook.read_notebook(source)
 
