@@ -36,6 +36,11 @@ LOAD_PROFILE = (
 TEX_PROGRAMS = {"xelatex": 2, "rsvg-convert": 1}
 
 
+def find_bubblewrap():
+    """The path of bubblewrap, as a command that is run without a PATH needs it."""
+    return shutil.which("bwrap") or "bwrap"
+
+
 def why_unusable():
     """Why bubblewrap isolates nothing on this machine, and what to do: a clause for a message."""
     if not sys.platform.startswith("linux"):
@@ -77,7 +82,7 @@ def isolate_tex(folder=None):
     Args:
         folder: where the program runs, or None for one that reads its standard input alone.
     """
-    command = ["bwrap", "--unshare-all", "--die-with-parent"]
+    command = [find_bubblewrap(), "--unshare-all", "--die-with-parent"]
     command += _show_if_there([*PROGRAMS, *TEX_SETTINGS, *_tex_installations()])
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     if folder:
@@ -116,7 +121,7 @@ def isolate_student(inputs, limits, data=None, user=None, seccomp=None):
     """
     installation = _python_installation()
     command = [
-        "bwrap",
+        find_bubblewrap(),
         "--unshare-ipc",
         "--unshare-pid",
         "--unshare-net",
