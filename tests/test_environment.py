@@ -15,6 +15,7 @@ import pytest
 import yaml
 from helpers import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from packaging.requirements import Requirement
 
 from tools import run_notebook
 
@@ -42,12 +43,21 @@ def test_every_requirement_says_why():
 
 
 def test_environment_yml_is_requirements_txt():
-    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    dependencies = yaml.safe_load(text)["dependencies"]
-    pip = [entry for entry in dependencies if isinstance(entry, dict)]
-    assert pip == [{"pip": ["-r requirements.txt"]}]
-    others = {re.match(r"\w+", entry)[0] for entry in dependencies if isinstance(entry, str)}
-    assert others == {"python", "pandoc", "pip"}
+    """conda gives Python, pip and what is no Python package; pip gives requirements.txt."""
+    for line in REQUIREMENTS:
+        Requirement(line.partition("#")[0].strip())  # pip's parser
+    content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert set(content) == {"name", "channels", "dependencies"}
+    assert content["channels"] == ["conda-forge"]
+    *by_conda, by_pip = content["dependencies"]
+    assert by_pip == {"pip": ["-r requirements.txt"]}
+    versions = dict(
+        re.fullmatch(r"([a-z0-9-]+)(?:=([0-9.]+))?", entry).groups() for entry in by_conda
+    )
+    assert set(versions) == {"python", "pandoc", "pip"}
+    setup_script = (ROOT / "tools" / "setup.sh").read_text(encoding="utf-8")
+    oldest = re.search(r"sys.version_info < \((\d+), (\d+)\)", setup_script)
+    assert tuple(map(int, versions["python"].split("."))) >= tuple(map(int, oldest.groups()))
 
 
 def sources():
@@ -160,6 +170,19 @@ def test_without_apt_the_line_to_run_is_printed(machine):
     assert {"latexmk", "pandoc", "poppler-utils", "fontconfig"} <= set(line.split())
 
 
+def test_on_macos_the_line_to_run_is_homebrews(machine):
+    program(machine / "bin/uname", "echo Darwin")
+    done = setup(machine, "sh", "-c", "echo not reached")
+    assert done.returncode == 1 and not done.stdout
+    words, line = done.stderr.splitlines()
+    assert "With Homebrew (https://brew.sh) run this command, open a new terminal" in words
+    assert line == "brew install mactex-no-gui pandoc fontconfig poppler librsvg"
+    for name in ("xelatex", "latexmk", "kpsewhich", "pandoc", "fc-match", "pdftotext"):
+        program(machine / "bin" / name, "")
+    done = setup(machine, "--sandbox", "sh", "-c", "echo ran")  # there is no bubblewrap to install
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
 def test_without_apt_a_submission_is_judged_as_far_as_possible(machine):
     done = setup(machine, "--sandbox", "sh", "-c", 'echo "$1"', "-", "two  words")
     assert (done.returncode, done.stdout) == (0, "two  words\n")
@@ -240,6 +263,29 @@ def test_without_an_active_environment_the_project_makes_its_own(machine):
     assert asked.count("-m venv --clear .venv") == asked.count("-m pip install -r") == 1
     again = setup(machine, "--no-tex", *command, active=False)
     assert (again.returncode, again.stdout) == (0, f"{machine}/.venv\n")
+
+
+def test_uv_installs_where_it_is_there(machine):
+    """Into an own .venv with pip in it, and what is missing into an active environment."""
+    program(machine / "bin/python3", '[ "$1$2" != "-cimport ensurepip" ]')
+    program(
+        machine / "bin/uv",
+        'echo "$*" >>asked\n'
+        'case "$*" in "venv "*) mkdir -p .venv/bin; cp bin/python3 .venv/bin/python ;; esac',
+    )
+    for name in ("apt-get", "uname"):
+        program(machine / "bin" / name, "exit 1")
+    done = setup(machine, "--no-tex", "sh", "-c", 'echo "$VIRTUAL_ENV"', active=False)
+    assert done.returncode == 0 and done.stdout.endswith(f"\n{machine}/.venv\n"), done.stderr
+    assert (machine / "asked").read_text(encoding="utf-8").splitlines() == [
+        "venv --quiet --seed --python python3 .venv",
+        "pip install --python .venv/bin/python -r requirements.txt",
+    ]
+    (machine / "venv/requirements-installed.txt").unlink()
+    assert setup(machine, "--no-tex", "sh", "-c", "exit 7").returncode == 7
+    last = (machine / "asked").read_text(encoding="utf-8").splitlines()[-1]
+    install = f"pip install --python {machine}/venv/bin/python -q -c "
+    assert last.startswith(install) and last.endswith(" -r requirements.txt")
 
 
 def test_without_any_python_the_command_to_run_is_printed(machine):

@@ -49,6 +49,15 @@ def test_text_names_its_encoding():
                 assert not without_encoding(node), f'{place}: add encoding="utf-8"'
 
 
+@pytest.mark.skipif(not sys.flags.warn_default_encoding, reason="make test sets the flag")
+def test_python_makes_a_missing_encoding_an_error():
+    careless = f"open({__file__!r}).close()"
+    with pytest.raises(EncodingWarning):
+        eval(careless)
+    done = run([sys.executable, "-c", careless])
+    assert done.stderr.decode().splitlines()[-1].startswith("EncodingWarning"), done.stderr
+
+
 def is_entry_point(tree):
     return any(ast.unparse(node).startswith("if __name__ ==") for node in tree.body)
 
