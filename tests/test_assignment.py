@@ -100,9 +100,7 @@ def test_computed_text_becomes_a_question():
 
 
 def test_a_notebook_is_handed_out_without_outputs():
-    cell = new_code_cell(
-        SOURCE, outputs=[new_output("stream", encoding="utf-8")], execution_count=3
-    )
+    cell = new_code_cell(SOURCE, outputs=[new_output("stream", text="6")], execution_count=3)
     notebook = new_notebook(cells=[cell, new_markdown_cell("Text.")])
     before = nbformat.writes(notebook)
     blank = blank_notebook(notebook)
