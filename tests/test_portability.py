@@ -77,7 +77,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def run(command, folder=ROOT, **environment):
     """What a command writes, in bytes, and its exit code."""
     outside = {"OMP_NUM_THREADS": "1"} | os.environ | environment
-    return subprocess.run(command, cwd=folder, env=outside, capture_output=True)
+    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, timeout=300)
 
 
 def test_in_the_c_locale_commands_are_listed():
