@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 JUDGE = """
 import json, os, pathlib, sys, time
 name, report = pathlib.Path(sys.argv[1]).name, pathlib.Path(sys.argv[2])
-with open(pathlib.Path(__file__).parents[1] / "calls", "a") as file:
+with open(pathlib.Path(__file__).parents[1] / "calls", "a", encoding="utf-8") as file:
     file.write(name + "\\n")
 if "crash" in name:
     os.kill(os.getpid(), 11)
@@ -35,7 +35,7 @@ if "bad" in name:
     verdict |= {"code": 1, "reason": finding["message"], "findings": [finding]}
 if "twin" in name:
     report.with_suffix(".work").write_bytes(pathlib.Path("twin.work").read_bytes())
-report.write_text(json.dumps(verdict))
+report.write_text(json.dumps(verdict), encoding="utf-8")
 sys.exit(verdict["code"])
 """
 
