@@ -161,5 +161,5 @@ def describe_data(data):
 
 
 def relative_path(path):
-    """Return `path` relative to the project's root, a string."""
-    return os.path.relpath(path, ROOT)
+    """Return `path` relative to the project's root, a string with / on every system."""
+    return os.path.relpath(path, ROOT).replace(os.sep, "/")

@@ -28,6 +28,7 @@ from grading.schema import Place, read_table
 from grading.verify import data_folder
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, project_files
+from tools.terminal import replace_unprintable
 
 COLUMNS = (
     *("student", "id", "archive", "verdict", "points", "maximum", "open", "late", "claimed"),
@@ -190,7 +191,7 @@ def finish_job(job, done):
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         last = lines[-1][:200] if lines else f"status {done.returncode}"
         content = {"code": 2, "reason": f"judging it did not end as it should ({last})"}
-        job.report.write_text(json.dumps(content))
+        job.report.write_text(json.dumps(content), encoding="utf-8")
         verdict = read_verdict(job.report)
     os.replace(job.report, job.stored)
     return verdict
@@ -435,6 +436,7 @@ def write_gradebook(build, course, found, verdicts, works, others):
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     course_folder = os.environ.get("SUBMISSIONS")
     if len(sys.argv) > 1:
         course_folder = sys.argv[1]

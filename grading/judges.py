@@ -16,8 +16,11 @@ from tools.project_files import ROOT
 
 CLUSTER = "DASK_SCHEDULER_ADDRESS"
 JUDGE = "grading.verify"  # the module whose main(archive, report) judges
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["grading.grade", "grading.verify"])
+if "forkserver" in multiprocessing.get_all_start_methods():
+    SERVER = multiprocessing.get_context("forkserver")
+    SERVER.set_forkserver_preload(["grading.grade", "grading.verify"])
+else:  # Windows forks no processes
+    SERVER = multiprocessing.get_context("spawn")
 
 
 @contextlib.contextmanager

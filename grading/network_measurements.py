@@ -53,7 +53,7 @@ class NetworkReport:
 
 def sandbox_code():
     """This copy's own code as the sandbox takes it: name -> path."""
-    return {str(file.relative_to(ROOT)): file for file in project_files("sandbox")}
+    return {file.relative_to(ROOT).as_posix(): file for file in project_files("sandbox")}
 
 
 def measure_network(submission, notebook, template, runs, main, data, policy):

@@ -30,14 +30,10 @@ MOST_ERRORS = 1  # MB of standard error that are read
 OWN_PROCESSES = 3  # bubblewrap's, which the policy's limit does not count
 INTERVAL = 0.05  # seconds between two looks at a running command, at least
 SHARE = 0.1  # of the time that these looks may take: psutil reads about all processes
-NEEDED = (
-    "bubblewrap 0.7 or later is not installed, or may not make namespaces here "
-    "(Debian: apt-get install bubblewrap)"
-)
-
+SIGXCPU, SIGKILL = 24, 9  # Linux's numbers: this module is imported on Windows, which has neither
 ENDINGS = {
-    128 + signal.SIGXCPU: "it used more processor time than allowed",
-    128 + signal.SIGKILL: "it was killed, by a limit of processor time or memory",
+    128 + SIGXCPU: "it used more processor time than allowed",
+    128 + SIGKILL: "it was killed, by a limit of processor time or memory",
 }
 
 
@@ -101,7 +97,7 @@ def run(inputs, command, limits, data=None):
     Raises SandboxError if it fails or exceeds a limit, or if there is no sandbox.
     """
     if not usable():
-        raise SandboxError(NEEDED)
+        raise SandboxError(sandbox_command.why_unusable())
     user = _other_user()
     with tempfile.TemporaryDirectory() as folder, _filter() as descriptor:
         _write_inputs(inputs, Path(folder))

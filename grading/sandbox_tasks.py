@@ -113,7 +113,8 @@ def evaluate_network():
     images = HERE / "images.raw"
     if images.exists():
         pixels = torch.frombuffer(bytearray(images.read_bytes()), dtype=torch.uint8)
-        for run, normalisation in json.loads((HERE / "runs.json").read_text()).items():
+        runs = json.loads((HERE / "runs.json").read_text(encoding="utf-8"))
+        for run, normalisation in runs.items():
             net = training.load_weights(network(), HERE / run)
             computed = probabilities(net, pixels.view(-1, 3, 32, 32), normalisation)
             results[f"{run}.raw"] = computed.float().numpy().tobytes()
@@ -194,7 +195,7 @@ def unusual_entry(dictionary):
 
 def run(command):
     """Run a command; end with the last words of its errors if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{command[0]}: {done.stderr.strip()[-200:] or 'failed'}")
 
@@ -422,7 +423,7 @@ def rerun_notebook():
     os.chdir("/tmp/project")
     (notebook,) = map(str, Path("notebooks").glob("*.ipynb"))
     command = [sys.executable, "-m", "tools.run_notebook", "--any-fonts", notebook, notebook]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode:
         last = " ".join(done.stderr.split()[-40:])
         raise SystemExit(f"the notebook did not run to its end: {last}")

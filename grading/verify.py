@@ -44,6 +44,7 @@ from grading.template_diff import code_of, differences, other_modules
 from report.freshness import definitions_hash, file_hash
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
+from tools.terminal import replace_unprintable
 
 HEADINGS = {
     "holds": "Holds",
@@ -53,6 +54,7 @@ HEADINGS = {
     "implausible": "Possible, but ask the student",
     "noted": "Differs, or to be read; it counts for nothing",
 }
+HAS_ALARM = hasattr(signal, "SIGALRM")  # Windows has none: judging takes as long as it takes there
 RESULTS = ("All holds", "Contradicted", "Not verifiable")  # by exit code
 MOST_LINES = 20
 MOST_NAMES = 24
@@ -380,15 +382,17 @@ def judge_in_time(path, policy, rerun):
         sandbox.end_below(os.getpid())
         raise JudgingTimeout(f"judging it took more than {policy.verdict.seconds} seconds")
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    if HAS_ALARM:
+        signal.signal(signal.SIGALRM, stop)
+        signal.alarm(seconds)
     try:
         return judge(read(path, policy), policy, load_images(), rerun)
     except (SubmissionError, JudgingTimeout) as error:
         finding = Finding("submission", "unverified", str(error))
         return Verdict(printable(Path(path).name), [finding])
     finally:
-        signal.alarm(0)
+        if HAS_ALARM:
+            signal.alarm(0)
 
 
 def changed_since_study(policy):
@@ -431,7 +435,7 @@ def write_report(verdict, path, seconds):
     content["code"] = verdict.code
     content["reason"] = verdict.reason
     content["seconds"] = seconds
-    Path(path).write_text(json.dumps(content))
+    Path(path).write_text(json.dumps(content), encoding="utf-8")
 
 
 def main(path, report):
@@ -467,6 +471,7 @@ def main(path, report):
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     archive = ROOT
     if len(sys.argv) > 1 and sys.argv[1]:
         archive = sys.argv[1]

@@ -22,6 +22,10 @@ getattr(log, "logger", log).addFilter(
 
 sys.path.insert(0, str(HERE.parent))  # nbconvert finds the exporter from any working directory
 
+from tools.terminal import replace_unprintable  # noqa: E402 (found by the line above)
+
+replace_unprintable()
+
 c = get_config()  # noqa: F821 (nbconvert provides it)
 c.NbConvertApp.export_format = "report.exporter.PaperExporter"
 c.NbConvertApp.writer_class = "report.exporter.PaperWriter"

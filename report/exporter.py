@@ -41,6 +41,7 @@ from report.syntax import clean
 from report.typeset import NO_SANDBOX, attach, sandbox, typeset
 from tools.errors import PaperError
 from tools.project_files import ROOT
+from tools.sandbox_command import why_unusable
 
 HERE = Path(__file__).resolve().parent
 NO_EXTRACTION = (
@@ -194,7 +195,7 @@ class PaperExporter(LatexExporter):
             )
         remarks = _lines(paper.remarks)
         if not sandbox():
-            remarks.append(NO_SANDBOX)
+            remarks.append(NO_SANDBOX.format(reason=why_unusable()))
         resources.update(tex=latex, outputs={}, notes=remarks + warnings)
         return attach(pdf, sources), resources
 

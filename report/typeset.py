@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import IndirectObject
@@ -34,7 +38,10 @@ from tools.errors import PaperError
 from tools.project_files import ROOT
 
 BUILD = ROOT / "build"  # where a failed run leaves its files
-PACKAGES = "latexmk fontconfig texlive-xetex texlive-latex-recommended lmodern"
+PACKAGES = (
+    "Debian: apt-get install latexmk fontconfig texlive-xetex texlive-latex-recommended lmodern; "
+    "macOS: brew install mactex-no-gui fontconfig librsvg"
+)
 LATEXMK = [
     "latexmk",
     "-norc",
@@ -61,8 +68,8 @@ MOST_CHARACTERS = 4000  # that fontconfig is asked about
 ROUNDS = 4  # of leaving out what LaTeX cannot set
 MEMORY = 2 << 30  # bytes
 NO_SANDBOX = (
-    "LaTeX ran without a sandbox, because bubblewrap is not installed or may not be used here. "
-    "Build papers of other people's notebooks only where it is."
+    "LaTeX ran without a sandbox: {reason}. Build papers of other people's notebooks only where "
+    "there is one."
 )
 
 # Entries of a PDF, and names of actions, that do something on the reader's machine or hold a file.
@@ -88,10 +95,15 @@ ACTIVE_CONTENT = {
 
 
 def need(*programs):
-    """Raise PaperError if one of the programs is not installed."""
+    """Raise PaperError if one of the programs is not installed, or on Windows."""
+    if resource is None:
+        raise PaperError(
+            "On Windows the paper is not typeset: build it in WSL or on Colab, with the same "
+            "notebook (README.md, Windows)."
+        )
     for program in programs:
         if not shutil.which(program):
-            raise PaperError(f"{program} is not installed (Debian: apt-get install {PACKAGES}).")
+            raise PaperError(f"{program} is not installed ({PACKAGES}).")
 
 
 def run(command, data=b""):
@@ -139,9 +151,14 @@ def sandbox(folder=None):
 
 def limit():
     """Limit what this process, which is to become one of TeX, may use."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY // 8, MEMORY // 8))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    limits = {
+        resource.RLIMIT_AS: MEMORY,
+        resource.RLIMIT_FSIZE: MEMORY // 8,
+        resource.RLIMIT_CPU: SECONDS,
+    }
+    for kind, most in limits.items():
+        with suppress(ValueError):  # macOS refuses the first one
+            resource.setrlimit(kind, (most, most))
 
 
 # ------------------------------------------------------------------------------------ typesetting
@@ -225,7 +242,7 @@ def _write_inputs(folder, files):
     for name, data in files.items():
         (folder / name).write_bytes(data)
     fonts = f"<dir>{folder}/fonts</dir><cachedir>{folder}/cache</cachedir>"
-    (folder / "fonts.conf").write_text(f"<fontconfig>{fonts}</fontconfig>")
+    (folder / "fonts.conf").write_text(f"<fontconfig>{fonts}</fontconfig>", encoding="utf-8")
 
 
 def _keep_for_inspection(folder):
@@ -318,7 +335,8 @@ def find_fonts(characters):
     pattern = f"serif:color=false:charset={codes}"
     if name := language("".join(characters)):
         pattern += f":lang={name}"
-    done = subprocess.run(["fc-match", "-s", "-f", form, pattern], capture_output=True, text=True)
+    command = ["fc-match", "-s", "-f", form, pattern]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     return [_read_font(line) for line in done.stdout.splitlines() if line.count("|") == 3]
 
 

@@ -16,6 +16,7 @@ from study.experiments import PLANS, STORED_PLAN
 from study.store import Store
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
+from tools.terminal import replace_unprintable
 
 STORED = ROOT / "checkpoints" / "study"
 RUNS = ROOT / "build" / "checkpoints"
@@ -89,6 +90,7 @@ def train_runs(store, names):
 def main():
     """Parse the command line, then list or train."""
     options = parse_options()
+    replace_unprintable()
     try:
         store = open_store(options)
         names = select_runs(store, options.groups)

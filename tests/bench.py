@@ -26,6 +26,7 @@ import training
 import utils
 from tools.notebook_definitions import load_definitions
 from tools.project_files import ROOT
+from tools.terminal import replace_unprintable
 from training import loop
 
 GPU = utils.DEVICE.type == "cuda"
@@ -235,6 +236,7 @@ def table_of(rows, median, rate):
 
 def main():
     """Measure, print the table, write build/bench.json."""
+    replace_unprintable()
     data = images()
     environment = training.environment()
     rows = rows_to_measure(data, environment["precision"])
@@ -260,7 +262,7 @@ def main():
         "matmul_flops": rate,
     }
     (ROOT / "build").mkdir(exist_ok=True)
-    (ROOT / "build" / "bench.json").write_text(json.dumps(record, indent=1))
+    (ROOT / "build" / "bench.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tools.project_files import ROOT
 
 POLICY = read_policy()
 NOTEBOOK = POLICY.files.notebook
-RESULTS = json.loads((ROOT / "report" / "results.json").read_text())
+RESULTS = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))
 RUN = RESULTS["claims"]["test_accuracy"]["source"]  # the name of the submission's main run
 
 needs_weights = pytest.mark.skipif(
@@ -42,9 +42,9 @@ def tiny(seed=0):
 def change_results(root, change):
     """Change the results.json of the copy `root` in place, by a function of its content."""
     path = root / "report" / "results.json"
-    results = json.loads(path.read_text())
+    results = json.loads(path.read_text(encoding="utf-8"))
     change(results)
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(results), encoding="utf-8")
 
 
 def change_notebook(root, change, change_whole=lambda notebook: None):

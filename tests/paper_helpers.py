@@ -129,13 +129,13 @@ def convert(folder, *cells, environment=None):
         [*NBCONVERT, folder / "out", folder / "paper.ipynb"],
         cwd="/",
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | (environment or {}),
     )
 
 
 def pdf_text(path):
     text = subprocess.run(
-        ["pdftotext", path, "-"], capture_output=True, text=True, check=True
+        ["pdftotext", path, "-"], capture_output=True, encoding="utf-8", check=True
     ).stdout
     return " ".join(text.split())

@@ -26,7 +26,7 @@ def secret(tmp_path, monkeypatch):
     monkeypatch.setattr(typeset, "BUILD", tmp_path / "build")
     file = ROOT / "build" / "secret.txt"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(SECRET)
+    file.write_text(SECRET, encoding="utf-8")
     yield file
     file.unlink()
 
@@ -103,7 +103,7 @@ def test_a_formula_that_calls_itself_ends(monkeypatch, secret):
 def test_memory_is_limited():
     program = "from report import typeset; typeset.limit(); b'x' * (3 << 30)"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
     assert "MemoryError" in done.stderr
 
 
@@ -172,7 +172,7 @@ def written(writer):
 def test_the_record_names_no_file_outside_of_the_project(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
     foreign = '{"environment": {"packages": []}, "foreign": 1}'
-    (tmp_path / "foreign.json").write_text(foreign)
+    (tmp_path / "foreign.json").write_text(foreign, encoding="utf-8")
     monkeypatch.setattr(exporter, "ROOT", tmp_path / "project")
     record = {"cells": [], "files": {}, "texts": [], "results": "../foreign.json"}
     cell = code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])
@@ -209,9 +209,9 @@ def test_scripts_do_not_survive_in_html(tmp_path):
     assert convert(tmp_path, *cells).returncode == 0
     command = [sys.executable, "-m", "nbconvert", "--config", ROOT / "report/config.py"]
     command += ["--to", "html", "--output-dir", tmp_path / "out", tmp_path / "paper.ipynb"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     start = "<main" if "<main" in page else "<body"
     main = page[page.index(start) :]
     assert "words" in main and "bold" in main

@@ -145,13 +145,13 @@ def test_other_points_in_the_policy_are_named(tmp_path):
     items = ""
     for name, points in (("Block", 25), ("Style", 5)):
         items += f'[[points.item]]\nname = "{name}"\npoints = {points}\n'
-    policy.write_text(items)
+    policy.write_text(items, encoding="utf-8")
     in_policy = assignment.points_in_policy(policy)
     words = r"block \(20 in the notebook, 25 in the policy\), style \(none in .*, 5 in the policy\)"
     with pytest.raises(AssignmentError, match=words):
         assignment.check_points({"block": 20}, in_policy)
     for text in ("[points", '[points]\nitem = ["a"]', "points = 3"):
-        policy.write_text(text)
+        policy.write_text(text, encoding="utf-8")
         with pytest.raises(AssignmentError, match="cannot be read"):
             assignment.points_in_policy(policy)
 

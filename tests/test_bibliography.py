@@ -22,7 +22,7 @@ ENTRIES = r"""
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "references.bib"
-    path.write_text(ENTRIES)
+    path.write_text(ENTRIES, encoding="utf-8")
     return path
 
 
@@ -58,7 +58,9 @@ def test_the_bibliography_of_the_papers_can_be_read():
     entries = read_bibliography()
     assert all({"author", "title"} <= set(entry.fields) for entry in entries.values())
     assert not any(letter in str(list(entries.values())) for letter in "\\")
-    assert escaped_bibliography().count("\n") == BIBLIOGRAPHY.read_text().count("\n")
+    assert escaped_bibliography().count("\n") == BIBLIOGRAPHY.read_text(encoding="utf-8").count(
+        "\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_the_bibliography_of_the_papers_can_be_read():
 )
 def test_a_damaged_entry_is_one_sentence(tmp_path, capfd, text, words):
     path = tmp_path / "own.bib"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     for read in (read_bibliography, escaped_bibliography):
         with pytest.raises(PaperError, match=words) as error:
             read(path)
@@ -91,5 +93,5 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path):
 
 def test_of_two_fields_of_one_name_the_first_counts(tmp_path):
     path = tmp_path / "own.bib"
-    path.write_text("@misc{a, title={A}, title={B}}")
+    path.write_text("@misc{a, title={A}, title={B}}", encoding="utf-8")
     assert read_bibliography(path)["a"].fields == {"title": "A"}

@@ -43,11 +43,11 @@ def page():
 def copy_without_outputs(folder):
     """A copy of the project whose notebook has not been run."""
     root = shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
-    notebook = json.loads((root / NOTEBOOK).read_text())
+    notebook = json.loads((root / NOTEBOOK).read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)
-    (root / NOTEBOOK).write_text(json.dumps(notebook))
+    (root / NOTEBOOK).write_text(json.dumps(notebook), encoding="utf-8")
     return root
 
 
@@ -55,7 +55,7 @@ def write_settings(folder):
     """Have JupyterLab put all cells into the page, not only those in view."""
     tracker = folder / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
-    tracker.write_text(json.dumps({"windowingMode": "none"}))
+    tracker.write_text(json.dumps({"windowingMode": "none"}), encoding="utf-8")
 
 
 def free_port():

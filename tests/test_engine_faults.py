@@ -65,7 +65,7 @@ def test_a_run_is_trained_by_one_program_at_a_time(digits, tmp_path):
     recipe = replace(RECIPE, epochs=1, augmentation="")
     with lock_run(folder), pytest.raises(utils.SubmissionError, match="another program"):
         training.fit(tiny(), digits, folder, recipe)
-    (folder / "lock").write_text("")  # as a program leaves it that was killed
+    (folder / "lock").touch()  # as a program leaves it that was killed
     run = training.fit(tiny(), digits, folder, recipe)
     assert not (folder / "lock").exists()
     assert "lock" not in [file.name for file in run.files]

@@ -15,13 +15,14 @@ import pytest
 import yaml
 from helpers import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from packaging.requirements import Requirement
 
 from report import fonts
 from tools import run_notebook
 
 REQUIREMENTS = [
     line
-    for line in (ROOT / "requirements.txt").read_text().splitlines()
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     if re.match(r"\w", line)
 ]
 
@@ -43,11 +44,21 @@ def test_every_requirement_says_why():
 
 
 def test_environment_yml_is_requirements_txt():
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    pip = [entry for entry in dependencies if isinstance(entry, dict)]
-    assert pip == [{"pip": ["-r requirements.txt"]}]
-    others = {re.match(r"\w+", entry)[0] for entry in dependencies if isinstance(entry, str)}
-    assert others == {"python", "pandoc", "pip"}
+    """conda gives Python, pip and what is no Python package; pip gives requirements.txt."""
+    for line in REQUIREMENTS:
+        Requirement(line.partition("#")[0].strip())  # pip's parser
+    content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert set(content) == {"name", "channels", "dependencies"}
+    assert content["channels"] == ["conda-forge"]
+    *by_conda, by_pip = content["dependencies"]
+    assert by_pip == {"pip": ["-r requirements.txt"]}
+    versions = dict(
+        re.fullmatch(r"([a-z0-9-]+)(?:=([0-9.]+))?", entry).groups() for entry in by_conda
+    )
+    assert set(versions) == {"python", "pandoc", "pip"}
+    setup_script = (ROOT / "tools" / "setup.sh").read_text(encoding="utf-8")
+    oldest = re.search(r"sys.version_info < \((\d+), (\d+)\)", setup_script)
+    assert tuple(map(int, versions["python"].split("."))) >= tuple(map(int, oldest.groups()))
 
 
 def sources():
@@ -57,9 +68,9 @@ def sources():
     """
     for pattern in ("*.py", "*/*.py"):
         for path in ROOT.glob(pattern):
-            yield path.relative_to(ROOT), path.read_text()
+            yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
     for path in ROOT.glob("notebooks/*.ipynb"):
-        for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
             if cell["cell_type"] == "code":
                 source = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "".join(cell["source"]))
                 yield f"{path.name}, cell {number}", source
@@ -95,11 +106,12 @@ def make(*arguments, folder=ROOT):
     # `make test` sets variables for the make that it starts
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", *arguments]
-    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, encoding="utf-8")
 
 
 def test_help_lists_every_target():
-    phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
     targets = phony[1].split()
     assert re.findall(r"^make ([\w-]+) +\w", make().stdout, re.MULTILINE) == targets
 
@@ -122,7 +134,7 @@ def test_clean_removes_build_and_caches_only(tmp_path):
 
 def program(path, script):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
 
 
@@ -145,7 +157,9 @@ def setup(folder, *command, active=True):
     if active:
         environment["VIRTUAL_ENV"] = str(folder / "venv")
     command = ["sh", "tools/setup.sh", *command]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
+    )
 
 
 def test_without_apt_the_line_to_run_is_printed(machine):
@@ -155,6 +169,19 @@ def test_without_apt_the_line_to_run_is_printed(machine):
     install = "sudo apt-get install --no-install-recommends texlive-xetex "
     assert line.startswith(f"sudo apt-get update && {install}")
     assert {"latexmk", "pandoc", "poppler-utils", "fontconfig"} <= set(line.split())
+
+
+def test_on_macos_the_line_to_run_is_homebrews(machine):
+    program(machine / "bin/uname", "echo Darwin")
+    done = setup(machine, "sh", "-c", "echo not reached")
+    assert done.returncode == 1 and not done.stdout
+    words, line = done.stderr.splitlines()
+    assert "With Homebrew (https://brew.sh) run this command, open a new terminal" in words
+    assert line == "brew install mactex-no-gui pandoc fontconfig poppler librsvg"
+    for name in ("xelatex", "latexmk", "kpsewhich", "pandoc", "fc-match", "pdftotext"):
+        program(machine / "bin" / name, "")
+    done = setup(machine, "--sandbox", "sh", "-c", "echo ran")  # there is no bubblewrap to install
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
 def test_without_apt_a_submission_is_judged_as_far_as_possible(machine):
@@ -172,7 +199,7 @@ def test_where_apt_is_allowed_it_installs_the_sandbox(machine):
     assert setup(machine, "sh", "-c", "exit 3").returncode == 3 and not (machine / "apt").exists()
     done = setup(machine, "--sandbox", "sh", "-c", "echo ran")
     assert done.returncode == 0 and done.stdout.endswith("\nran\n"), done.stderr
-    assert (machine / "apt").read_text().split().count("bubblewrap") == 1
+    assert (machine / "apt").read_text(encoding="utf-8").split().count("bubblewrap") == 1
 
 
 def test_without_tex_the_benchmark_runs(machine):
@@ -186,7 +213,7 @@ def test_where_apt_is_allowed_it_installs(machine):
     program(machine / "bin/apt-get", 'echo "$DEBIAN_FRONTEND $*" >>apt')
     done = setup(machine, "sh", "-c", "echo ran")
     assert done.returncode == 0 and done.stdout.endswith("\nran\n")
-    update, install = (machine / "apt").read_text().splitlines()
+    update, install = (machine / "apt").read_text(encoding="utf-8").splitlines()
     assert update.startswith("noninteractive ") and update.endswith(" update")
     assert " install -y --no-install-recommends texlive-xetex " in install
     assert "pandoc" not in install
@@ -212,13 +239,14 @@ def test_an_active_environment_keeps_its_torch(machine):
         "esac",
     )
     assert setup(machine, "--no-tex", "sh", "-c", "exit 7").returncode == 7
-    asked = (machine / "asked").read_text()
+    asked = (machine / "asked").read_text(encoding="utf-8")
     installed = r"^-m pip install -q -c \S+ -r requirements.txt\ntorch==2.11.0\+cu128\n"
     assert re.search(installed, asked, re.MULTILINE)
     assert "-m venv" not in asked
     (machine / "asked").unlink()
     setup(machine, "--no-tex", "sh", "-c", "exit 7")
-    assert "pip" not in (machine / "asked").read_text(), "nothing to do the second time"
+    asked = (machine / "asked").read_text(encoding="utf-8")
+    assert "pip" not in asked, "nothing to do the second time"
 
 
 def test_without_an_active_environment_the_project_makes_its_own(machine):
@@ -232,10 +260,33 @@ def test_without_an_active_environment_the_project_makes_its_own(machine):
     command = ["sh", "-c", 'echo "$VIRTUAL_ENV"']
     done = setup(machine, "--no-tex", *command, active=False)
     assert done.returncode == 0 and done.stdout.endswith(f"\n{machine}/.venv\n"), done.stderr
-    asked = (machine / "asked").read_text()
+    asked = (machine / "asked").read_text(encoding="utf-8")
     assert asked.count("-m venv --clear .venv") == asked.count("-m pip install -r") == 1
     again = setup(machine, "--no-tex", *command, active=False)
     assert (again.returncode, again.stdout) == (0, f"{machine}/.venv\n")
+
+
+def test_uv_installs_where_it_is_there(machine):
+    """Into an own .venv with pip in it, and what is missing into an active environment."""
+    program(machine / "bin/python3", '[ "$1$2" != "-cimport ensurepip" ]')
+    program(
+        machine / "bin/uv",
+        'echo "$*" >>asked\n'
+        'case "$*" in "venv "*) mkdir -p .venv/bin; cp bin/python3 .venv/bin/python ;; esac',
+    )
+    for name in ("apt-get", "uname"):
+        program(machine / "bin" / name, "exit 1")
+    done = setup(machine, "--no-tex", "sh", "-c", 'echo "$VIRTUAL_ENV"', active=False)
+    assert done.returncode == 0 and done.stdout.endswith(f"\n{machine}/.venv\n"), done.stderr
+    assert (machine / "asked").read_text(encoding="utf-8").splitlines() == [
+        "venv --quiet --seed --python python3 .venv",
+        "pip install --python .venv/bin/python -r requirements.txt",
+    ]
+    (machine / "venv/requirements-installed.txt").unlink()
+    assert setup(machine, "--no-tex", "sh", "-c", "exit 7").returncode == 7
+    last = (machine / "asked").read_text(encoding="utf-8").splitlines()[-1]
+    install = f"pip install --python {machine}/venv/bin/python -q -c "
+    assert last.startswith(install) and last.endswith(" -r requirements.txt")
 
 
 def test_without_any_python_the_command_to_run_is_printed(machine):
@@ -261,7 +312,7 @@ def start(folder, *cells, target="build/n.ipynb", **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -271,7 +322,7 @@ def test_a_notebook_runs_in_its_folder_with_this_python(tmp_path):
     spec = tmp_path / "jupyter/kernels/python3/kernel.json"
     spec.parent.mkdir(parents=True)
     kernel = {"argv": ["false", "{connection_file}"], "display_name": "3", "language": "python"}
-    spec.write_text(json.dumps(kernel))
+    spec.write_text(json.dumps(kernel), encoding="utf-8")
     code = (
         "import os, sys\n"
         "print(os.getcwd(), sys.executable)\n"
@@ -319,7 +370,7 @@ def test_a_dying_kernel_is_reported(tmp_path):
 def test_a_notebook_that_cannot_be_read_is_named(tmp_path, content, words):
     source = tmp_path / "n.ipynb"
     if content:
-        source.write_text(content)
+        source.write_text(content, encoding="utf-8")
     with pytest.raises(run_notebook.NotebookError, match=f"n.ipynb .*{words}"):
         run_notebook.read_notebook(source)
 
@@ -357,7 +408,7 @@ def test_one_run_names_all_failed_checks_of_a_section(tmp_path):
     nbformat.write(new_notebook(cells=[start, *cells]), path)
     done = subprocess.run(
         [sys.executable, "-m", "tools.run_notebook", path, path],
-        cwd=ROOT, capture_output=True, text=True,
+        cwd=ROOT, capture_output=True, encoding="utf-8",
     )
     assert done.returncode == 1
     assert "between" in done.stdout and "trained" not in done.stdout

@@ -365,7 +365,9 @@ def test_a_paper_holds_what_belongs_and_nothing_else(paper):
         assert present in text
     for absent in ("??", "[?]", "plot()", "root:x"):
         assert absent not in text
-    info = subprocess.run(["pdfinfo", paper / "report.pdf"], capture_output=True, text=True).stdout
+    info = subprocess.run(
+        ["pdfinfo", paper / "report.pdf"], capture_output=True, encoding="utf-8"
+    ).stdout
     assert "Of 100 % {braces} & more_underscores" in info
     assert "Zoë O’Brien #1" in info and "networks" in info
 
@@ -385,7 +387,7 @@ def test_the_written_source_gives_the_same_text(paper, tmp_path):
         capture_output=True,
     )
     assert pdf_text(tmp_path / "again.pdf") == pdf_text(paper / "report.pdf")
-    log = (tmp_path / "again.log").read_text(errors="replace")
+    log = (tmp_path / "again.log").read_text(errors="replace", encoding="utf-8")
     assert not re.search(r"Overfull \\hbox \((?:[5-9]|\d\d+)\.", log)
 
 
@@ -404,7 +406,7 @@ def fonts(monkeypatch, tmp_path, *folders):
     """Have this system offer the fonts of these folders alone."""
     places = "".join(f"<dir>{folder}</dir>" for folder in folders)
     (tmp_path / "fonts.conf").write_text(
-        f"<fontconfig>{places}<cachedir>{tmp_path}/cache</cachedir></fontconfig>"
+        f"<fontconfig>{places}<cachedir>{tmp_path}/cache</cachedir></fontconfig>", encoding="utf-8"
     )
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
 
@@ -426,7 +428,7 @@ def test_other_scripts_borrow_a_font(monkeypatch, tmp_path):
     assert "Часть 1 Жанна" in text and "Привет, мир ☃, Zoë." in text
     assert resources["tex"].count(r"\borrow{DejaVu") >= 5
     info = subprocess.run(
-        ["pdfinfo", tmp_path / "paper.pdf"], capture_output=True, text=True
+        ["pdfinfo", tmp_path / "paper.pdf"], capture_output=True, encoding="utf-8"
     ).stdout
     assert re.search("Title: +Часть 1\n", info) and re.search("Author: +Жанна\n", info)
 
@@ -467,7 +469,9 @@ def test_a_full_disk_keeps_the_paper_before(tmp_path):
         "writer.write(b'new' * 10_000, {'tex': 'new'}, 'report')"
     )
     (tmp_path / "report.pdf").write_bytes(b"before")
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 1 and not done.stdout and len(done.stderr.splitlines()) == 1
     assert "report.pdf cannot be written" in done.stderr and "kept" in done.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
@@ -477,7 +481,7 @@ def test_a_full_disk_keeps_the_paper_before(tmp_path):
 
 @pytest.mark.tex
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    (tmp_path / "out").write_text("a file where the folder should be")
+    (tmp_path / "out").write_text("a file where the folder should be", encoding="utf-8")
     done = convert(tmp_path, markdown("text"))
     assert (
         done.returncode == 1
@@ -493,7 +497,8 @@ def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
         folder.mkdir()
     slow.write_text(
         f"#!/bin/sh\nwhile [ $1 != --chdir ]; do shift; done\nshift 2\n"
-        f"[ $1 != latexmk ] || {{ touch '{tmp_path}/started'; exec sleep 60; }}\nexec $@\n"
+        f"[ $1 != latexmk ] || {{ touch '{tmp_path}/started'; exec sleep 60; }}\nexec $@\n",
+        encoding="utf-8",
     )
     slow.chmod(0o755)
     (out / "report.pdf").write_bytes(b"before")
@@ -501,7 +506,7 @@ def test_ctrl_c_is_one_sentence_and_keeps_the_paper_before(tmp_path):
     build = subprocess.Popen(
         [*NBCONVERT, out, tmp_path / "paper.ipynb"],
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"PATH": f"{slow.parent}:{os.environ['PATH']}"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # ignored in a job of `&`
@@ -536,7 +541,7 @@ def test_a_paper_needs_no_pandoc(tmp_path, monkeypatch):
     """Pandoc fails where it is called; latexmk, Perl and the like stand where they stood."""
     (tmp_path / "bin").mkdir()
     pandoc = tmp_path / "bin" / "pandoc"
-    pandoc.write_text("#!/bin/sh\nexit 1\n")
+    pandoc.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     pandoc.chmod(0o755)
     monkeypatch.setenv("PATH", f"{pandoc.parent}:{os.environ['PATH']}")
     typeset.sandbox.cache_clear()

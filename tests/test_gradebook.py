@@ -134,7 +134,7 @@ def test_a_course_on_moodle(course, tmp_path, capsys):
     assert "test accuracy: 15 of 20 (test_accuracy is 75.00" in moodle[0]["Feedback comments"]
     for column in set(original[0]) - {"Grade", "Feedback comments"}:
         assert [row[column] for row in moodle] == [row[column] for row in original]
-    results = json.loads((build / "gradescope" / ADA / "results.json").read_text())
+    results = json.loads((build / "gradescope" / ADA / "results.json").read_text(encoding="utf-8"))
     assert results["score"] == 85 and {test["name"] for test in results["tests"]} > {"block"}
 
 
@@ -144,21 +144,23 @@ def test_copies_are_a_question_to_the_grader_alone(course, tmp_path):
         assert rows[name]["verdict"] == "not verifiable" and rows[name]["points"] == "85"
         assert f"shared with {other}: the weights are nearly the same" in rows[name]["reason"]
         assert "honestly" in rows[name]["reason"]
-    assert (tmp_path / "build" / "grades.html").read_text().count("nearly the same") == 2
+    assert (tmp_path / "build" / "grades.html").read_text(encoding="utf-8").count(
+        "nearly the same"
+    ) == 2
     for page in (tmp_path / "build" / "feedback").iterdir():
-        assert "same" not in page.read_text()
+        assert "same" not in page.read_text(encoding="utf-8")
 
 
 def test_feedback_pages_say_why_and_are_linked(course, tmp_path):
     names = [ADA, "Jörg Müller_78_assignsubmission_file_/bad.zip", "<b>.zip"]
     course(names, MOODLE)
     build = tmp_path / "build"
-    page = (build / "feedback" / "78-Jörg-Müller.html").read_text()
+    page = (build / "feedback" / "78-Jörg-Müller.html").read_text(encoding="utf-8")
     assert "the paper claims parameters = 7; &lt;script&gt;" in page and "<script" not in page
     assert "What does not hold" in page and "late" in page and "75.00 %" in page
     assert re.search('<td>network<div class="reason">the paper claims.*>10</td>.*>20</td>', page)
     assert not re.search(r"(src|href)=.(?!data:)", page)
-    table = (build / "grades.html").read_text()
+    table = (build / "grades.html").read_text(encoding="utf-8")
     assert table.count("<script>") == 1 and "<b>" not in table
     links = re.findall(r'<a href="([^"]+)">', table)
     assert "feedback/78-J%C3%B6rg-M%C3%BCller.html" in links and len(links) == 3

@@ -249,7 +249,7 @@ def test_nothing_of_an_archive_is_run_by_the_command(world, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "grading.verify", str(path)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=cwd,
         env={"PATH": os.environ["PATH"]} | own,
     )

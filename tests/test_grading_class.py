@@ -24,7 +24,7 @@ HERE = pathlib.Path(__file__).parent
 
 def main(archive, report):
     name, report = pathlib.Path(archive).name, pathlib.Path(report)
-    with open(HERE / "calls", "a") as file:
+    with open(HERE / "calls", "a", encoding="utf-8") as file:
         file.write(name + "\\n")
     if "crash" in name:
         os.kill(os.getpid(), 11)
@@ -39,7 +39,7 @@ def main(archive, report):
         verdict |= {"code": 1, "reason": finding["message"], "findings": [finding]}
     if "twin" in name:
         report.with_suffix(".work").write_bytes((HERE / "twin.work").read_bytes())
-    report.write_text(json.dumps(verdict))
+    report.write_text(json.dumps(verdict), encoding="utf-8")
     sys.exit(verdict["code"])
 
 if __name__ == "__main__":
@@ -52,7 +52,7 @@ def course(tmp_path, monkeypatch, restored_environment):
     """A folder of archives, and a judge that does by their names what archives may bring about."""
     own = tmp_path / "own"
     own.mkdir()
-    (own / "judge_by_name.py").write_text(JUDGE)
+    (own / "judge_by_name.py").write_text(JUDGE, encoding="utf-8")
     monkeypatch.syspath_prepend(own)
     monkeypatch.setattr(judges, "JUDGE", "judge_by_name")
     monkeypatch.setattr(judges, "ROOT", own)  # where a cluster's workers find it
@@ -72,7 +72,7 @@ def course(tmp_path, monkeypatch, restored_environment):
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         pack(folder / name, {"a": b"b"})
-    (folder / "notes.txt").write_text("no archive")
+    (folder / "notes.txt").write_text("no archive", encoding="utf-8")
     return folder
 
 
@@ -84,7 +84,7 @@ def graded(folder, code=0):
     with open(grades, newline="", encoding="utf-8-sig") as file:
         return {row["archive"]: row for row in csv.DictReader(file)}, (
             folder.parent / "build" / "grades.html"
-        ).read_text()
+        ).read_text(encoding="utf-8")
 
 
 def test_a_class_is_graded_whatever_an_archive_does(course, monkeypatch):
@@ -117,11 +117,11 @@ def test_a_class_is_graded_whatever_an_archive_does(course, monkeypatch):
     assert page.count("<tr") == 10 and page.count("<script>") == 1 and "<b>" not in page
     assert page.count('<img alt="first page"') == 6
     calls = course.parent / "own" / "calls"
-    before = len(calls.read_text().splitlines())
+    before = len(calls.read_text(encoding="utf-8").splitlines())
     graded(course)  # all verdicts are kept
     pack(course / "bad.zip", {"a": b"other"})
     graded(course)
-    assert len(calls.read_text().splitlines()) == before + 1
+    assert len(calls.read_text(encoding="utf-8").splitlines()) == before + 1
 
 
 def test_grading_can_be_stopped_and_goes_on(course, monkeypatch):
@@ -194,16 +194,16 @@ def test_a_stored_verdict_is_of_every_file_of_training(judge_copy, tmp_path):
 def test_a_stored_verdict_is_of_one_archive_and_one_data_set(judge_copy, tmp_path, monkeypatch):
     archive = pack(tmp_path / "a.zip", {"a": b"b"})
     before = grade.verdict_key(archive, judge_copy)
-    (judge_copy / "README.md").write_text("no part of a verdict")
+    (judge_copy / "README.md").write_text("no part of a verdict", encoding="utf-8")
     assert grade.verdict_key(archive, judge_copy) == before
     pack(archive, {"a": b"other"})
     changed = grade.verdict_key(archive, judge_copy)
     batch = tmp_path / "data" / "cifar-10-batches-py" / "test_batch"
     batch.parent.mkdir(parents=True)
-    batch.write_text("pixels")
+    batch.write_text("pixels", encoding="utf-8")
     monkeypatch.setenv("CIFAR10_DIR", str(tmp_path / "data"))
     keys = {before, changed, grade.verdict_key(archive, judge_copy)}
-    batch.write_text("other pixels")
+    batch.write_text("other pixels", encoding="utf-8")
     keys.add(grade.verdict_key(archive, judge_copy))
     monkeypatch.setattr(sandbox, "usable", lambda: "not any more")
     keys.add(grade.verdict_key(archive, judge_copy))
@@ -214,7 +214,7 @@ def test_a_damaged_stored_verdict_is_judged_again(tmp_path):
     file = tmp_path / "verdict.json"
     assert grade.read_verdict(file) is None
     for content in ("{", "[]", '{"code": 0}', '{"code": "0", "reason": ""}'):
-        file.write_text(content)
+        file.write_text(content, encoding="utf-8")
         assert grade.read_verdict(file) is None
-    file.write_text('{"code": 0, "reason": "all holds", "differences": []}')
+    file.write_text('{"code": 0, "reason": "all holds", "differences": []}', encoding="utf-8")
     assert grade.read_verdict(file).reason == "all holds"

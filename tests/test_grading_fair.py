@@ -256,7 +256,7 @@ def own_network(world, tmp_path, monkeypatch):
         own.setattr(layer_table, "KNOWN_MODULES", (*layer_table.KNOWN_MODULES, nn.Dropout))
         for name, value in definition_facts(names):
             claims[name] = forgeries.entry(value, "definitions")
-    source = (ROOT / "analysis/layer_table.py").read_text()
+    source = (ROOT / "analysis/layer_table.py").read_text(encoding="utf-8")
     world.files["analysis/layer_table.py"] = source.replace(
         "    nn.Identity,\n", "    nn.Identity,\n    nn.Dropout,\n"
     ).encode()
@@ -412,12 +412,13 @@ def test_the_templates_stored_run_is_asked_about(world, no_paper, tmp_path, monk
     folder.mkdir(parents=True)
     monkeypatch.setattr(records, "ROOT", tmp_path)
     info = json.loads(world.files["checkpoints/fast-0/run.json"])
-    (folder / "run.json").write_text(json.dumps(info))
+    (folder / "run.json").write_text(json.dumps(info), encoding="utf-8")
     verdict = judged(world)
     assert verdict.code == 2 and "is the one that comes with the template" in verdict.reason
     submission = forgeries.submission(world)
     runs, _ = records.load_runs(submission, ["fast-0"], world.policy)
-    (folder / "run.json").write_text(json.dumps(info | {"seconds": 1.0}))
+    record = json.dumps(info | {"seconds": 1.0})
+    (folder / "run.json").write_text(record, encoding="utf-8")
     assert not records.check_own_training(submission, runs["fast-0"], world.policy)
     weights = world.files["checkpoints/fast-0/weights.safetensors"]
     (folder / "weights.safetensors").write_bytes(weights)

@@ -61,7 +61,7 @@ def test_a_reruns_claims_are_computed_from_the_runs_that_it_leaves(
 ):
     fresh, trained, change, code, words = RERUNS[name]
     monkeypatch.setenv("FRESH", fresh)
-    (tmp_path / "images").write_text("pixels")
+    (tmp_path / "images").write_text("pixels", encoding="utf-8")
     tmp_path.chmod(0o755)  # where root grades, the sandbox's user is another one
     again = {"claims": json.loads(world.files[LEDGER])["claims"]}
     claims, _ = read_claims(json.loads(world.files[LEDGER]), world.policy)
@@ -101,7 +101,7 @@ def test_a_reruns_claims_are_computed_from_the_runs_that_it_leaves(
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user reads its own files in the sandbox")
 def test_root_is_told_of_images_that_the_sandbox_may_not_read(tmp_path):
     tmp_path.chmod(0o755)
-    (tmp_path / "images").write_text("pixels")
+    (tmp_path / "images").write_text("pixels", encoding="utf-8")
     assert sandbox.run({}, ["cat", "/data/images"], LIMITS, tmp_path) == b"pixels"
     (tmp_path / "images").chmod(0o600)
     with pytest.raises(

@@ -50,7 +50,7 @@ def test_a_cell_that_is_not_in_the_file_is_named_by_its_label_or_number(notebook
 @pytest.mark.parametrize("content", ["", "{}", '{"worksheets": []}', "no JSON"])
 def test_a_cell_is_named_without_a_notebook_that_can_be_read(tmp_path, run_cell, content):
     run_cell("first()")
-    (tmp_path / "notebook.ipynb").write_text(content)
+    (tmp_path / "notebook.ipynb").write_text(content, encoding="utf-8")
     assert notebook_run.cell_name(tmp_path / "notebook.ipynb") == "cell 1"
     assert notebook_run.cell_name(tmp_path / "missing.ipynb") == "cell 1"
 
@@ -59,7 +59,8 @@ def test_a_cell_without_an_id_is_named_by_its_number(tmp_path, run_cell):
     """As in notebooks of an older format."""
     cell = {"cell_type": "code", "source": ["first()"], "metadata": {}, "outputs": []}
     path = tmp_path / "notebook.ipynb"
-    path.write_text(json.dumps({"cells": [cell], "nbformat": 4, "nbformat_minor": 2}))
+    notebook = {"cells": [cell], "nbformat": 4, "nbformat_minor": 2}
+    path.write_text(json.dumps(notebook), encoding="utf-8")
     run_cell("first()")
     assert notebook_run.cell_name(path) == "cell 1"
 

@@ -339,7 +339,11 @@ def report(tmp_path_factory):
         "MAKEFLAGS": "",
     }
     done = subprocess.run(
-        ["make", "report"], cwd=folder, env=os.environ | settings, capture_output=True, text=True
+        ["make", "report"],
+        cwd=folder,
+        env=os.environ | settings,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "build/report.pdf" in done.stdout
@@ -349,7 +353,7 @@ def report(tmp_path_factory):
 def pdf_text(path, order="-layout"):
     """Return the text of a PDF, by pdftotext."""
     command = ["pdftotext", order, str(path), "-"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
 
 PAPER_WORDS = (
@@ -411,10 +415,10 @@ def test_latex_has_nothing_undefined_and_nothing_in_the_margin(report):
     done = subprocess.run(
         ["latexmk", "-norc", "-xelatex", "-interaction=batchmode", "-outdir=hand", "report.tex"],
         cwd=report / "build", env=os.environ | {"BIBINPUTS": f"{ROOT / 'report'}:"},
-        capture_output=True, text=True,
+        capture_output=True, encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    log = (report / "build" / "hand" / "report.log").read_text(errors="replace")
+    log = (report / "build" / "hand" / "report.log").read_text(errors="replace", encoding="utf-8")
     assert "natbib" in log
     assert not re.findall("(?m).*undefined.*|^! .*|Missing character.*", log)
     pictures = set(re.findall(r"File: (\S*fig-\w+)", log))
@@ -440,14 +444,14 @@ def test_stock_pdf_and_html(report):
         command = [sys.executable, "-m", "nbconvert", "--to", kind]
         command += ["--output-dir", str(report / "stock")]
         command += [str(report / "build" / "assignment2.ipynb")]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stderr[-2000:]
     text = pdf_text(report / "stock" / "assignment2.pdf")
     assert "class ResidualBlock" in text
     assert "References" in text
     assert "[?]" not in text
     assert "it/s" not in text
-    page = (report / "stock" / "assignment2.html").read_text()
+    page = (report / "stock" / "assignment2.html").read_text(encoding="utf-8")
     images = re.findall(r"<img[^>]*>", page)
     assert len(images) >= 4
     assert all(re.search(r'alt="[^"]{3,}"', image) for image in images)

@@ -478,7 +478,7 @@ ENTRIES = r"""
 @pytest.fixture
 def entries(monkeypatch, tmp_path):
     file = tmp_path / "references.bib"
-    file.write_text(typeset.BIBLIOGRAPHY.read_text() + ENTRIES)
+    file.write_text(typeset.BIBLIOGRAPHY.read_text(encoding="utf-8") + ENTRIES, encoding="utf-8")
     for module in (typeset, exporter):
         monkeypatch.setattr(module, "BIBLIOGRAPHY", file)
     monkeypatch.setattr(typeset, "BUILD", tmp_path / "build")
@@ -528,7 +528,7 @@ def test_every_kind_is_typeset(tmp_path, entries):
 
 @pytest.mark.tex
 def test_bibtex_errors_name_the_entry(tmp_path, entries):
-    entries.write_text("@misc{good, title={A}}\n@misc{bad, title={A} year={1}}\n")
+    entries.write_text("@misc{good, title={A}}\n@misc{bad, title={A} year={1}}\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="entry bad, line 2"):
         paper(tmp_path, markdown("[(A)](#ref-good) [(B)](#ref-bad)"))
 
@@ -545,10 +545,10 @@ def test_any_format_and_any_id(tmp_path):
             )
         ]
     )
-    (tmp_path / "old.ipynb").write_text(nbformat.v3.writes_json(old))
+    (tmp_path / "old.ipynb").write_text(nbformat.v3.writes_json(old), encoding="utf-8")
     blank = new_notebook(cells=[markdown("words")])
     blank.cells[0].id = "a blank"
-    (tmp_path / "blank.ipynb").write_text(json.dumps(blank))
+    (tmp_path / "blank.ipynb").write_text(json.dumps(blank), encoding="utf-8")
     for name in ("old", "blank"):
         pdf, _ = exporter.PaperExporter().from_filename(str(tmp_path / f"{name}.ipynb"))
         (tmp_path / "paper.pdf").write_bytes(pdf)

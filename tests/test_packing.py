@@ -31,7 +31,7 @@ def run_packing(root, job, **environment):
     return subprocess.run(
         [sys.executable, "-m", "tools.packing", job],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=root,
         env={"PATH": "/usr/bin:/bin", **threads(), **environment},
     )
@@ -162,7 +162,7 @@ def test_collect_copies_new_runs_into_checkpoints(project, refusal, capsys, monk
     shutil.copytree(stored, runs / f"{RUN}-11111111")
     stored.rename(runs / f"{RUN}-22222222")
     # a run of that name which is not the notebook's
-    (runs / f"{RUN}-11111111" / "losses.csv").write_text("1\n")
+    (runs / f"{RUN}-11111111" / "losses.csv").write_text("1\n", encoding="utf-8")
     packing.collect_runs()
     assert f"checkpoints/{RUN}: copied from {runs / RUN}-22222222" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in stored.iterdir()} == files
@@ -205,14 +205,14 @@ def verify_elsewhere(folder):
     """Run make verify's command in a folder that holds an unpacked submission and no images."""
     command = [sys.executable, "-m", "grading.verify"]
     bare = {"PATH": os.environ["PATH"], **threads()}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=bare)
+    return subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", env=bare)
 
 
 def compile_elsewhere(folder):
     """Typeset an unpacked paper as Overleaf does: from its folder, with results in another one."""
     command = ["latexmk", "-cd", "-norc", "-xelatex", "-interaction=batchmode", "-jobname=output"]
     command += [f"-outdir={folder}", str(folder / "report" / "report.tex")]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, encoding="utf-8")
 
 
 @pytest.mark.tex
@@ -224,7 +224,7 @@ def test_zip_verifies_and_compiles_elsewhere(with_paper, tmp_path):
     assert done.returncode == 0, done.stderr
     file = with_paper / "build" / "submission.zip"
     assert file.stat().st_size < 40e6
-    receipt = (with_paper / "build" / "receipt.html").read_text()
+    receipt = (with_paper / "build" / "receipt.html").read_text(encoding="utf-8")
     assert file_hash(file) in receipt and "<td>block</td>" in receipt
     zipfile.ZipFile(file).extractall(tmp_path)
     folder = tmp_path / "resnet-cifar10"  # the archive's only folder
@@ -235,7 +235,7 @@ def test_zip_verifies_and_compiles_elsewhere(with_paper, tmp_path):
     done = compile_elsewhere(folder)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (folder / "output.pdf").exists()
-    assert "undefined" not in (folder / "output.log").read_text(errors="replace")
+    assert "undefined" not in (folder / "output.log").read_text(errors="replace", encoding="utf-8")
 
 
 def test_an_archive_holds_what_its_modules_import(tmp_path):
@@ -319,13 +319,13 @@ def colab_python(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
     options = ["--quiet", "--no-compile", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, *options, *COLAB], capture_output=True, text=True)
+    done = subprocess.run([*pip, *options, *COLAB], capture_output=True, encoding="utf-8")
     if done.returncode:
         pytest.skip(f"pip cannot install Colab's versions here: {done.stderr[-200:]}")
     here = sysconfig.get_path("purelib", vars={"base": sys.prefix})
     there = sysconfig.get_path("purelib", vars={"base": str(folder)})
     # packages of this environment are found after Colab's
-    Path(there, "others.pth").write_text(here + "\n")
+    Path(there, "others.pth").write_text(here + "\n", encoding="utf-8")
     return str(python)
 
 
@@ -340,7 +340,7 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
     package = tmp_path / "substitute" / "google" / "colab"
     package.mkdir(parents=True)
     for name in ("_message", "files", "drive"):
-        (package / f"{name}.py").write_text(GOOGLE_COLAB)
+        (package / f"{name}.py").write_text(GOOGLE_COLAB, encoding="utf-8")
     (package / "__init__.py").touch()
     content = tmp_path / "content"
     content.mkdir()
@@ -356,7 +356,7 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
         **threads(),
     }
     command = [colab_python, "-c", RUN_AND_PRINT, str(file), str(content)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "IPython 7.34.0 pandas 2.2.3" in done.stdout
     assert "downloaded report.pdf" in done.stdout and "resnet: 1 epoch on" in done.stdout
@@ -367,4 +367,4 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
 def test_the_repository_is_one_setting():
     sources = "".join(cell.source for cell in nbformat.read(ROOT / NOTEBOOK, 4).cells)
     assert sources.count("/resnet-cifar10") == 1
-    assert "github.com" not in (ROOT / "README.md").read_text()
+    assert "github.com" not in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -167,7 +167,7 @@ def test_mistakes_of_the_policy_are_one_sentence(changes, words):
 
 
 def test_the_names_that_points_may_fit_are_those_of_the_notebook():
-    claims = json.loads((ROOT / "report" / "results.json").read_text())["claims"]
+    claims = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))["claims"]
     others = ("run ", "files", "data", "paper", "submission", "claims", "runs", "weights")
     known = [name for name in KNOWN if not name.startswith((*others, "definitions", "rerun"))]
     assert set(known) <= set(claims)

@@ -104,7 +104,7 @@ def test_two_students_of_one_name_are_never_guessed(tmp_path):
 def test_gradescope_lists_its_submitters(tmp_path):
     roster = roster_of(tmp_path, PLAIN)
     (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "submission_metadata.yml").write_text(GRADESCOPE)
+    (tmp_path / "export" / "submission_metadata.yml").write_text(GRADESCOPE, encoding="utf-8")
     match = match_archive("export/submission_9001/a.zip", [], roster, tmp_path, DEADLINE)
     assert match.student.id == "1815" and match.late is True
     with pytest.raises(RosterError, match="does not list submission_9002"):

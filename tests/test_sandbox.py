@@ -48,7 +48,7 @@ def test_the_sandbox_has_no_network():
 
 @needs_sandbox
 def test_the_sandbox_sees_no_home_no_other_archive_and_no_variables(tmp_path, monkeypatch):
-    (tmp_path / "other.zip").write_text("secret")
+    (tmp_path / "other.zip").write_text("secret", encoding="utf-8")
     monkeypatch.setenv("TOKEN", "secret")
     paths = [
         str(tmp_path),

@@ -188,9 +188,9 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(
     assert store.train("later").key == runs["later"].key
 
     record = stored / "later" / "run.json"
-    info = json.loads(record.read_text())
+    info = json.loads(record.read_text(encoding="utf-8"))
     info["config"]["learning_rate"] = 0.5
-    record.write_text(json.dumps(info))
+    record.write_text(json.dumps(info), encoding="utf-8")
     before = record.read_bytes()
     other = r"of another configuration: other learning_rate \(stored 0.5"
     for refused in (store.load_all, store.train_all):  # nothing that is stored is overwritten

@@ -33,35 +33,35 @@ LONGEST_LITERAL = 300  # characters; a longer text is prose, and belongs in a Ma
 
 def test_ruff():
     command = [sys.executable, "-m", "ruff", "check", "--output-format=concise", str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @both_notebooks
 def test_the_notebook_carries_nothing_of_the_machine_it_ran_on(notebook):
-    content = json.loads(notebook.read_text())
+    content = json.loads(notebook.read_text(encoding="utf-8"))
     assert set(content["metadata"]) == {"kernelspec", "language_info", "title", "authors"}
     assert content["metadata"]["kernelspec"]["name"] == "python3"
     assert not any(cell.get("attachments") for cell in content["cells"])
-    assert not re.search(r"/(home|root|Users|tmp)/", notebook.read_text())
+    assert not re.search(r"/(home|root|Users|tmp)/", notebook.read_text(encoding="utf-8"))
 
 
 @both_notebooks
 def test_cells_have_ids_of_their_own(notebook):
-    ids = [cell["id"] for cell in json.loads(notebook.read_text())["cells"]]
+    ids = [cell["id"] for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
     assert len(set(ids)) == len(ids)
 
 
 @both_notebooks
 def test_hidden_cells_are_hidden_everywhere(notebook):
-    for cell in json.loads(notebook.read_text())["cells"]:
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         settings = {key: value for key, value in cell["metadata"].items() if key != "tags"}
         assert settings in ({}, HIDDEN), cell["id"]
 
 
 @both_notebooks
 def test_the_cell_options_are_quartos(notebook):
-    for cell in json.loads(notebook.read_text())["cells"]:
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         options = re.findall(r"(?m)^#\| *([^:]*)", "".join(cell["source"]))
         assert set(options) <= CELL_OPTIONS, cell["id"]
         assert len(options) == len(set(options)), cell["id"]
@@ -71,7 +71,7 @@ def test_the_cell_options_are_quartos(notebook):
 def test_each_reference_is_cited_where_it_is_listed(notebook):
     document = "study" if notebook == STUDY else "report"
     listed = {entry.key for entry in entries_of(document)}
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = "".join("".join(cell["source"]) for cell in cells)
     assert listed == set(re.findall(r"\(#ref-(\w+)\)", sources))
 

@@ -62,7 +62,7 @@ def test_the_claims_follow_from_the_committed_predictions():
 @pytest.mark.tex
 def test_the_paper_says_what_the_ledger_says():
     done = subprocess.run(
-        ["pdftotext", str(PAPER), "-"], capture_output=True, text=True, check=True
+        ["pdftotext", str(PAPER), "-"], capture_output=True, encoding="utf-8", check=True
     )
     text = re.sub(r"\s+", " ", done.stdout)
     assert f"{CLAIMS['test_accuracy']:.2f}" in text
@@ -88,7 +88,7 @@ def test_plain_nbconvert_makes_a_pdf_without_what_leaves_the_page(tmp_path):
             ["xelatex", "-interaction=batchmode", "assignment2.tex"],
             cwd=tmp_path, check=True, capture_output=True,
         )
-    log = (tmp_path / "assignment2.log").read_text(errors="replace")
+    log = (tmp_path / "assignment2.log").read_text(errors="replace", encoding="utf-8")
     assert not re.search("Overfull|undefined|Missing character", log)
 
 

@@ -405,7 +405,7 @@ def test_editors_faults_make_no_noise(tmp_path):
     cell = {"cell_type": "code", "source": "print(1)", "metadata": {}, "execution_count": 1}
     cell["outputs"] = [printed_text]
     notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    (tmp_path / "paper.ipynb").write_text(json.dumps(notebook))
+    (tmp_path / "paper.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     command = [*NBCONVERT, tmp_path, "--to", "python", tmp_path / "paper.ipynb"]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    done = subprocess.run(command, cwd="/", capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and not done.stderr

@@ -647,7 +647,10 @@ def child(folder, before="pass"):
         root=str(ROOT), tests=str(ROOT / "tests"), folder=str(folder), before=before
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
     )
 
 
@@ -954,7 +957,7 @@ def test_no_second_float_copy_of_the_data():
         subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         ).stdout
     )
@@ -1135,10 +1138,10 @@ def test_a_probe_leaves_model_and_random_numbers_as_they_are_and_takes_any_dtype
 def test_a_field_that_a_stored_recipe_lacks_has_its_default(digits, stored, tmp_path):
     """A new field of Recipe leaves stored runs valid; a value that is not the default does not."""
     record = stored / "run" / "run.json"
-    info = json.loads(record.read_text())
+    info = json.loads(record.read_text(encoding="utf-8"))
     for name in ("beta2", "order", "zero_rate_epochs"):
         del info["config"][name]
-    record.write_text(json.dumps(info))
+    record.write_text(json.dumps(info), encoding="utf-8")
     assert (
         training.load_or_train("run", tiny, RECIPE, digits, tmp_path, stored).folder
         == stored / "run"
@@ -1157,12 +1160,17 @@ def test_a_run_records_the_code_that_made_it(uninterrupted, tmp_path):
     for file in project_files("training"):
         copy = tmp_path / file.relative_to(ROOT)
         copy.parent.mkdir(exist_ok=True)
-        copy.write_text(file.read_text() + "\n# a comment\n\n    # and another\n")
+        copy.write_text(
+            file.read_text(encoding="utf-8") + "\n# a comment\n\n    # and another\n",
+            encoding="utf-8",
+        )
     assert (
         training.engine_hash(tmp_path) == uninterrupted.info["choices"]["engine"] == training.ENGINE
     )
     changed = tmp_path / "training" / "augmentation.py"
-    changed.write_text(changed.read_text().replace("PADDING = 4", "PADDING = 0"))
+    changed.write_text(
+        changed.read_text(encoding="utf-8").replace("PADDING = 4", "PADDING = 0"), encoding="utf-8"
+    )
     assert training.engine_hash(tmp_path) != training.ENGINE
 
 

@@ -28,7 +28,7 @@ def test_the_submission_holds():
     verdict = judge(read(ROOT, POLICY), POLICY)
     assert not [row.message for row in verdict.findings if row.verdict == "contradicted"]
     assert not verdict.differences  # it is the template
-    claims = json.loads((ROOT / "report" / "results.json").read_text())["claims"]
+    claims = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))["claims"]
     assert set(claims) <= {row.claim for row in verdict.findings}
 
 
@@ -40,7 +40,7 @@ def test_the_command_exits_by_its_verdict(copy):
     bare = {"PATH": os.environ["PATH"], "HOME": str(copy)}  # without CIFAR10_DIR
     (copy / "report" / "study.json").unlink()  # the study has a test of its own
     change_results(copy, lambda results: results["claims"]["test_accuracy"].update(value=99.0))
-    done = subprocess.run(command, capture_output=True, text=True, env=bare, cwd=copy)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=bare, cwd=copy)
     assert done.returncode == 1 and re.search(r"\nContradicted: ", done.stdout), (
         done.stdout + done.stderr
     )
@@ -52,8 +52,8 @@ def test_the_command_exits_by_its_verdict(copy):
     assert (
         "No CIFAR-10 in" in done.stdout and "the paper claims test_accuracy = 99; " in done.stdout
     )
-    (copy / "report" / "results.json").write_text("{")
-    done = subprocess.run(command, capture_output=True, text=True, env=bare, cwd=copy)
+    (copy / "report" / "results.json").write_text("{", encoding="utf-8")
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=bare, cwd=copy)
     assert (
         done.returncode == 2
         and "is not JSON, or damaged" in done.stdout

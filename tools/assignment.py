@@ -30,6 +30,7 @@ from tools.packing import (
     repository_name,
 )
 from tools.project_files import ROOT, project_files
+from tools.terminal import replace_unprintable
 
 NOTEBOOK = "notebooks/assignment2.ipynb"
 COLAB = "assignment2_colab.ipynb"
@@ -283,6 +284,7 @@ def pack_folder(folder, archive, name):
 
 def main():
     """Write build/assignment/ and build/assignment.zip."""
+    replace_unprintable()
     target = ROOT / "build" / "assignment"
     archive = target.with_suffix(".zip")
     new = target.with_suffix(".new")

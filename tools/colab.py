@@ -84,7 +84,9 @@ def install_missing():
     wanted = [str(requirement) for requirement in missing]
     print("Installing", ", ".join(wanted))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, *wanted, *keep], text=True, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [*pip, *wanted, *keep], stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         raise PackageError(
             f"pip could not install {', '.join(wanted)}: {last_line(done.stderr)}. "
@@ -163,7 +165,9 @@ def build_paper(notebook):
     """Write build/report.pdf from the executed notebook in the file `notebook`."""
     convert = [sys.executable, "-m", "nbconvert", "--config", "report/config.py"]
     command = ["sh", "tools/setup.sh", "--no-pip", *convert, "--output-dir", "build", str(notebook)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         reason = last_line(done.stderr or done.stdout)
         raise SubmissionError(f"the paper could not be built: {reason}.")

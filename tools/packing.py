@@ -31,6 +31,7 @@ from report.freshness import cell_names, file_hash, record, stale
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
 from tools.run_notebook import read_notebook, remove_outputs
+from tools.terminal import replace_unprintable
 from training.runs import WEIGHTS
 
 BUILD = ROOT / "build"
@@ -393,6 +394,7 @@ def main():
     )
     parser.add_argument("job", choices=JOBS)
     job = parser.parse_args().job
+    replace_unprintable()
     try:
         JOBS[job]()
     except SubmissionError as error:

@@ -53,6 +53,7 @@ ROLES = {
         *TRAINING,
         *ANALYSIS,
         *PAPER,
+        ".gitattributes",
         ".gitignore",
         "LICENSE",
         "Makefile",

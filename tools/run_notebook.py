@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -26,6 +27,7 @@ from nbclient.exceptions import CellExecutionError
 from report.fonts import missing_letters
 from report.freshness import MIME_TYPE, visible_outputs
 from tools.errors import CheckError, SubmissionError
+from tools.terminal import replace_unprintable
 
 INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
 
@@ -90,11 +92,20 @@ class Interrupt:
     def listen(self):
         """Replace what Ctrl-C and SIGTERM do by default."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            self.loop.add_signal_handler(number, self.interrupt_kernel)
+            signal.signal(number, self.note)  # Windows has no loop.add_signal_handler
+
+    def end(self):
+        """Leave Ctrl-C and SIGTERM to Python again."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def note(self, *_):
+        """Have the loop interrupt the kernel as soon as it can."""
+        self.loop.call_soon_threadsafe(self.interrupt_kernel)
 
     def interrupt_kernel(self):
         """Interrupt the running cell, and leave the next Ctrl-C to Python."""
-        self.loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         message = "\nStopping once the running cell has ended. Press Ctrl-C again to stop at once."
         print(message, file=sys.stderr)
         self.task = asyncio.ensure_future(self.kernel.interrupt_kernel())
@@ -263,6 +274,7 @@ async def run_cells(notebook, folder):
     finally:
         if client.km.has_kernel:
             await client.km.shutdown_kernel()
+        interrupt.end()
     if interrupt.requested:
         raise KeyboardInterrupt
     if failed:
@@ -314,6 +326,9 @@ def main():
         "--any-fonts", action="store_true", help="do not look for the fonts that its paper needs"
     )
     arguments = parser.parse_args()
+    replace_unprintable()
+    # of tornado, on Windows: kernels are reached in another way there, which works
+    warnings.filterwarnings("ignore", "Proactor event loop")
     try:
         run_notebook(arguments.source, arguments.target, arguments.any_fonts)
     except NotebookError as error:

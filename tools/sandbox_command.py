@@ -23,9 +23,43 @@ STUDENT_SETTINGS = (
     "/var/cache/fontconfig",
 )
 
+# Ubuntu: "1" where only programs with an AppArmor profile of their own may make namespaces.
+APPARMOR_SWITCH = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+LOAD_PROFILE = (
+    "sudo apt-get install apparmor-profiles && sudo install -m 644 "
+    "/usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/ && "
+    "sudo systemctl reload apparmor"
+)
+
 # Programs of a paper, and how far above each its installation begins: TeX Live has a folder for
 # each platform, as in texlive/2025/bin/x86_64-linux.
 TEX_PROGRAMS = {"xelatex": 2, "rsvg-convert": 1}
+
+
+def find_bubblewrap():
+    """The path of bubblewrap, as a command that is run without a PATH needs it."""
+    return shutil.which("bwrap") or "bwrap"
+
+
+def why_unusable():
+    """Why bubblewrap isolates nothing on this machine, and what to do: a clause for a message."""
+    if not sys.platform.startswith("linux"):
+        return "bubblewrap, which isolates programs, exists on Linux only"
+    if not shutil.which("bwrap"):
+        return "bubblewrap 0.7 or later is not installed (Debian: apt-get install bubblewrap)"
+    if _read_if_there(APPARMOR_SWITCH).strip() == "1":
+        return (
+            "bubblewrap is installed, but AppArmor forbids it to make namespaces, as on Ubuntu "
+            f"24.04 (load its profile: {LOAD_PROFILE})"
+        )
+    return (
+        "bubblewrap is installed, but older than 0.7 or not allowed to make namespaces here, as in "
+        "many containers (allow user namespaces, or work as root)"
+    )
+
+
+def _read_if_there(file):
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def succeeds(command, environment=None, passed=()):
@@ -48,7 +82,7 @@ def isolate_tex(folder=None):
     Args:
         folder: where the program runs, or None for one that reads its standard input alone.
     """
-    command = ["bwrap", "--unshare-all", "--die-with-parent"]
+    command = [find_bubblewrap(), "--unshare-all", "--die-with-parent"]
     command += _show_if_there([*PROGRAMS, *TEX_SETTINGS, *_tex_installations()])
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     if folder:
@@ -87,7 +121,7 @@ def isolate_student(inputs, limits, data=None, user=None, seccomp=None):
     """
     installation = _python_installation()
     command = [
-        "bwrap",
+        find_bubblewrap(),
         "--unshare-ipc",
         "--unshare-pid",
         "--unshare-net",

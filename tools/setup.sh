@@ -2,8 +2,8 @@
 # sh tools/setup.sh [--no-tex | --no-pip | --sandbox] COMMAND...
 #
 # Run COMMAND from the repository's root, in the project's environment. Whatever is missing is
-# installed first; if that is not allowed, the command to run is printed. If nothing is missing,
-# this prints nothing and takes no time.
+# installed first, packages by uv where it is there; if that is not allowed, the command to run is
+# printed. If nothing is missing, this prints nothing and takes no time.
 #
 # --no-tex    COMMAND needs no program of the system: check Python packages only
 # --no-pip    check programs of the system only
@@ -17,6 +17,10 @@ stop() {
 
 have() {
     command -v "$1" >/dev/null 2>&1
+}
+
+on_macos() {
+    [ "$(uname -s 2>/dev/null)" = Darwin ]
 }
 
 # An active environment is used as it is, and so is Colab's Python. Otherwise the project has its
@@ -33,7 +37,7 @@ find_environment() {
         python=python3
         have python3 ||
             stop "Python 3.11 or later is needed, but there is no python3. Install it (Debian or" \
-                "Ubuntu: sudo apt-get install python3), then try again."
+                "Ubuntu: sudo apt-get install python3; macOS: brew install python), then try again."
         if [ -n "${COLAB_RELEASE_TAG:-}" ]; then
             environment=$(python3 -c 'import sys; print(sys.prefix)')
         else
@@ -43,7 +47,8 @@ find_environment() {
     fi
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         stop "Python 3.11 or later is needed; $python is $("$python" -V 2>&1)." \
-            "Activate an environment with a newer Python, then try again."
+            "Activate an environment with a newer Python (macOS: brew install python), then try" \
+            "again."
 }
 
 # Sets ready: whether everything in requirements.txt is installed. The environment holds a copy of
@@ -60,29 +65,38 @@ check_requirements() {
     fi
 }
 
-# Sets packages: what the system's package manager has to install, "" if nothing.
+# Sets what the system's package manager has to install, "" if nothing: packages, as Debian names
+# them, and formulas, as Homebrew does.
 list_packages() {
     packages=
-    # Debian's python3 has no venv without this package
-    if [ $own$ready = yesno ] && ! python3 -c 'import ensurepip' 2>/dev/null; then
+    formulas=
+    # Debian's python3 has no venv without this package; uv needs none
+    if [ $own$ready = yesno ] && ! have uv && ! python3 -c 'import ensurepip' 2>/dev/null; then
         packages=" python3-venv"
     fi
     [ $tex = yes ] || return 0
     if ! have_tex; then
         packages="$packages texlive-xetex texlive-latex-recommended texlive-fonts-recommended"
         packages="$packages texlive-plain-generic lmodern latexmk"
+        formulas="$formulas mactex-no-gui"
     fi
-    have pandoc || packages="$packages pandoc"
-    have fc-match || packages="$packages fontconfig"
-    have pdftotext || packages="$packages poppler-utils"
+    have pandoc || lack pandoc pandoc
+    have fc-match || lack fontconfig fontconfig
+    have pdftotext || lack poppler-utils poppler
     # A paper can be built without these two, so they alone are no reason to call apt: bubblewrap
-    # (a sandbox for LaTeX and for students' code) and librsvg (pictures in SVG).
+    # (a sandbox for LaTeX and for students' code, on Linux) and librsvg (pictures in SVG).
     if [ $sandbox = yes ] || [ -n "$packages" ]; then
-        have bwrap || packages="$packages bubblewrap"
+        have bwrap || on_macos || lack bubblewrap
     fi
     if [ -n "$packages" ]; then
-        have rsvg-convert || packages="$packages librsvg2-bin"
+        have rsvg-convert || lack librsvg2-bin librsvg
     fi
+}
+
+# Add a program to those that are missing: Debian's package, Homebrew's formula.
+lack() {
+    packages="$packages $1"
+    formulas="$formulas${2:+ $2}"
 }
 
 # Whether TeX is complete: one file stands for each package. cleveref is one of texlive-latex-extra,
@@ -99,9 +113,7 @@ install_packages() {
     root=
     [ "$(id -u)" = 0 ] || root="sudo -n"
     if ! { have apt-get && $root true 2>/dev/null; }; then
-        printf '%s\n' \
-            "Some programs are missing. On Debian or Ubuntu run this command, then try again:" \
-            "sudo apt-get update && sudo apt-get install --no-install-recommends$packages" >&2
+        print_command >&2
         [ $sandbox = yes ] || exit 1
         return 0
     fi
@@ -114,21 +126,32 @@ install_packages() {
     fi
 }
 
+print_command() {
+    if on_macos; then
+        echo "Some programs are missing. With Homebrew (https://brew.sh) run this command, open a new" \
+            "terminal, then try again:"
+        echo "brew install$formulas"
+    else
+        echo "Some programs are missing. On Debian or Ubuntu run this command, then try again:"
+        echo "sudo apt-get update && sudo apt-get install --no-install-recommends$packages"
+    fi
+}
+
 apt() {
     $root env DEBIAN_FRONTEND=noninteractive \
         apt-get -o DPkg::Lock::Timeout=300 "$@" </dev/null >build/apt.log 2>&1
 }
 
-# Install requirements.txt with pip: into .venv, made first, or into the active environment.
+# Install requirements.txt: into .venv, made first, or into the active environment.
 install_requirements() {
     [ $ready = no ] || return 0
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     if [ $own = yes ]; then
         echo "Installing requirements.txt into .venv: 5 GB, most of it torch; a few minutes."
-        .venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv
-        .venv/bin/python -m pip install -r requirements.txt ||
-            stop "pip could not install requirements.txt. Its reason is above."
+        .venv/bin/python -c 'import pip' 2>/dev/null || make_environment
         python=.venv/bin/python
+        install -r requirements.txt ||
+            stop "$installer could not install requirements.txt. Its reason is above."
     else
         complete_environment
     fi
@@ -139,20 +162,42 @@ install_requirements() {
     cp requirements.txt "$installed" 2>/dev/null || :
 }
 
+# Make .venv, with pip in it.
+make_environment() {
+    if have uv; then
+        rm -rf .venv
+        uv venv --quiet --seed --python python3 .venv
+    else
+        python3 -m venv --clear .venv
+    fi
+}
+
+# Install packages; the arguments are those of pip install.
+install() {
+    if [ $installer = uv ]; then
+        uv pip install --python "$python" "$@"
+    else
+        "$python" -m pip install "$@"
+    fi
+}
+
 # Install into the active environment what is missing there; its torch stays as it is.
 complete_environment() {
     echo "Installing what $environment lacks of requirements.txt."
-    "$python" -c 'import pip' 2>/dev/null || "$python" -m ensurepip >/dev/null
+    [ $installer = uv ] || "$python" -c 'import pip' 2>/dev/null ||
+        "$python" -m ensurepip >/dev/null
     keep=$(mktemp)
     "$python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
         >"$keep" 2>/dev/null || :
-    if ! "$python" -m pip install -q -c "$keep" -r requirements.txt; then
+    if ! install -q -c "$keep" -r requirements.txt; then
         rm -f "$keep"
-        stop "pip could not install requirements.txt into $environment. Its reason is above."
+        stop "$installer could not install requirements.txt into $environment. Its reason is above."
     fi
     rm -f "$keep"
 }
 
+installer=pip
+! have uv || installer=uv
 tex=yes
 pip=yes
 sandbox=no

@@ -65,7 +65,8 @@ def save_state(folder, state):
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, folder / "state.pt")
+        with name_disk_faults(folder):
+            os.replace(temporary, folder / "state.pt")  # Windows refuses this for an open file
     finally:
         temporary.unlink(missing_ok=True)
 
