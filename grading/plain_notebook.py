@@ -2,7 +2,7 @@
 
 from grading import network_measurements
 from grading.findings import Finding
-from report.freshness import cell_names
+from report.freshness import cell_names, failed_unexpectedly
 
 
 def check(notebook, template, runs, data, submission, policy):
@@ -45,7 +45,7 @@ def check_execution(notebook):
         if cell.cell_type != "code" or not cell.source.strip():
             continue
         counts.append(cell.execution_count)
-        if any(output.output_type == "error" for output in cell.outputs):
+        if failed_unexpectedly(cell):
             failed.append(name)
     if failed:
         return Finding("run", "unverified", f"{', '.join(failed[:5])} ended in an error")

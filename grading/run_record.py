@@ -17,6 +17,7 @@ from grading.schema import Place, SchemaError, read_table
 from report.freshness import (
     cell_names,
     code_hash,
+    failed_unexpectedly,
     record,
     results_hash,
     text_hash,
@@ -114,11 +115,7 @@ def _compare_cells(notebook, recorded, template):
         count = len(removed) - len(again)
         message = f"code cells that were run are no longer in the notebook: {count}"
         findings.append(Finding("files", "implausible", message))
-    failed = [
-        name
-        for name, cell in cells.items()
-        if any(output.output_type == "error" for output in cell.outputs)
-    ]
+    failed = [name for name, cell in cells.items() if failed_unexpectedly(cell)]
     if failed:
         message = f"{join_names(failed)} ended in an error"
         findings.append(Finding("files", "unverified", message))

@@ -24,7 +24,7 @@ def arrange(paper, fragment):
     """Place a fragment's pictures, centred blocks and tables."""
     body = fragment.body
     for image in body.find_all("img"):
-        if WEB_ADDRESS.match(image.get("src", "").strip()):
+        if is_on_web(image):
             replace_by_link(paper, image, fragment.cell)
         else:
             set_picture(paper, image, fragment)
@@ -38,6 +38,11 @@ def arrange(paper, fragment):
             set_row(table)
         else:
             set_table(table, fragment.cell)
+
+
+def is_on_web(image):
+    """Whether a picture is named by an address on the web."""
+    return bool(WEB_ADDRESS.match(image.get("src", "").strip()))
 
 
 def replace_by_link(paper, image, cell):

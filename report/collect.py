@@ -11,12 +11,14 @@ from enum import Enum
 from string import ascii_lowercase
 
 from report import formulas, pictures, printed, tables
+from report.arrangement import is_on_web, load_picture
 from report.cell_options import read_cell_options
 from report.freshness import MIME_TYPE, record, visible_outputs
 from report.front_matter import check_front_matter, split_yaml
 from report.latex_text import Latex
 from report.markdown import HEADINGS, new_element, parse_html, render_markdown
 from report.paper import Float, Fragment
+from report.syntax import find_attributes, label_in, take_attributes
 from tools.errors import PaperError
 
 FLOATS = {"fig": "figure", "tbl": "table"}  # by the first letters of a label
@@ -372,8 +374,36 @@ class Collector:
 
     def add_markdown(self, markdown, name, part="body", attachments=None):
         """Add a fragment of Markdown."""
-        body = render_markdown(markdown)
-        self.paper.fragments.append(Fragment(name, body, part, attachments or {}))
+        fragment = Fragment(name, render_markdown(markdown), part, attachments or {})
+        if part == "body":
+            self.read_figures(fragment)
+        self.paper.fragments.append(fragment)
+
+    def read_figures(self, fragment):
+        """Make figures of pictures that have a label, `![Caption](file){#fig-name}`.
+
+        As in Quarto, the picture has to be alone in its paragraph.
+        """
+        for image in fragment.body.find_all("img"):
+            paragraph = image.parent
+            attributes = find_attributes(image)
+            if not attributes or not label_in(attributes).startswith("fig-"):
+                continue
+            if paragraph.name != "p" or paragraph.get_text().strip() != attributes[0]:
+                continue
+            if is_on_web(image):
+                continue
+            file = load_picture(self.paper, image, fragment)
+            if file:
+                self.set_figure(paragraph, image, file, fragment.cell)
+
+    def set_figure(self, paragraph, image, file, name):
+        """Put a figure in the place of the paragraph of a picture."""
+        options = FloatOptions("figure", take_attributes(image), image.get("alt", ""), False)
+        figure = new_element("paper-figure", self.read_caption(options, name))
+        width = pictures.width(image)
+        figure["float"] = Float(options.label, files=[file], width=width)
+        paragraph.replace_with(figure)
 
     def add_body(self, body, name):
         """Add a fragment whose elements are there."""

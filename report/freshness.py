@@ -231,7 +231,7 @@ def stale(notebook, root):
         if cell["cell_type"] == "code" and cell["source"].strip():
             cells[name] = cell
     yield from _changed_code(cells, last_run["cells"], last_run.get("failed", []))
-    failed = [name for name, cell in cells.items() if _failed(cell)]
+    failed = [name for name, cell in cells.items() if failed_unexpectedly(cell)]
     if failed:
         yield f"{', '.join(failed)} ended in an error"
     if root:
@@ -272,7 +272,10 @@ def _last_of_each(values):
     return list(dict.fromkeys(reversed(list(values))))[::-1]
 
 
-def _failed(cell):
+def failed_unexpectedly(cell):
+    """Whether a code cell shows an error, unless its tag `raises-exception` says it should."""
+    if "raises-exception" in _tags(cell):
+        return False
     return any(output["output_type"] == "error" for output in cell["outputs"])
 
 

@@ -310,7 +310,7 @@ def write_figure(element):
     pictures = []
     parts = element.find_all("part-caption")
     for index, file in enumerate(figure.files):
-        share = f"[width={width}]" if columns > 1 else ""
+        share = f"[width={width}]" if columns > 1 else figure.width
         if index < len(parts):
             content = [f"\\centering\\includegraphics{{{file}}}"]
             label = safe_label(f"{figure.label}-{index + 1}")

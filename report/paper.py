@@ -31,6 +31,7 @@ class Float:
     is_wide: bool = False  # spans both columns
     files: list = field(default_factory=list)  # of a figure: names of its pictures
     table: object = None  # of a table: a Table, once it has been read
+    width: str = ""  # of its only picture, as LaTeX's option; "" for its own
     columns: int = 0  # in which the pictures of a figure stand, 0 for what fits
 
 

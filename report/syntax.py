@@ -43,16 +43,33 @@ def remove_hidden(body):
 def read_attributes(body):
     """Take the width and the name of pictures from Pandoc's {#name width=50%} behind them."""
     for image in body.find_all("img"):
-        behind = image.next_sibling
-        found = ATTRIBUTES.match(behind) if isinstance(behind, NavigableString) else None
-        if not found:
-            continue
-        behind.replace_with(behind[found.end() :])
-        for name, value in re.findall(r"""(\w+)=["']?([^\s"']+)""", found[1]):
-            if name in ("width", "height"):
-                image[name] = value
-        if name := re.search(r"#([\w:.-]+)", found[1]):
-            image.insert_before(new_element("a", id=name[1]))
+        if label := take_attributes(image):
+            image.insert_before(new_element("a", id=label))
+
+
+def find_attributes(image):
+    """The match of Pandoc's {#name width=50%} behind a picture, or None."""
+    behind = image.next_sibling
+    return ATTRIBUTES.match(behind) if isinstance(behind, NavigableString) else None
+
+
+def label_in(attributes):
+    """The name in a match of Pandoc's attributes, "" without one."""
+    label = re.search(r"#([\w:.-]+)", attributes[1])
+    return label[1] if label else ""
+
+
+def take_attributes(image):
+    """Give a picture the size that its attributes ask for, remove their text, return its name."""
+    attributes = find_attributes(image)
+    if not attributes:
+        return ""
+    behind = image.next_sibling
+    behind.replace_with(behind[attributes.end() :])
+    for name, value in re.findall(r"""(\w+)=["']?([^\s"']+)""", attributes[1]):
+        if name in ("width", "height"):
+            image[name] = value
+    return label_in(attributes)
 
 
 def draw_check_boxes(body):

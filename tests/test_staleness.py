@@ -1,12 +1,13 @@
 """A notebook's record names every file that its numbers rest on: editing one makes it stale."""
 
+import copy
 import shutil
 
 import nbformat
 import pytest
 from helpers import LEFT_OUT, ROOT
 from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from report.freshness import record, stale
 from tools.project_files import project_files
@@ -50,3 +51,13 @@ def test_editing_a_file_makes_the_notebook_stale(recorded, name):
     file.write_bytes(content + b"\n")
     assert f"{name} is not the file that the notebook was run with" in list(stale(notebook, root))
     file.write_bytes(content)
+
+
+def test_an_expected_error_is_no_fault(recorded):
+    root, notebook = recorded
+    changed = copy.deepcopy(notebook)
+    cell = changed.cells[0]
+    cell.outputs = [new_output("error", ename="ValueError", evalue="wrong", traceback=[])]
+    assert any("ended in an error" in sentence for sentence in stale(changed, root))
+    cell.metadata.tags.append("raises-exception")
+    assert list(stale(changed, root)) == []

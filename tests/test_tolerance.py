@@ -240,6 +240,19 @@ def test_pictures_beside_each_other_may_stand_below(tmp_path):
     assert r"[width=\fitwidth{0.500\linewidth}]" in half and "width=50" not in half
 
 
+def test_a_picture_with_a_label_alone_in_its_paragraph_is_a_figure(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture("PNG"))
+    text = "Look at @fig-x.\n\n![A *square*](a.png){#fig-x width=50%}\n\nIt is small."
+    cells = [figure(), markdown(text), markdown("word ![](a.png){#fig-y} word")]
+    tex = body(*cells, folder=tmp_path)
+    assert r"Figure~\ref{fig-x}" in tex
+    placed = re.search(r"(?s)\\begin\{figure\}(?:(?!end\{figure).)*label\{fig-x\}", tex)[0]
+    assert r"[width=\fitwidth{0.500\linewidth}]" in placed and r"\caption{A square}" in placed
+    assert tex.count(r"\begin{figure}") == 2 and "{#" not in tex
+    missing = notes_of(markdown("![A](none.png){#fig-x}"), markdown("text"))
+    assert "none.png" in missing[0]
+
+
 def test_parts_of_figures_have_captions():
     source = "#| label: fig-a\n#| fig-cap: Two.\n#| fig-subcap: [One *a*, Other]\nplot()"
     cells = [code(source, {"image/png": PNG}, {"image/png": PNG}), markdown("@fig-a and @fig-a-2")]
