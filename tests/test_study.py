@@ -473,9 +473,9 @@ def test_the_long_recipes_weights_reach_the_accuracy_claimed():
 def result_words():
     """What README and docs have to say of the study's results: a list of strings."""
     return [
-        f"{CLAIMS['fast/accuracy']:.2f} % ± {CLAIMS['fast/accuracy_interval']:.2f}",
-        f"{CLAIMS['fast-gpu/accuracy']:.2f} % ± {CLAIMS['fast-gpu/accuracy_interval']:.2f}",
-        f"{CLAIMS['long-0/accuracy']:.2f} % ± {CLAIMS['long-0/accuracy_interval']:.2f}",
+        f"{CLAIMS['fast/accuracy']:.2f} ± {CLAIMS['fast/accuracy_interval']:.2f}",
+        f"{CLAIMS['fast-gpu/accuracy']:.2f} ± {CLAIMS['fast-gpu/accuracy_interval']:.2f}",
+        f"{CLAIMS['long-0/accuracy']:.2f} ± {CLAIMS['long-0/accuracy_interval']:.2f}",
         f"{60 * CLAIMS['fast-gpu/least_minutes']:.1f} seconds",
         f"{CLAIMS['fast/least_minutes']:.0f} minutes",
         f"{training.load_run(STORED / 'long-0').info['seconds']:.0f} seconds",
@@ -495,7 +495,7 @@ def test_the_readmes_findings_are_the_studys():
     rise = c["published/mean_rise"]
     fall = -c["long-restart/change"]
     expected = [
-        f"{c['published/original']:.2f} %",
+        f"one more epoch | | | {c['published/original']:.2f} |",
         f"in {c['published/rising']} of {c['published/reports']} reports",
         f"{c['long-restart/excess']:.3f} ± {c['long-restart/excess_interval']:.3f} above",
         f"falls by {fall:.1f} ± {c['long-restart/change_interval']:.1f} points",
