@@ -1,4 +1,4 @@
-# Every command of the README. `make` alone lists them.
+# Every command of README.md and docs/. `make` alone lists them.
 # Settings are variables: `make report EPOCHS=3 CIFAR10_DIR=data`. Make passes them on as environment
 # variables.
 .DEFAULT_GOAL := help

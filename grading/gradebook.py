@@ -275,7 +275,10 @@ def write_feedback(build, entries, paths):
 
 
 def write_exports(build, entries, course):
-    """Write what the learning management systems import; return the files, a list of paths."""
+    """Write what the learning management systems import; return the files, a list of paths.
+
+    They are canvas.csv or moodle.csv, by the kind of roster, and the folder gradescope/.
+    """
     results = build / "gradescope"
     shutil.rmtree(results, ignore_errors=True)
     for entry in entries:

@@ -99,7 +99,7 @@ def need(*programs):
     if resource is None:
         raise PaperError(
             "On Windows the paper is not typeset: build it in WSL or on Colab, with the same "
-            "notebook (README.md, Windows)."
+            "notebook (docs/student.md, Windows)."
         )
     for program in programs:
         if not shutil.which(program):

@@ -367,4 +367,6 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
 def test_the_repository_is_one_setting():
     sources = "".join(cell.source for cell in nbformat.read(ROOT / NOTEBOOK, 4).cells)
     assert sources.count("/resnet-cifar10") == 1
-    assert "github.com" not in (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "README.md", ROOT / "CITATION.cff", *(ROOT / "docs").glob("*.md")):
+        if page.exists():
+            assert "github.com" not in page.read_text(encoding="utf-8"), page
