@@ -15,7 +15,14 @@ from analysis.notebook_run import (
     failed_sources,
 )
 from analysis.run_statistics import interval_supports
-from report.freshness import MIME_TYPE, code_hash, definitions_hash, file_hash, results_hash
+from report.freshness import (
+    MIME_TYPE,
+    code_hash,
+    definitions_hash,
+    file_hash,
+    is_unpacking,
+    results_hash,
+)
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
 
@@ -122,8 +129,9 @@ class Ledger:
         for run in runs:
             folder = self.recorded_folder(run)
             files.update({f"{folder}/{file.name}": file for file in run.files})
+        sources = [source for source in executed_sources() if not is_unpacking(source)]
         record = {
-            "cells": [code_hash(source) for source in executed_sources()],
+            "cells": [code_hash(source) for source in sources],
             "failed": [code_hash(source) for source in failed_sources()],
             "files": {name: file_hash(file) for name, file in files.items()},
             "standin": data.is_fallback,

@@ -35,6 +35,15 @@ def code_hash(source):
     return text_hash("\n".join(lines))
 
 
+# How the cell begins that `make colab` adds to a notebook; it is no part of what is handed in.
+UNPACK_COMMENT = "# This notebook carries the files of its project. Unpack them beside it."
+
+
+def is_unpacking(source):
+    """Whether a cell's code is that which `make colab` adds: it unpacks the project."""
+    return source.startswith(UNPACK_COMMENT)
+
+
 def definition_cells(notebook):
     """The cells of a notebook that define the network, a list.
 
@@ -228,7 +237,8 @@ def stale(notebook, root):
         return
     cells = {}  # name -> code cell
     for cell, name in zip(notebook["cells"], cell_names(notebook)):
-        if cell["cell_type"] == "code" and cell["source"].strip():
+        is_code = cell["cell_type"] == "code" and cell["source"].strip()
+        if is_code and not is_unpacking(cell["source"]):
             cells[name] = cell
     yield from _changed_code(cells, last_run["cells"], last_run.get("failed", []))
     failed = [name for name, cell in cells.items() if failed_unexpectedly(cell)]

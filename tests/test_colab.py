@@ -1,11 +1,14 @@
 """What the notebook does where it runs alone: settings, packages, Google Drive."""
 
+import json
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from report.freshness import UNPACK_COMMENT
 from tools import colab
 from tools.errors import SubmissionError
 
@@ -101,3 +104,61 @@ def test_the_badge_leads_to_the_notebook_from_any_form_of_address(monkeypatch):
         colab.show_badge(f"https://github.com/ada/net{end}")
     assert "research.google.com/github/ada/net/blob/main/notebooks/" in shown[0]
     assert len(set(shown)) == 1
+
+
+@pytest.fixture
+def on_colab(monkeypatch, tmp_path):
+    """A project on Colab whose packing is a substitute; what is offered for download."""
+    cells = [{"source": [f"{UNPACK_COMMENT}\n", "pass"]}, {"source": ["1 + 1"]}]
+    message = SimpleNamespace(blocking_request=lambda *_, **__: {"ipynb": {"cells": cells}})
+    offered = []
+    substitutes = {
+        "ON_COLAB": True,
+        "ROOT": tmp_path,
+        "NOTEBOOK": tmp_path / "notebooks" / "assignment2.ipynb",
+        "GOOGLE_DRIVE": tmp_path / "drive",
+        "_message": message,
+        "files": SimpleNamespace(download=lambda file: offered.append(Path(file).name)),
+        "build_paper": lambda notebook, folder: None,
+        "run_packing": lambda job, runs: None,
+    }
+    for name, value in substitutes.items():
+        monkeypatch.setattr(colab, name, value, raising=False)
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "build").mkdir()
+    for name in ("submission.zip", "receipt.html"):
+        (tmp_path / "build" / name).write_text(name, encoding="utf-8")
+    monkeypatch.setenv("OUTPUT", "")
+    monkeypatch.delenv("OUTPUT")
+    return offered
+
+
+def test_on_colab_the_notebook_is_run_as_what_is_handed_in(on_colab):
+    colab.override(default_settings() | {"DATASET": "digits"})
+    assert "OUTPUT" not in os.environ
+    colab.override(default_settings())
+    assert os.environ["OUTPUT"] == "submission"
+
+
+def test_colab_offers_the_archive_and_keeps_it_beside_the_runs(on_colab, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTPUT", "submission")
+    colab.offer_results(tmp_path / "drive" / "runs")
+    assert on_colab == ["submission.zip", "receipt.html"]
+    assert (tmp_path / "drive" / "submission.zip").read_text(encoding="utf-8") == "submission.zip"
+    saved = json.loads(colab.NOTEBOOK.read_text(encoding="utf-8"))
+    assert saved["cells"] == [{"source": ["1 + 1"]}]
+
+
+def test_colab_offers_the_paper_where_there_is_no_archive_to_hand_in(on_colab, monkeypatch, capsys):
+    colab.offer_results("runs")
+    assert on_colab == ["report.pdf"] and not colab.NOTEBOOK.exists()
+
+    def refuse(job, runs):
+        if job == "zip":
+            raise SubmissionError("the notebook still holds the placeholders Your Name.")
+
+    monkeypatch.setattr(colab, "run_packing", refuse)
+    monkeypatch.setenv("OUTPUT", "submission")
+    colab.offer_results("runs")
+    assert on_colab == ["report.pdf", "report.pdf"]
+    assert "placeholders Your Name" in capsys.readouterr().out

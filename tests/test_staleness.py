@@ -9,10 +9,12 @@ from helpers import LEFT_OUT, ROOT
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from report.freshness import record, stale
+from report.freshness import UNPACK_COMMENT, record, stale
 from tools.project_files import project_files
 
+UNPACKING = f"{UNPACK_COMMENT}\npass"
 CELLS = (
+    UNPACKING,
     "from analysis.ledger import Ledger\nimport utils\nledger = Ledger()",
     "ledger.write(utils.load_data(None, 'digits'), [])",
 )
@@ -56,8 +58,19 @@ def test_editing_a_file_makes_the_notebook_stale(recorded, name):
 def test_an_expected_error_is_no_fault(recorded):
     root, notebook = recorded
     changed = copy.deepcopy(notebook)
-    cell = changed.cells[0]
+    cell = changed.cells[1]
     cell.outputs = [new_output("error", ename="ValueError", evalue="wrong", traceback=[])]
     assert any("ended in an error" in sentence for sentence in stale(changed, root))
     cell.metadata.tags.append("raises-exception")
     assert list(stale(changed, root)) == []
+
+
+def test_the_cell_that_unpacks_the_project_may_be_there_or_not(recorded):
+    root, notebook = recorded
+    assert notebook.cells[0].source == UNPACKING and list(stale(notebook, root)) == []
+    without = copy.deepcopy(notebook)
+    del without.cells[0]
+    assert list(stale(without, root)) == []
+    other = copy.deepcopy(without)
+    other.cells.insert(0, new_code_cell("# Another comment\npass"))
+    assert "changed since" in next(stale(other, root))

@@ -1,11 +1,12 @@
-"""What the notebook needs where it runs alone: packages, settings, Google Drive, its paper.
+"""What the notebook needs where it runs alone: packages, settings, Google Drive, its archive.
 
-Mounting Drive and offering the paper happen on Colab only; elsewhere these functions do nothing.
+Mounting Drive and offering files happen on Colab only; elsewhere these functions do nothing.
 """
 
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from IPython.display import display
 from packaging.requirements import Requirement
 
+from report.freshness import is_unpacking
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT
 
@@ -105,6 +107,9 @@ def last_line(text):
 def override(settings):
     """Replace settings by the environment variables of the same names.
 
+    On Colab the notebook is then run as `make submission` runs it, so that it can be handed in,
+    unless it is to use the fallback data set.
+
     Args:
         settings: names and values in a dict, for example `globals()`; changed in place. A value
             keeps its type.
@@ -122,6 +127,8 @@ def override(settings):
         except ValueError:
             message = f"{name}={text} is not a whole number. Example: {name}={settings[name]}."
             raise SubmissionError(message) from None
+    if ON_COLAB and settings["DATASET"] != "digits":
+        os.environ.setdefault("OUTPUT", "submission")
 
 
 def show_badge(repository):
@@ -140,34 +147,88 @@ def drive(folder):
     return folder
 
 
-def offer_paper():
-    """On Colab, build the paper from the running notebook and offer it for download.
+def offer_results(runs):
+    """On Colab, offer for download what is handed in: the archive, or else the paper alone.
 
-    TeX is installed first if it is missing.
+    TeX is installed first if it is missing. The archive is build/submission.zip, which has the
+    paper in it; with its receipt it is also copied beside a folder of runs on Google Drive. The
+    paper alone is offered if the notebook ran on the fallback data set, or if the archive cannot
+    be packed; then the reason is printed.
+
+    Args:
+        runs: the folder in which runs are trained, a path or its text.
 
     Raises:
         SubmissionError: the paper could not be built.
     """
     if not ON_COLAB:
         return
-    build = ROOT / "build"
-    build.mkdir(exist_ok=True)
-    notebook = build / NOTEBOOK.name
+    runs = ROOT / Path(runs).expanduser()
+    if os.environ.get("OUTPUT") != "submission":
+        paper = ROOT / "build" / "report.pdf"
+        build_paper(save_running_notebook(ROOT / "build" / NOTEBOOK.name), "build")
+        download(paper)
+        return
+    notebook = save_running_notebook(NOTEBOOK)
+    run_packing("collect", runs)
+    build_paper(notebook, "report")
+    try:
+        run_packing("zip", runs)
+    except SubmissionError as error:
+        print(f"The archive cannot be packed yet, so this is the paper alone. {error}")
+        download(ROOT / "report" / "report.pdf")
+        return
+    files_to_keep = [ROOT / "build" / name for name in ("submission.zip", "receipt.html")]
+    if runs.is_relative_to(GOOGLE_DRIVE):
+        for file in files_to_keep:
+            print(shutil.copy(file, runs.parent))
+    for file in files_to_keep:
+        download(file)
+
+
+def save_running_notebook(path):
+    """Write the notebook that is being run to `path`, without the cell that unpacks the project."""
     running = _message.blocking_request("get_ipynb", timeout_sec=60)["ipynb"]
-    notebook.write_text(json.dumps(running), encoding="utf-8")
-    build_paper(notebook)
-    paper = build / "report.pdf"
-    print(paper)
-    files.download(str(paper))
+    cells = running["cells"]
+    running["cells"] = [cell for cell in cells if not is_unpacking("".join(cell["source"]))]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(running), encoding="utf-8")
+    return path
 
 
-def build_paper(notebook):
-    """Write build/report.pdf from the executed notebook in the file `notebook`."""
-    convert = [sys.executable, "-m", "nbconvert", "--config", "report/config.py"]
-    command = ["sh", "tools/setup.sh", "--no-pip", *convert, "--output-dir", "build", str(notebook)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace"
+def download(file):
+    """Print a file's path and offer it for download."""
+    print(file)
+    files.download(str(file))
+
+
+def run_packing(job, runs):
+    """Do a job of tools.packing; raise SubmissionError with its sentence if it fails."""
+    command = [sys.executable, "-m", "tools.packing", job]
+    environment = os.environ | {"RUNS": str(runs)}
+    done = run_in_project(command, environment)
+    if done.returncode:
+        raise SubmissionError(f"{last_line(done.stderr or done.stdout)}.")
+    print(done.stdout, end="")
+
+
+def run_in_project(command, environment=None):
+    """Run a command in the project's folder; a CompletedProcess with its output as text."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
+
+
+def build_paper(notebook, folder):
+    """Write report.pdf into a folder of the project from the executed notebook in a file."""
+    convert = [sys.executable, "-m", "nbconvert", "--config", "report/config.py"]
+    command = ["sh", "tools/setup.sh", "--no-pip", *convert, "--output-dir", folder, str(notebook)]
+    done = run_in_project(command)
     if done.returncode:
         reason = last_line(done.stderr or done.stdout)
         raise SubmissionError(f"the paper could not be built: {reason}.")

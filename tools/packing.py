@@ -27,7 +27,14 @@ from grading.points import award_points
 from grading.policy import read_policy
 from grading.run_record import compare_with_record
 from grading.verify import judge, load_images
-from report.freshness import cell_names, file_hash, record, stale
+from report.freshness import (
+    UNPACK_COMMENT,
+    cell_names,
+    file_hash,
+    is_unpacking,
+    record,
+    stale,
+)
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT, project_files
 from tools.run_notebook import read_notebook, remove_outputs
@@ -53,7 +60,6 @@ LIMIT_WITHOUT_WEIGHTS = 5
 TEX_REMAINS = (".aux", ".log")
 AGAIN = "Run make submission, then make zip again."
 
-UNPACK_COMMENT = "# This notebook carries the files of its project. Unpack them beside it."
 UNPACK = (
     UNPACK_COMMENT
     + """
@@ -370,7 +376,7 @@ def make_colab():
 
 def insert_unpacking(notebook, source):
     """Put the cell that unpacks the project before the first code cell; replace an earlier one."""
-    cells = [cell for cell in notebook.cells if not cell.source.startswith(UNPACK_COMMENT)]
+    cells = [cell for cell in notebook.cells if not is_unpacking(cell.source)]
     first = next(index for index, cell in enumerate(cells) if cell.cell_type == "code")
     metadata = {"tags": ["notebook-only"], "cellView": "form"}
     cells.insert(first, nbformat.v4.new_code_cell(source, metadata=metadata))

@@ -25,7 +25,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from report.fonts import missing_letters
-from report.freshness import MIME_TYPE, visible_outputs
+from report.freshness import MIME_TYPE, is_unpacking, visible_outputs
 from tools.errors import CheckError, SubmissionError
 from tools.terminal import replace_unprintable
 
@@ -299,6 +299,7 @@ def run_notebook(source, target, any_fonts=False):
         KeyboardInterrupt: Ctrl-C was pressed; nothing is saved.
     """
     notebook = read_notebook(source)
+    notebook.cells = [cell for cell in notebook.cells if not is_unpacking(cell.source)]
     if not any_fonts:
         check_fonts(notebook)
     failed = Path("build", source.stem + ".failed.ipynb")
