@@ -2,7 +2,9 @@
 
 Markdown, pictures, tables and printed results enter; code does not. A cell with a label shows a
 float, that is a numbered figure or table with a caption. What other cells show stands where they
-show it, without a number. Authors decide by tags and options of cells, see `hidden`.
+show it, without a number. Authors decide by tags and options of cells, see `is_hidden`. A cell that
+starts with the heading "Appendix", or "Appendix: …", and all that follow are the appendix: it comes
+behind the references, on pages of one column.
 """
 
 import re
@@ -25,6 +27,7 @@ ONE_FORMULA = re.compile(r"\A\s*\$(?:\\displaystyle)?([^$]+)\$\s*\Z")
 # HTML that stands for plain text: the view of a model in scikit-learn, and what rich prints
 VIEW_OF_TEXT = re.compile(r"""\s*<pre\b|class=["'][^"']*\bsk-(?:top-)?container\b""")
 STDOUT = "application/x-stdout"  # of printed text, among the data of outputs
+APPENDIX = re.compile(r"\s*Appendi(?:x|ces)\b", re.IGNORECASE)
 CAPTION_BLOCKS = ["p", "ul", "ol", "li", "blockquote", "pre", *HEADINGS]
 
 
@@ -147,6 +150,7 @@ class Collector:
 
     def __init__(self, paper):
         self.paper = paper
+        self.part = "body"  # in which the present cell is, or "appendix"
         self.next_wide = 0  # where the next wide float goes: behind the wide float before it
         self.is_fallback = False  # whether the notebook ran on other data than CIFAR-10
         self.is_recorded = False  # whether a record vouches for what the notebook shows
@@ -373,11 +377,15 @@ class Collector:
     def add_markdown(self, markdown, name, part="body", attachments=None):
         """Add a fragment of Markdown."""
         body = render_markdown(markdown)
+        if part == "body":
+            if starts_appendix(body):
+                self.part = "appendix"
+            part = self.part
         self.paper.fragments.append(Fragment(name, body, part, attachments or {}))
 
     def add_body(self, body, name):
         """Add a fragment whose elements are there."""
-        self.paper.fragments.append(Fragment(name, body))
+        self.paper.fragments.append(Fragment(name, body, self.part))
 
     def add_unlabelled_picture(self, file, name):
         """Add a picture in its place."""
@@ -432,10 +440,18 @@ class Collector:
     def add_float(self, body, options, name):
         """Add a float. Wide ones come early, because LaTeX places figure* a page later."""
         position = len(self.paper.fragments)
-        if options.is_wide:
+        if options.is_wide and self.part == "body":  # the appendix has one column
             position = self.next_wide
-        self.paper.fragments.insert(position, Fragment(name, body))
+        self.paper.fragments.insert(position, Fragment(name, body, self.part))
         self.next_wide = position + 1
+
+
+def starts_appendix(body):
+    """Whether the first thing in a tree is the heading of an appendix."""
+    first = body.find(True)
+    if first is None or first.name not in ("h1", "h2"):
+        return False
+    return bool(APPENDIX.match(first.get_text()))
 
 
 def has_float(kind, outputs, kinds):

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from report.geometry import COLUMN_HEIGHT, COLUMN_POINTS, PAGE_POINTS, PRINT_SIZES
+from report.latex_text import set_symbols
 from tools.errors import PaperError
 
 LETTER = 0.46  # width of a letter, as a part of the size of the print
@@ -446,6 +447,8 @@ def _tabular_body(body):
 
 def _latex_cell(latex):
     span = MULTICOLUMN.match(latex)
+    if "$" not in latex and "\\(" not in latex:
+        latex = set_symbols(latex)
     return Cell(latex, column_span=int(span[1]) if span else 1)
 
 
