@@ -8,6 +8,7 @@ colour-blind people can tell apart; lines also differ in their dashes and marker
 """
 import copy
 import logging
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,18 +23,14 @@ from tools.errors import SubmissionError
 FONT_POINTS = 8  # of all text
 STYLE = {
     "font.family": ["cmr10", "STIXGeneral", "DejaVu Sans"],
-    "mathtext.fontset": "custom",
-    "mathtext.rm": "cmr10",
-    "mathtext.cal": "cmr10",  # by default a font that few machines have
-    "mathtext.fallback": "stix",
-    "axes.formatter.use_mathtext": True,
+    "mathtext.fontset": "cm",
+    "axes.unicode_minus": True,  # not a formula's minus, which is copied as another character
     "font.size": FONT_POINTS,
     "axes.titlesize": FONT_POINTS,
     "axes.labelsize": FONT_POINTS,
     "xtick.labelsize": FONT_POINTS,
     "ytick.labelsize": FONT_POINTS,
     "legend.fontsize": FONT_POINTS,
-    "axes.unicode_minus": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -44,6 +41,8 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 plt.rcParams.update(STYLE)
+# The font that this would ask a minus of has none, but the second one has.
+warnings.filterwarnings("ignore", "cmr10 font should ideally be used with mathtext")
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the font's creation date
 
 BLACK = "0.1"
@@ -412,7 +411,7 @@ def plot_windows_by_run(runs):
     `runs` is a dict label -> differences, float (epochs, steps), of at most six runs. A band is
     half of a 95 % interval to each side.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.2))
     for (label, differences), line in zip(runs.items(), LINES):
         for epoch, values in enumerate(differences):
             ends, means, intervals = run_statistics.window_means(values)
@@ -447,7 +446,7 @@ def plot_gradient_norms(norms):
 
     `norms` is a dict label -> list of floats, of at most six networks.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.8))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.9))
     for (label, values), line in zip(norms.items(), LINES):
         blocks = range(1, len(values) + 1)
         axes.plot(blocks, values, **line, markersize=MARKER, label=label)

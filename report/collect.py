@@ -447,11 +447,12 @@ class Collector:
 
 
 def starts_appendix(body):
-    """Whether the first thing in a tree is the heading of an appendix."""
-    first = body.find(True)
-    if first is None or first.name not in ("h1", "h2"):
+    """Whether a tree starts with the heading of an appendix, or with an anchor before it."""
+    heading = body.find(HEADINGS)
+    if heading is None or heading.name not in ("h1", "h2"):
         return False
-    return bool(APPENDIX.match(first.get_text()))
+    before = "".join(heading.find_all_previous(string=True)).strip()
+    return not before and bool(APPENDIX.match(heading.get_text()))
 
 
 def has_float(kind, outputs, kinds):

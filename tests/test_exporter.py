@@ -19,6 +19,7 @@ from paper_helpers import (
     HOSTILE,
     NBCONVERT,
     ROOT,
+    body,
     code,
     convert,
     figure,
@@ -117,6 +118,45 @@ def test_citations_and_web_links():
     assert r"\bibliography{references}" in tex and r"\bibliography{" not in to_tex(
         markdown("cites nobody")
     )
+
+
+def test_citations_beside_each_other_are_one_group():
+    a, b, c = "[(A)](#ref-wlsguur)", "[(B)](#ref-he2016)", "[(C)](#ref-andreahn)"
+    for text in (f"{a}, {b} and {c}", f"{a}; {b},\n{c}", f"{a}, {b}, and {c}", f"{a} {b}{c}"):
+        assert r"reports \citep{wlsguur,he2016,andreahn}, too" in body(
+            markdown(f"Five reports {text}, too.")
+        ), text
+    for text in (f"{a}, as {b}", f"{a}, *{b}*", f"{a}. {b}", f"[He](#ref-he2016), {b}"):
+        assert body(markdown(text)).count(r"\cite") == 2, text
+    notes = []
+    tex = body(markdown(f"{a}, [(X, 1900)](#ref-nobody1900), {b}"), notes=notes)
+    assert r"\citep{wlsguur}, (X, 1900), \citep{he2016}" in tex and "nobody1900" in notes[0]
+
+
+def test_an_appendix_follows_the_references_and_has_letters():
+    cells = [
+        markdown("# Method\n\nSee [Section A.1](#sec-runs) and [the appendix](#sec-more)."),
+        markdown('<a id="sec-more"></a>\n# Appendix: Runs\n\nWords [(He, 2016)](#ref-he2016).'),
+        markdown('<a id="sec-runs"></a>\n## Machines'),
+        table("tbl-wide", more="#| fig-env: figure*\n"),
+        markdown("# Versions"),
+    ]
+    before, _, after = to_tex(*cells).partition(r"\bibliography{references}")
+    assert r"Section~\ref{sec-runs} and \hyperref[sec-more]{the appendix}" in before
+    assert "Runs" not in before and "tbl-wide" not in before
+    parts = [r"\onecolumn\appendix", r"\section{Runs}\label{sec-more}", r"\subsection{Machines}"]
+    places = [after.index(part) for part in (*parts, r"\label{tbl-wide}", r"\section{Versions}")]
+    assert places == sorted(places)
+    assert "cell 1 (Method) says" in refusal(
+        markdown("# Method\n\n[Section 1.1](#sec-runs)"), *cells[1:]
+    )
+    assert "appendix" not in to_tex(markdown("# Method\n\nIn the Appendix."))
+
+
+def test_symbols_that_the_font_lacks_are_set_as_formulas():
+    text = body(markdown("10⁻⁶ m² and γ = 1, but λόγος γ"), markdown("At γ = 1."))
+    assert r"10\textsuperscript{−6} m² and γ = 1" in text and "λόγος γ" in text
+    assert r"At \ensuremath{γ} = 1." in text
 
 
 def test_only_what_belongs_enters():
@@ -322,7 +362,8 @@ PAPER = [
     markdown(
         '# Of 100 %\n\n<a id="sec-start"></a>\n## 1 Start\n\nSee [Section 1](#sec-start), '
         "[Figure 1](#fig-loss), [Table 1](#tbl-layers), "
-        f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016).\n\n"
+        f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016). "
+        f"Reports [(A)](#ref-wlsguur), [(B)](#ref-andreahn).\n\n"
         f"$$ a \\tag{{1}}\\label{{eq-a}} $$\n\n"
         f"{HOSTILE}\n\n| p | q |\n|---|---|\n| in a pipe | table |"
     ),
