@@ -98,6 +98,7 @@ def with_interval(value, interval, signed=False):
     decimals. `signed` asks for a plus sign in front of positive values.
     """
     decimals = 2
+    value += math.copysign(1e-9, value)  # 80.05 is a little less in binary, and 80.1 here
     if interval > 0:
         power = math.floor(math.log10(interval))
         digits = 2 if interval / 10**power < 3.55 else 1

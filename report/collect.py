@@ -8,7 +8,7 @@ behind the references, on pages of one column.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from string import ascii_lowercase
 
@@ -110,7 +110,8 @@ class FloatOptions:
     kind: str  # "figure", "table", or "" for a cell without such a label
     label: str
     caption: str
-    is_wide: bool
+    is_wide: bool  # spans both columns
+    is_narrow: bool = False  # stays in one column, a table's text wrapped if necessary
     parts: list = field(default_factory=list)  # captions of a figure's pictures
     columns: int = 0  # of a figure's pictures, 0 if the cell does not say
 
@@ -137,8 +138,10 @@ def read_float_options(options):
     parts = [str(part or "") for part in parts] if isinstance(parts, list) else []
     columns = options.get("layout-ncol")
     columns = columns if columns in (1, 2, 3, 4) else 0
-    is_wide = options.get("fig-env") == "figure*"
-    return FloatOptions(kind, label, caption, is_wide, parts, columns)
+    environment = options.get("fig-env")  # figure or figure*, of tables as well
+    is_wide = environment == "figure*"
+    is_narrow = environment == "figure"
+    return FloatOptions(kind, label, caption, is_wide, is_narrow, parts, columns)
 
 
 class Collector:
@@ -421,9 +424,11 @@ class Collector:
         """Add a table with its caption; `given` is the caption that its LaTeX has."""
         caption = self.read_caption(options, name, given)
         element = new_element("paper-table", caption)
-        element["float"] = Float(options.label, options.is_wide)
+        element["float"] = Float(options.label, options.is_wide, is_narrow=options.is_narrow)
         if isinstance(table, tables.Table):
             element["float"].table = table
+            if not options.is_narrow and table.spans_page():
+                options = replace(options, is_wide=True)
         else:  # a later step reads it
             element.append(table.find("table").extract())
         self.add_float(new_element("body", element), options, name)

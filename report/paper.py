@@ -33,6 +33,7 @@ class Float:
     files: list = field(default_factory=list)  # of a figure: names of its pictures
     table: object = None  # of a table: a Table, once it has been read
     columns: int = 0  # in which the pictures of a figure stand, 0 for what fits
+    is_narrow: bool = False  # a table that stays in one column
 
 
 @dataclass

@@ -138,10 +138,24 @@ class Table:
             return layout
         return None
 
-    def latex(self, caption="", label="", wide=False):
-        """The table as LaTeX: a float if it has a label or is large, otherwise in its place."""
+    def spans_page(self):
+        """Whether a table that may span both columns does so."""
+        layout = self.layout((COLUMN_POINTS, PAGE_POINTS))
+        return layout is not None and layout.spans_page
+
+    def latex(self, caption="", label="", wide=False, narrow=False):
+        """The table as LaTeX: a float if it has a label or is large, otherwise in its place.
+
+        Args:
+            caption: LaTeX.
+            label: its label, "" for a table without one.
+            wide: whether it spans both columns in any case.
+            narrow: whether it stays in one column in any case.
+        """
         table = self.shortened()
-        rooms = (PAGE_POINTS,) if wide else (COLUMN_POINTS, PAGE_POINTS)
+        rooms = (COLUMN_POINTS, PAGE_POINTS)
+        if wide or narrow:
+            rooms = (PAGE_POINTS,) if wide else (COLUMN_POINTS,)
         layout = table.layout(rooms)
         if layout and layout.spans_page and not label:
             layout = table.column_layout() or layout

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from paper_helpers import (
@@ -151,6 +152,17 @@ def test_an_appendix_follows_the_references_and_has_letters():
         markdown("# Method\n\n[Section 1.1](#sec-runs)"), *cells[1:]
     )
     assert "appendix" not in to_tex(markdown("# Method\n\nIn the Appendix."))
+
+
+def test_a_table_may_be_kept_in_one_column():
+    words = "some words that are too long for one line of a column, which is narrow"
+    frame = pd.DataFrame({"what": [words], "hash": ["9048fcba"]})
+    wide = code("#| label: tbl-a\n#| tbl-cap: A.\nf", {"text/latex": frame.to_latex()})
+    before = body(markdown("Before."), wide)
+    assert before.index(r"\begin{table*}") < before.index("Before.")  # as figure* does
+    wide.source = f"#| fig-env: figure\n{wide.source}"
+    narrow = body(markdown("Before."), wide)
+    assert narrow.index(r"\begin{table}") > narrow.index("Before.") and "raggedright" in narrow
 
 
 def test_symbols_that_the_font_lacks_are_set_as_formulas():
