@@ -111,7 +111,8 @@ class FloatOptions:
     label: str
     caption: str
     is_wide: bool  # spans both columns
-    is_narrow: bool = False  # stays in one column, a table's text wrapped if necessary
+    # of a table: stays in one column and in its place, the text wrapped if necessary
+    is_narrow: bool = False
     parts: list = field(default_factory=list)  # captions of a figure's pictures
     columns: int = 0  # of a figure's pictures, 0 if the cell does not say
 

@@ -17,6 +17,7 @@ from tools.errors import PaperError
 LETTER = 0.46  # width of a letter, as a part of the size of the print
 GAP = 8  # points between columns
 LINE = 1.25  # height of a line, as a part of the size of the print
+HERE = "[!htbp]"  # a float stands in its place if it fits there
 MOST_ROWS = 500
 KEPT_ROWS = 30  # of a longer table, at its start and at its end
 MOST_LINES = 3  # of a row whose text is wrapped so that the table stands in its place
@@ -164,12 +165,13 @@ class Table:
         pieces = table.cut(layout)
         is_cut = len(pieces) > 1
         tabulars = [table.tabular(piece, layout, is_cut) for piece in pieces]
-        return self.floats(tabulars, layout.spans_page, caption, label)
+        return self.floats(tabulars, layout.spans_page, caption, label, HERE if narrow else "")
 
-    def floats(self, contents, spans_page, caption, label):
+    def floats(self, contents, spans_page, caption, label, place=""):
         """Floats of LaTeX, one for each content, that together are this table.
 
-        A single content without a label stands in its place if it fits the column.
+        A single content without a label stands in its place if it fits the column. `place` is
+        where LaTeX may put them, if not where it puts floats anyway.
         """
         if not label and not spans_page and len(contents) == 1:
             return f"\\begin{{center}}\n{contents[0]}\\end{{center}}"
@@ -181,7 +183,7 @@ class Table:
         floats = []
         for index, content in enumerate(contents):
             above = caption_line(caption, label, is_continued=index > 0)
-            floats.append(float_around(above + content, spans_page))
+            floats.append(float_around(above + content, spans_page, place))
         return "\n\n".join(floats)
 
     def tell(self, sentence):
@@ -363,10 +365,10 @@ def caption_line(caption, label, is_continued):
     return f"\\caption{{{caption}}}\\label{{{label}}}\n"
 
 
-def float_around(content, spans_page):
+def float_around(content, spans_page, place=""):
     """A float of LaTeX."""
     environment = "table*" if spans_page else "table"
-    return f"\\begin{{{environment}}}\n\\centering\n{content}\\end{{{environment}}}"
+    return f"\\begin{{{environment}}}{place}\n\\centering\n{content}\\end{{{environment}}}"
 
 
 def _narrowed(cell, span):
