@@ -3,6 +3,8 @@ import base64
 import dataclasses
 import html
 import io
+import math
+import numbers
 
 import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
@@ -79,8 +81,9 @@ def save_figure(figure, name, metadata):
 def show_table(frame, precision=2):
     """Display a DataFrame with the running cell's caption, as HTML and as a booktabs tabular.
 
-    An index is shown if it has a name. Floats have `precision` decimals. Raises SubmissionError if
-    the cell lacks one of the options `label` and `tbl-cap`.
+    An index is shown if it has a name. Floats have `precision` decimals. `frame.attrs["bold"]` are
+    the positions of rows in bold, if there are any. Raises SubmissionError if the cell lacks one of
+    the options `label` and `tbl-cap`.
     """
     if any(name is not None and name not in frame.columns for name in frame.index.names):
         frame = frame.reset_index()
@@ -102,7 +105,22 @@ def styled(frame, precision, language):
     """Return a pandas Styler of `frame`, its text escaped for "html" or "latex"."""
     style = frame.style.hide(axis="index")
     style = style.format(precision=precision, thousands=",", na_rep="–", escape=language)
+    bold = frame.index[list(frame.attrs.get("bold", []))]
+    if len(bold):
+        style = style.format(lambda value: bold_text(value, precision, language), subset=(bold,))
     return style.format_index(escape=language, axis="columns")
+
+
+def bold_text(value, precision, language):
+    """Return the content of a table's cell as bold text for "html" or "latex"."""
+    text = str(value)
+    if isinstance(value, numbers.Real):
+        text = f"{value:,}" if isinstance(value, numbers.Integral) else f"{value:,.{precision}f}"
+        if math.isnan(value):
+            text = "–"
+    if language == "html":
+        return f"<b>{html.escape(text)}</b>"
+    return rf"\textbf{{{escape_latex(text)}}}"
 
 
 def html_caption(options):

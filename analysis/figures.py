@@ -1,30 +1,36 @@
 """The figures of notebook and paper: each function returns a matplotlib Figure.
 
-Figures are drawn in the size in which the paper sets them, so that 8 pt are 8 pt, in its font.
+Figures are drawn in the size in which the paper sets them, so that 8 pt are 8 pt. Their font is
+Computer Modern, of which the paper's Latin Modern is a copy; it comes with matplotlib, so that a
+figure has the same bytes on a machine without TeX. STIX has the characters that it lacks (×, −, γ),
+and they are copied from the PDF as what they are. Colours are those of Okabe and Ito, which
+colour-blind people can tell apart; lines also differ in their dashes and markers.
 """
 import copy
 import logging
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 from analysis import run_statistics
 from report.geometry import COLUMN_INCHES, PAGE_INCHES
 from tools.errors import SubmissionError
 
+FONT_POINTS = 8  # of all text
 STYLE = {
-    "font.family": ["cmr10", "DejaVu Sans"],
+    "font.family": ["cmr10", "STIXGeneral", "DejaVu Sans"],
     "mathtext.fontset": "cm",
-    "axes.formatter.use_mathtext": True,
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "axes.unicode_minus": False,
+    "axes.unicode_minus": True,  # not a formula's minus, which is copied as another character
+    "font.size": FONT_POINTS,
+    "axes.titlesize": FONT_POINTS,
+    "axes.labelsize": FONT_POINTS,
+    "xtick.labelsize": FONT_POINTS,
+    "ytick.labelsize": FONT_POINTS,
+    "legend.fontsize": FONT_POINTS,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -35,45 +41,101 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 plt.rcParams.update(STYLE)
+# The font that this would ask a minus of has none, but the second one has.
+warnings.filterwarnings("ignore", "cmr10 font should ideally be used with mathtext")
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of the font's creation date
 
-BLUE = "#3b6ea8"
-ORANGE = "#d9822b"
-GREEN = "#4b8f5c"
-COLOURS = (ORANGE, BLUE, GREEN, "#8a5fa8", "0.35", "#a83b54")  # of lines that are compared
+BLACK = "0.1"
+BLUE = "#0072b2"
+ORANGE = "#d55e00"
+# Colour, marker and dashes of lines that are compared.
+LINES = (
+    {"color": ORANGE, "marker": "o", "linestyle": "-"},
+    {"color": BLUE, "marker": "s", "linestyle": "--"},
+    {"color": "#009e73", "marker": "^", "linestyle": "-."},
+    {"color": "#cc79a7", "marker": "D", "linestyle": ":"},
+    {"color": "0.35", "marker": "v", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
+    {"color": "#56b4e9", "marker": "P", "linestyle": (0, (8, 2))},
+)
+MARKER = 2.8  # size of the markers in points
+LEGEND = {"loc": "outside upper center", "handlelength": 2, "columnspacing": 1}
 
 
 # ----------------------------------------------------------------------------- residual blocks
 
-# Where the parts of a block are drawn: heights of the text boxes from top to bottom, and the
-# distance of the shortcut from the branch.
-INPUT_HEIGHT = 5.1
-FIRST_HEIGHT = 4.0  # of the branch's convolutions
-LAST_HEIGHT = 1.4
-SHORTCUT_HEIGHT = 2.6
-SUM_HEIGHT = 0.25
-OUTPUT_HEIGHT = -0.62
-SHORTCUT_X = 1.85
+# Sizes in a drawing of blocks, in points.
+LINE_HEIGHT = 9.6
+PADDING = 2.5  # of a box around its text
+ARROW = 7.5  # from one box to the next
+BESIDE = 11  # between branch and shortcut
+BETWEEN = 14  # between two blocks, at least
+
+CONVOLUTION_COLOUR = "#dcebf7"
+ACTIVATION_COLOUR = "#fde6c8"
+SHORTCUT_COLOUR = "#e2f2e6"
 
 
 def plot_residual_blocks(*blocks):
     """Draw flow charts of residual blocks, side by side, read from the modules `blocks`.
 
-    What follows a convolution is what the block runs after it, found by running the block.
+    What follows a convolution is what the block runs after it, found by running the block. The
+    figure is wider than a column if the blocks need more room.
     """
-    figure, panels = plt.subplots(1, len(blocks), figsize=(COLUMN_INCHES, 2.6))
-    for axes, block in zip(np.atleast_1d(panels), blocks):
-        axes.set(xlim=(-0.95, 2.65), ylim=(-0.75, 5.3))
+    charts = [_read_chart(block) for block in blocks]
+    figure = plt.figure(figsize=(COLUMN_INCHES, 1), layout="none")
+    widths = [_chart_widths(figure, *chart) for chart in charts]
+    needed = sum(map(sum, widths)) + BETWEEN * (len(charts) - 1)
+    width = max(72 * COLUMN_INCHES, needed)
+    height = max(_chart_height(boxes) for boxes, _ in charts)
+    figure.set_size_inches(width / 72, height / 72)
+    spare = (width - needed) / (2 * len(charts))  # at each side of a chart
+    left = 0
+    for (boxes, shortcut), (branch_width, *others) in zip(charts, widths):
+        chart_width = branch_width + sum(others)
+        axes = figure.add_axes([(left + spare) / width, 0, chart_width / width, 1])
+        axes.set(xlim=(0, chart_width), ylim=(height, 0))  # points from the upper left corner
         axes.axis("off")
-        branch, after_sum = _read_branch(block)
-        _draw_branch(axes, branch)
-        _draw_shortcut(axes, block)
-        _draw_box(axes, 0, SUM_HEIGHT, "+", "#f7e3c8")
-        _draw_arrow(axes, (0, 0.05), (0, -0.4))
-        last, _ = branch[-1]
-        text = ", ".join([*after_sum, f"{last.out_channels} channels"])
-        _draw_box(axes, 0, OUTPUT_HEIGHT, text, "none")
+        _draw_chart(axes, boxes, shortcut, branch_width)
+        left += 2 * spare + chart_width + BETWEEN
     return figure
+
+
+def _read_chart(block):
+    """Return what a drawing of `block` shows: its boxes from top to bottom, and its shortcut.
+
+    A box is a tuple of text and colour, "none" for text without a box. The shortcut is the text of
+    its box; None if the block has no attribute `shortcut`.
+    """
+    branch, after_sum = _read_branch(block)
+    first, _ = branch[0]
+    last, _ = branch[-1]
+    boxes = [(f"{first.in_channels} channels", "none")]
+    for convolution, followers in branch:
+        text = _describe_convolution(convolution)
+        if followers[:1] == ["BN"]:
+            text += "\nBN"
+            followers = followers[1:]
+        boxes.append((text, CONVOLUTION_COLOUR))
+        boxes += [(name, ACTIVATION_COLOUR) for name in followers]
+    boxes.append(("+", "white"))
+    boxes += [(name, ACTIVATION_COLOUR) for name in after_sum]
+    boxes.append((f"{last.out_channels} channels", "none"))
+    return boxes, _describe_shortcut(block)
+
+
+def _describe_shortcut(block):
+    """Return what the shortcut of a block does, as lines of text; None if it has no shortcut."""
+    if not hasattr(block, "shortcut"):
+        return None
+    words = []
+    for part in block.shortcut.modules():
+        if isinstance(part, nn.Conv2d):
+            words.append(_describe_convolution(part))
+        elif isinstance(part, nn.BatchNorm2d):
+            words.append("BN")
+        elif not isinstance(part, nn.Identity) and not list(part.children()):
+            words.append(type(part).__name__)
+    return "\n".join(words) or "identity"
 
 
 def _read_branch(block):
@@ -106,54 +168,89 @@ def _read_branch(block):
     return branch, [name for name in followers if name != "BN"]
 
 
-def _draw_branch(axes, branch):
-    """Draw the input and the convolutions of a block, down to its addition."""
-    first, _ = branch[0]
-    _draw_box(axes, 0, INPUT_HEIGHT, f"{first.in_channels} channels", "none")
-    heights = np.linspace(FIRST_HEIGHT, LAST_HEIGHT, len(branch))
-    start = INPUT_HEIGHT - 0.18
-    for (convolution, followers), height in zip(branch, heights):
-        _draw_arrow(axes, (0, start), (0, height + 0.36))
-        text = "\n".join([_describe_convolution(convolution), ", ".join(followers)])
-        _draw_box(axes, 0, height, text.strip(), "#dbe9f6")
-        start = height - 0.38
-    _draw_arrow(axes, (0, start), (0, 0.43))
+def _chart_widths(figure, boxes, shortcut):
+    """Return the widths of a chart in points: its branch, the gap beside it and its shortcut."""
+    branch_width = max(_text_width(figure, text) for text, _ in boxes) + 2 * PADDING
+    if shortcut is None:
+        return branch_width, 0, 0
+    return branch_width, BESIDE, _text_width(figure, shortcut) + 2 * PADDING
 
 
-def _draw_shortcut(axes, block):
-    """Draw the shortcut of a block, from the input to the addition; nothing if it has none."""
-    if not hasattr(block, "shortcut"):
-        return
-    axes.plot(
-        (0, SHORTCUT_X, SHORTCUT_X), (4.76, 4.76, SUM_HEIGHT), color="0.2", linewidth=0.8
-    )
-    _draw_arrow(axes, (SHORTCUT_X, SUM_HEIGHT), (0.2, SUM_HEIGHT))
-    words = []
-    for part in block.shortcut.modules():
-        if isinstance(part, nn.Conv2d):
-            words.append(_describe_convolution(part))
-        elif isinstance(part, nn.BatchNorm2d):
-            words.append("BN")
-        elif not isinstance(part, nn.Identity) and not list(part.children()):
-            words.append(type(part).__name__)
-    _draw_box(axes, SHORTCUT_X, SHORTCUT_HEIGHT, "\n".join(words) or "identity", "#e8f3e1")
+def _text_width(figure, text):
+    """Return the width of a text in points, as it is printed in `figure`."""
+    label = figure.text(0, 0, text)
+    width = label.get_window_extent().width * 72 / figure.dpi
+    label.remove()
+    return width
 
 
-def _draw_box(axes, x, y, text, colour):
-    """Write text in a rounded box, centred on (x, y); no box with the colour "none"."""
-    box = {
-        "boxstyle": "round,pad=0.25",
-        "facecolor": colour,
-        "edgecolor": "none" if colour == "none" else "0.3",
-        "linewidth": 0.6,
-    }
-    axes.text(x, y, text, ha="center", va="center", linespacing=1.1, zorder=3, bbox=box)
+def _chart_height(boxes):
+    """Return the height of a chart in points."""
+    return sum(_box_height(text) for text, _ in boxes) + ARROW * (len(boxes) - 1)
+
+
+def _box_height(text):
+    """Return the height of a box in points."""
+    return LINE_HEIGHT * (1 + text.count("\n")) + 2 * PADDING
+
+
+def _draw_chart(axes, boxes, shortcut, branch_width):
+    """Draw a block: its branch on the left, its shortcut on the right.
+
+    `axes` count points from the upper left corner; `branch_width` is that of the branch.
+    """
+    middle = branch_width / 2
+    top = 0
+    for text, colour in boxes:
+        height = _box_height(text)
+        if top:
+            _draw_arrow(axes, (middle, top - ARROW), (middle, top))
+        width = height if text == "+" else branch_width
+        _draw_box(axes, (middle, top + height / 2), (width, height), text, colour)
+        if text == "+":
+            addition = top + height / 2
+        top += height + ARROW
+    if shortcut is not None:
+        first_text, _ = boxes[0]
+        start = _box_height(first_text) + ARROW / 3  # on the arrow into the first convolution
+        plus_side = middle + _box_height("+") / 2
+        _draw_shortcut(axes, shortcut, (middle, start), (plus_side, addition), branch_width)
+
+
+def _draw_shortcut(axes, text, start, end, branch_width):
+    """Draw a shortcut with its box from `start` to `end`, two points (x, y) of the branch."""
+    _, right_edge = axes.get_xlim()
+    left_edge = branch_width + BESIDE
+    x = (left_edge + right_edge) / 2
+    axes.plot((start[0], x, x), (start[1], start[1], end[1]), color="0.2", linewidth=0.8, zorder=1)
+    _draw_arrow(axes, (x, end[1]), end)
+    size = (right_edge - left_edge, _box_height(text))
+    _draw_box(axes, (x, (start[1] + end[1]) / 2), size, text, SHORTCUT_COLOUR)
+
+
+def _draw_box(axes, centre, size, text, colour):
+    """Write text in a box with rounded corners; no box with the colour "none"."""
+    x, y = centre
+    width, height = size
+    if colour != "none":
+        axes.add_patch(FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=2.5",
+            facecolor=colour,
+            edgecolor="0.3",
+            linewidth=0.6,
+            clip_on=False,
+            zorder=3,
+        ))
+    axes.text(x, y, text, ha="center", va="center", linespacing=1.1, zorder=4)
 
 
 def _draw_arrow(axes, start, end):
     """Draw an arrow between two points (x, y)."""
     arrow = {
-        "arrowstyle": "-|>,head_length=0.35,head_width=0.2",
+        "arrowstyle": "-|>,head_length=0.3,head_width=0.17",
         "linewidth": 0.8,
         "color": "0.2",
         "shrinkA": 0,
@@ -166,7 +263,7 @@ def _describe_convolution(layer):
     """Return filter size, channels and stride of a convolution as a line of text."""
     size = layer.kernel_size[0]
     stride = ", /2" if layer.stride == (2, 2) else ""
-    return f"${size} \\times {size}$, {layer.out_channels}{stride}"
+    return f"{size}×{size}, {layer.out_channels}{stride}"
 
 
 # -------------------------------------------------------------------------------------- images
@@ -215,11 +312,12 @@ def plot_mistakes(data, probabilities, count=10):
 
 def plot_training(run):
     """Draw the loss of each step with its running mean since the epoch's start, and accuracies."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.7))
     _plot_losses(left, run)
     _plot_accuracies(right, run)
     for axes in (left, right):
         axes.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True, min_n_ticks=1))
+    figure.legend(**LEGEND, ncols=4)
     return figure
 
 
@@ -235,55 +333,37 @@ def _plot_losses(axes, run):
         axes.plot(epochs[first:first + steps_per_epoch], running_mean, color=BLUE, label=label)
         label = None
     axes.set(xlabel="epoch", ylabel="loss")
-    axes.legend(loc="upper right", handlelength=1)
 
 
 def _plot_accuracies(axes, run):
     """Draw the training accuracy by epoch, and the test accuracy at the end."""
     history = run.history
-    axes.plot(history.epoch, history.train_accuracy, color=BLUE, marker=".", markersize=4,
-              label="training")
+    axes.plot(history.epoch, history.train_accuracy, color=BLACK, linestyle="--", marker="s",
+              markersize=MARKER, label="training")
     axes.plot(len(history), run.accuracy, color=ORANGE, marker="o", markersize=4,
               linestyle="none", label="test")
     axes.set(xlabel="epoch", ylabel="accuracy (%)")
-    axes.legend(loc="lower right")
 
 
 def plot_classes(confusion, names):
-    """Draw the confusion matrix, and the accuracy of each class.
+    """Draw the confusion matrix in per cent of each true class, whose diagonal is its accuracy.
 
-    `confusion` are counts (C, C), true classes in rows; `names` are C strings.
+    `confusion` are counts (C, C), true classes in rows; `names` are C strings. Cells without
+    images are empty.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_INCHES, 2.0), width_ratios=(1.15, 1))
-    _plot_confusion(left, confusion, names)
-    _plot_class_accuracies(right, confusion, names)
-    return figure
-
-
-def _plot_confusion(axes, confusion, names):
-    """Draw a confusion matrix with its counts."""
-    axes.imshow(confusion, cmap="Blues", aspect="auto", vmax=1.3 * confusion.max())
-    for (row, column), count in np.ndenumerate(confusion):
-        colour = "white" if row == column else "0.15"
-        axes.text(column, row, count, ha="center", va="center", color=colour)
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.7))
+    shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", aspect="auto", vmin=0, vmax=130)
+    for (row, column), share in np.ndenumerate(shares):
+        if share:
+            colour = "white" if share > 60 else BLACK
+            axes.text(column, row, f"{share:.1f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-
-
-def _plot_class_accuracies(axes, confusion, names):
-    """Draw the accuracy of each class as a bar, that of all images as a dashed line."""
-    accuracies = run_statistics.class_accuracies(confusion)
-    axes.barh(range(len(names)), accuracies, color="#9dbbd9")
-    for i, accuracy in enumerate(accuracies):
-        axes.text(2, i, f"{accuracy:.1f}", va="center")
-    overall = 100 * confusion.trace() / confusion.sum()
-    axes.axvline(overall, color="0.3", linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="accuracy (%); dashed: over all images", xlim=(0, 100),
-             ylim=(len(names) - 0.5, -0.5))
+    return figure
 
 
 # ------------------------------------------------------------------------------ one more epoch
@@ -294,7 +374,7 @@ def plot_one_more_epoch(run, control, reports, logged):
     Left is the running mean, right its rise since a fifth of the epoch. `reports` is a DataFrame
     with a row for each report, `logged` steps and running means over public logs, two arrays.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.7))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.9))
     published_steps, _ = logged
     _plot_reports(left, right, reports, published_steps)
     lines = {
@@ -302,13 +382,14 @@ def plot_one_more_epoch(run, control, reports, logged):
         "this run": run_statistics.running_means(run.losses, len(published_steps)),
         "control": run_statistics.running_means(control.losses, len(published_steps)),
     }
-    for (label, (steps, means)), colour in zip(lines.items(), ("0.1", ORANGE, BLUE)):
+    published_line = {"color": BLACK, "marker": "D", "linestyle": "-"}
+    for (label, (steps, means)), line in zip(lines.items(), (published_line, *LINES)):
         x = published_steps[-1] * steps / steps[-1]  # an epoch on other data has fewer steps
-        left.plot(x, means, color=colour, marker="o", markersize=2.5, label=label)
-        right.plot(x, means - means[0], color=colour, marker="o", markersize=2.5)
-    left.set(xlabel="step", ylabel="running mean of the loss")
+        left.plot(x, means, **line, markersize=MARKER, label=label)
+        right.plot(x, means - means[0], **line, markersize=MARKER)
+    left.set(xlabel="step", ylabel="running mean of loss")
     right.set(xlabel="step", ylabel="rise since step 100")
-    figure.legend(loc="outside upper center", ncols=3, handlelength=1, columnspacing=1)
+    figure.legend(**LEGEND, ncols=3)
     for axes in (left, right):
         axes.set_xticks((100, 300, 500))
     return figure
@@ -330,18 +411,18 @@ def plot_windows_by_run(runs):
     `runs` is a dict label -> differences, float (epochs, steps), of at most six runs. A band is
     half of a 95 % interval to each side.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
-    for (label, differences), colour in zip(runs.items(), COLOURS):
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.2))
+    for (label, differences), line in zip(runs.items(), LINES):
         for epoch, values in enumerate(differences):
             ends, means, intervals = run_statistics.window_means(values)
             epochs = epoch + ends / len(values)
-            axes.plot(epochs, means, color=colour, marker="o", markersize=2.5,
+            axes.plot(epochs, means, **line, markersize=MARKER,
                       label=label if epoch == 0 else None)
-            axes.fill_between(epochs, means - intervals, means + intervals, color=colour,
+            axes.fill_between(epochs, means - intervals, means + intervals, color=line["color"],
                               alpha=0.2, linewidth=0)
     axes.set(xlabel="epoch after the restart", ylabel="loss minus the control's")
     axes.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True, min_n_ticks=1))
-    figure.legend(loc="outside upper center", ncols=2, handlelength=1)
+    figure.legend(**LEGEND, ncols=2)
     return figure
 
 
@@ -352,11 +433,11 @@ def plot_since_last_seen(curves):
     curves, as study.image_losses.loss_since_seen returns them.
     """
     figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
-    for (label, curve), colour in zip(curves.items(), COLOURS):
-        axes.errorbar(curve["steps"], curve["mean"], curve["interval"], color=colour, marker="o",
-                      markersize=2.5, elinewidth=0.6, label=label)
+    for (label, curve), line in zip(curves.items(), LINES):
+        axes.errorbar(curve["steps"], curve["mean"], curve["interval"], **line, markersize=MARKER,
+                      elinewidth=0.6, label=label)
     axes.set(xlabel="steps since the image was last seen", ylabel="relative loss")
-    figure.legend(loc="outside upper center", ncols=2, handlelength=1)
+    figure.legend(**LEGEND, ncols=2)
     return figure
 
 
@@ -365,11 +446,13 @@ def plot_gradient_norms(norms):
 
     `norms` is a dict label -> list of floats, of at most six networks.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.8))
-    for (label, values), colour in zip(norms.items(), COLOURS):
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.9))
+    for (label, values), line in zip(norms.items(), LINES):
         blocks = range(1, len(values) + 1)
-        axes.plot(blocks, values, color=colour, marker="o", markersize=3, label=label)
+        axes.plot(blocks, values, **line, markersize=MARKER, label=label)
     axes.set(xlabel="block", ylabel="norm of the gradient", yscale="log")
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    figure.legend(loc="outside upper center", ncols=1, handlelength=1)
+    axes.yaxis.set_major_formatter("{x:g}")  # no exponents: their print would be smaller
+    axes.yaxis.set_minor_formatter("")
+    figure.legend(**LEGEND, ncols=2)
     return figure

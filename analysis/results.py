@@ -1,9 +1,12 @@
 """What the assignment's notebook claims and tabulates, from the network and its runs."""
+import math
+
 import pandas as pd
 
 from analysis import run_statistics
 
 OFFICIAL_IMAGES = 10_000  # test images of CIFAR-10, on which reports state their accuracy
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def claim_network(ledger, table, parameters, forward_cost, block_difference):
@@ -50,25 +53,74 @@ def accuracy_table(accuracies, images, published):
     `accuracies` is a dict label -> accuracy in per cent on `images` test images, `published` the
     statistics of `run_statistics.published`.
     """
-    rows = []
-    for label, accuracy in accuracies.items():
-        rows.append((label, accuracy, run_statistics.accuracy_interval(accuracy, images)))
-    original = published["original"]
-    interval = run_statistics.accuracy_interval(original, OFFICIAL_IMAGES)
-    rows.append(("original report", original, interval))
-    mean = published["others_mean"]
-    rows.append(("public reports, mean of five", mean, published["others_interval"]))
-    return pd.DataFrame(rows, columns=["network", "%", "±"])
+    ours = [(label, 1, images, accuracy) for label, accuracy in accuracies.items()]
+    return accuracy_rows(ours, published_rows(published))
 
 
-def plus_minus(values, name, form):
-    """Return a value with its interval as text, "-2.52 ± 0.63".
+def published_rows(published):
+    """Return the rows of `accuracy_rows` for what reports published, a list of tuples."""
+    others = published["reports"] - 1
+    return [
+        ("original report", 1, OFFICIAL_IMAGES, published["original"]),
+        ("public reports, mean", others, OFFICIAL_IMAGES, published["others_mean"]),
+    ]
 
-    `values` is a dict with `name` and `<name>_interval`, `form` a format such as "+.2f" or ".3f".
+
+def accuracy_rows(*kinds):
+    """Return a table of accuracies with the best row of each kind in bold: a DataFrame.
+
+    A kind is a list of rows that are compared with each other: label, number of runs, number of
+    test images, and the accuracy in per cent, that of several runs their mean. ± is the same in
+    each row: half of a 95 % interval over the test images. Several runs see the same images, so
+    that their number does not narrow it.
     """
-    value = format(values[name], form)
-    interval = format(values[f"{name}_interval"], form.removeprefix("+"))
-    return f"{value} ± {interval}"
+    rows = []
+    bold = []
+    for kind in kinds:
+        accuracies = [accuracy for *_, accuracy in kind]
+        if len(kind) > 1:
+            bold.append(len(rows) + accuracies.index(max(accuracies)))
+        for label, runs, images, accuracy in kind:
+            interval = run_statistics.accuracy_interval(accuracy, images)
+            rows.append((label, runs, images, with_interval(accuracy, interval)))
+    table = pd.DataFrame(rows, columns=["network", "runs", "images", "accuracy (%)"])
+    table.attrs["bold"] = bold  # which rows `display.show_table` sets in bold
+    return table
+
+
+# --------------------------------------------------------------------------- numbers as text
+
+def with_interval(value, interval, signed=False):
+    """Return a value with its interval as text, both rounded to what the interval says.
+
+    "−5.0 ± 0.6", "82.69 ± 0.25": the interval has one digit, or two below 3.55 times a power of
+    ten, as the Particle Data Group rounds. Without an interval (NaN or 0) the value has two
+    decimals. `signed` asks for a plus sign in front of positive values.
+    """
+    decimals = 2
+    value += math.copysign(1e-9, value)  # 80.05 is a little less in binary, and 80.1 here
+    if interval > 0:
+        power = math.floor(math.log10(interval))
+        digits = 2 if interval / 10**power < 3.55 else 1
+        decimals = max(0, digits - 1 - power)
+    sign = "+" if signed else ""
+    text = f"{value:{sign}z.{decimals}f}".replace("-", "−")
+    return f"{text} ± {interval:.{decimals}f}" if interval > 0 else text
+
+
+def plus_minus(values, name, signed=False):
+    """Return a value with its interval as text, see `with_interval`.
+
+    `values` is a dict with `name` and `<name>_interval`.
+    """
+    return with_interval(values[name], values[f"{name}_interval"], signed)
+
+
+def power_of_ten(value, digits=2):
+    """Return a number with a power of ten as text: "4.1 × 10⁻⁶" for 0.0000041."""
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    exponent = str(int(exponent)).translate(SUPERSCRIPTS)
+    return f"{mantissa.replace('-', '−')} × 10{exponent}"
 
 
 def compare(value, interval, reference):

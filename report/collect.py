@@ -2,11 +2,13 @@
 
 Markdown, pictures, tables and printed results enter; code does not. A cell with a label shows a
 float, that is a numbered figure or table with a caption. What other cells show stands where they
-show it, without a number. Authors decide by tags and options of cells, see `hidden`.
+show it, without a number. Authors decide by tags and options of cells, see `is_hidden`. A cell that
+starts with the heading "Appendix", or "Appendix: …", and all that follow are the appendix: it comes
+behind the references, on pages of one column.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from string import ascii_lowercase
 
@@ -27,6 +29,7 @@ ONE_FORMULA = re.compile(r"\A\s*\$(?:\\displaystyle)?([^$]+)\$\s*\Z")
 # HTML that stands for plain text: the view of a model in scikit-learn, and what rich prints
 VIEW_OF_TEXT = re.compile(r"""\s*<pre\b|class=["'][^"']*\bsk-(?:top-)?container\b""")
 STDOUT = "application/x-stdout"  # of printed text, among the data of outputs
+APPENDIX = re.compile(r"\s*Appendi(?:x|ces)\b", re.IGNORECASE)
 CAPTION_BLOCKS = ["p", "ul", "ol", "li", "blockquote", "pre", *HEADINGS]
 
 
@@ -109,7 +112,9 @@ class FloatOptions:
     kind: str  # "figure", "table", or "" for a cell without such a label
     label: str
     caption: str
-    is_wide: bool
+    is_wide: bool  # spans both columns
+    # of a table: stays in one column and in its place, the text wrapped if necessary
+    is_narrow: bool = False
     parts: list = field(default_factory=list)  # captions of a figure's pictures
     columns: int = 0  # of a figure's pictures, 0 if the cell does not say
 
@@ -136,8 +141,10 @@ def read_float_options(options):
     parts = [str(part or "") for part in parts] if isinstance(parts, list) else []
     columns = options.get("layout-ncol")
     columns = columns if columns in (1, 2, 3, 4) else 0
-    is_wide = options.get("fig-env") == "figure*"
-    return FloatOptions(kind, label, caption, is_wide, parts, columns)
+    environment = options.get("fig-env")  # figure or figure*, of tables as well
+    is_wide = environment == "figure*"
+    is_narrow = environment == "figure"
+    return FloatOptions(kind, label, caption, is_wide, is_narrow, parts, columns)
 
 
 class Collector:
@@ -149,6 +156,7 @@ class Collector:
 
     def __init__(self, paper):
         self.paper = paper
+        self.part = "body"  # in which the present cell is, or "appendix"
         self.next_wide = 0  # where the next wide float goes: behind the wide float before it
         self.is_fallback = False  # whether the notebook ran on other data than CIFAR-10
         self.is_recorded = False  # whether a record vouches for what the notebook shows
@@ -374,8 +382,14 @@ class Collector:
 
     def add_markdown(self, markdown, name, part="body", attachments=None):
         """Add a fragment of Markdown."""
-        fragment = Fragment(name, render_markdown(markdown), part, attachments or {})
-        if part == "body":
+        body = render_markdown(markdown)
+        is_body = part == "body"
+        if is_body:
+            if starts_appendix(body):
+                self.part = "appendix"
+            part = self.part
+        fragment = Fragment(name, body, part, attachments or {})
+        if is_body:
             self.read_figures(fragment)
         self.paper.fragments.append(fragment)
 
@@ -407,7 +421,7 @@ class Collector:
 
     def add_body(self, body, name):
         """Add a fragment whose elements are there."""
-        self.paper.fragments.append(Fragment(name, body))
+        self.paper.fragments.append(Fragment(name, body, self.part))
 
     def add_unlabelled_picture(self, file, name):
         """Add a picture in its place."""
@@ -443,9 +457,11 @@ class Collector:
         """Add a table with its caption; `given` is the caption that its LaTeX has."""
         caption = self.read_caption(options, name, given)
         element = new_element("paper-table", caption)
-        element["float"] = Float(options.label, options.is_wide)
+        element["float"] = Float(options.label, options.is_wide, is_narrow=options.is_narrow)
         if isinstance(table, tables.Table):
             element["float"].table = table
+            if not options.is_narrow and table.spans_page():
+                options = replace(options, is_wide=True)
         else:  # a later step reads it
             element.append(table.find("table").extract())
         self.add_float(new_element("body", element), options, name)
@@ -462,10 +478,19 @@ class Collector:
     def add_float(self, body, options, name):
         """Add a float. Wide ones come early, because LaTeX places figure* a page later."""
         position = len(self.paper.fragments)
-        if options.is_wide:
+        if options.is_wide and self.part == "body":  # the appendix has one column
             position = self.next_wide
-        self.paper.fragments.insert(position, Fragment(name, body))
+        self.paper.fragments.insert(position, Fragment(name, body, self.part))
         self.next_wide = position + 1
+
+
+def starts_appendix(body):
+    """Whether a tree starts with the heading of an appendix, or with an anchor before it."""
+    heading = body.find(HEADINGS)
+    if heading is None or heading.name not in ("h1", "h2"):
+        return False
+    before = "".join(heading.find_all_previous(string=True)).strip()
+    return not before and bool(APPENDIX.match(heading.get_text()))
 
 
 def has_float(kind, outputs, kinds):

@@ -12,6 +12,8 @@ TYPED_NUMBERS = (
     re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))"),
     # 1 - Layers, 1.2 – Layers, 3: Layers
     re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*\.?\s*[-\u2013\u2014:]\s+(?=[^\W\d_])"),
+    # Appendix: Layers, Appendix B. Layers; LaTeX numbers appendices by letters
+    re.compile(r"\s*Appendix(?:\s+[A-Z])?\s*[:.]\s+(?=\S)", re.IGNORECASE),
     # (5) Layers, [5] Layers
     re.compile(r"\s*[(\[]\d{1,2}(?:\.\d{1,2})*[)\]]\s*(?=\S)"),
     # IV. Layers, II) Layers
@@ -30,7 +32,7 @@ def arrange_headings(paper):
     """
     headings = []
     for fragment in paper.fragments:
-        if fragment.part == "body":
+        if fragment.part in ("body", "appendix"):
             headings += [(fragment, heading) for heading in fragment.body.find_all(HEADINGS)]
     names = [heading.name for _, heading in headings]
     if names.count("h1") == 1 and names[0] == "h1":

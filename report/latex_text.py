@@ -25,6 +25,10 @@ ESCAPED = {letter: f"\\{letter}" for letter in "{}$%&_#"} | {
     "\u200b": r"\hspace{0pt}",
     "\u202f": r"\,",
 }
+SUPERSCRIPTS = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "−+0123456789")  # Latin Modern has three of them
+SUPERSCRIPT = re.compile("[⁻⁺⁰¹²³⁴-⁹]*[⁻⁺⁰⁴-⁹][⁻⁺⁰¹²³⁴-⁹]*")
+GREEK_LETTER = re.compile("[α-ωΓΔΘΛΞΠΣΦΨΩ]")
+GREEK_WORD = re.compile("[\u0370-\u03ff\u1f00-\u1fff]{2}")
 QUOTES = {"\u2018": "`", "\u2019": "'", "\u201c": "``", "\u201d": "''"}
 DASHES = {"\u2013": "--", "\u2014": "---"}
 ADJACENT_QUOTES = re.compile("(?<=[\u2018\u2019\u201c\u201d])(?=[\u2018\u2019\u201c\u201d])")
@@ -71,7 +75,24 @@ def _escape_words(text):
     text = text.translate(WINDOWS).replace("...", "\u2026")
     text = ADJACENT_QUOTES.sub("\u202f", text)  # else '' and ' would be read as another pair
     latex = _escape(text, NAMED, QUOTES | DASHES)
+    latex = set_symbols(latex)
     return re.sub("([?!])(?=`)", r"\1{}", latex)  # ?` would become one character
+
+
+def set_symbols(latex):
+    """LaTeX outside of formulas whose Greek letters and superscripts Latin Modern has.
+
+    Words in Greek stay as they are.
+    """
+    latex = SUPERSCRIPT.sub(_raise, latex)
+    if GREEK_WORD.search(latex):
+        return latex
+    return GREEK_LETTER.sub(r"\\ensuremath{\g<0>}", latex)
+
+
+def _raise(found):
+    """Digits in superscript, as of 10⁻⁶, for a font that lacks them."""
+    return f"\\textsuperscript{{{found[0].translate(SUPERSCRIPTS)}}}"
 
 
 def escape_code(text):

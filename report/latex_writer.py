@@ -299,7 +299,8 @@ def write_table(element):
             if cell.element is not None:
                 cell.fill(write_run(list(cell.element.children)))
     caption = write_run(list(element.find("float-caption").children))
-    return [table.latex(caption, safe_label(element["float"].label), element["float"].is_wide)]
+    place = element["float"]
+    return [table.latex(caption, safe_label(place.label), place.is_wide, place.is_narrow)]
 
 
 def write_figure(element):

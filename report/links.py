@@ -1,12 +1,21 @@
-"""Links become citations, numbered references, web addresses, or their text alone."""
+"""Links become citations, numbered references, web addresses, or their text alone.
+
+Citations beside each other become one group, which LaTeX sorts: "[(A)](#ref-a), [(B)](#ref-b) and
+[(C)](#ref-c)" is [1, 3, 5] in the paper. In the notebook and in plain HTML they are links with the
+text that they have there.
+"""
 
 import re
+
+from bs4 import Tag
 
 from report.latex_text import Latex, safe_label
 from report.markdown import HEADINGS, find_texts
 from tools.errors import PaperError
 
-NUMBER = re.compile(r"(.*?)(\d+(?:\.\d+)*)(\W*)", re.DOTALL)  # what a link says, with a number
+# what a link says, with a number
+NUMBER = re.compile(r"(.*?)((?:\b[A-Z]\.)?\d+(?:\.\d+)*)(\W*)", re.DOTALL)
+BETWEEN_CITATIONS = re.compile(r"\s*(?:[,;]\s*)?(?:(?:and|&)\s+)?")  # of one group
 WEB_ADDRESS = re.compile(r"https?://|mailto:", re.IGNORECASE)
 LABEL_WORDS = {"fig-": "Figure", "tbl-": "Table", "eq-": "Equation", "sec-": "Section"}
 TYPED_KINDS = ("equation", "reference", "named")  # links made of \eqref, \ref and @label
@@ -19,6 +28,7 @@ NO_FOOTNOTES = ["float-caption", "part-caption", "paper-table", "text-note", *HE
 
 def link(paper, fragment):
     """Turn the links, notes and references of a fragment into LaTeX; all labels are known."""
+    group_citations(paper, fragment.body)
     for element in fragment.body.find_all("a"):
         target = element.get("href", "")
         if target.startswith("#ref-"):
@@ -32,6 +42,44 @@ def link(paper, fragment):
     for note in fragment.body.find_all("text-note"):
         set_note(note)
     check_mentions(paper, fragment)
+
+
+def group_citations(paper, body):
+    """Make one citation of those that stand beside each other, as in a list."""
+    for element in body.find_all("a"):
+        if element.parent is None or not is_parenthetical(paper, element):
+            continue
+        between, following = _next_two(element)
+        while following is not None and is_parenthetical(paper, following):
+            if between is not following:
+                between.extract()
+            element["href"] += "," + following.extract()["href"].removeprefix("#ref-")
+            between, following = _next_two(element)
+
+
+def _next_two(element):
+    """What stands between a citation and the next element, and that element if it is near.
+
+    Both are the same if nothing stands between; the element is None if it is of another group.
+    """
+    between = element.next_sibling
+    if isinstance(between, Tag):
+        return between, between
+    following = between.next_sibling if between is not None else None
+    if isinstance(following, Tag) and BETWEEN_CITATIONS.fullmatch(between):
+        return between, following
+    return between, None
+
+
+def is_parenthetical(paper, element):
+    """Whether an element is a citation in brackets, such as (He et al., 2016), of known works."""
+    target = element.get("href", "")
+    if element.name != "a" or not target.startswith("#ref-"):
+        return False
+    if not set(target.removeprefix("#ref-").split(",")) <= paper.authored.keys():
+        return False
+    kind = element.get("class")
+    return kind == ["cited"] or (not kind and element.get_text().startswith("("))
 
 
 def cite(paper, element, keys, cell):
@@ -52,9 +100,7 @@ def cite(paper, element, keys, cell):
         return
     paper.cited = True
     text = element.get_text()
-    kind = element.get("class")
-    is_textual = kind == ["authors"] or (not kind and not text.startswith("("))
-    if not is_textual:
+    if is_parenthetical(paper, element):
         element.replace_with(Latex(f"\\citep{{{keys}}}"))
     elif all(paper.authored[key] for key in keys.split(",")):
         element.replace_with(Latex(f"\\citet{{{keys}}}"))

@@ -19,6 +19,8 @@ def find_names(paper):
 
 def number(paper, fragment):
     """Number a fragment's headings and equations, in the order in which they stand."""
+    if fragment.part == "appendix" and not paper.is_in_appendix:
+        paper.start_appendix()
     for element in fragment.body.find_all(True):
         if element.name in HEADINGS:
             number_heading(paper, element, fragment.cell)

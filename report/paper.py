@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 
 from report import pictures
 from tools.errors import PaperError
@@ -17,7 +18,7 @@ class Fragment:
 
     cell: str  # what messages call the cell
     body: object  # the tree of elements
-    part: str = "body"  # or "title", "abstract" or "banner"
+    part: str = "body"  # or "title", "abstract", "banner" or "appendix"
     attachments: dict = field(default_factory=dict)
     definitions: list = field(default_factory=list)  # of commands that its formulas make
     latex: str = ""
@@ -33,6 +34,7 @@ class Float:
     table: object = None  # of a table: a Table, once it has been read
     width: str = ""  # of its only picture, as LaTeX's option; "" for its own
     columns: int = 0  # in which the pictures of a figure stand, 0 for what fits
+    is_narrow: bool = False  # a table that stays in one column
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Paper:
     remarks: dict = field(default_factory=dict)  # the same, of what is no fault
     counts: Counter = field(default_factory=Counter)  # of figures, tables and equations
     sections: list = field(default_factory=list)  # the present section's number
+    is_in_appendix: bool = False  # whose sections have letters
     labels: dict = field(default_factory=dict)  # name -> Label
     linked: set = field(default_factory=set)  # names that links lead to
     commands: set = field(default_factory=set)  # names of commands that the notebook defines
@@ -77,7 +80,7 @@ class Paper:
     cited: bool = False
 
     def latex(self, part):
-        """The LaTeX of "body", "title", "abstract" or "banner"."""
+        """The LaTeX of "body", "title", "abstract", "banner" or "appendix"."""
         return "\n\n".join(each.latex for each in self.fragments if each.part == part)
 
     def note(self, sentence, cell):
@@ -93,8 +96,16 @@ class Paper:
         _add(self.remarks, sentence, cell)
 
     def section_number(self):
-        """The number of the present section, such as 2.1; "" before the first."""
-        return ".".join(map(str, self.sections))
+        """The number of the present section, such as 2.1 or B.1; "" before the first."""
+        numbers = [str(number) for number in self.sections]
+        if numbers and self.is_in_appendix:
+            numbers[0] = ascii_uppercase[(self.sections[0] - 1) % 26]
+        return ".".join(numbers)
+
+    def start_appendix(self):
+        """Count sections anew."""
+        self.is_in_appendix = True
+        self.sections = []
 
     def add_label(self, name, number, cell, is_numbered=True):
         """Enter a label. Raises PaperError if it exists or LaTeX cannot take it."""

@@ -11,11 +11,13 @@ import re
 from dataclasses import dataclass
 
 from report.geometry import COLUMN_HEIGHT, COLUMN_POINTS, PAGE_POINTS, PRINT_SIZES
+from report.latex_text import set_symbols
 from tools.errors import PaperError
 
 LETTER = 0.46  # width of a letter, as a part of the size of the print
 GAP = 8  # points between columns
 LINE = 1.25  # height of a line, as a part of the size of the print
+HERE = "[!htbp]"  # a float stands in its place if it fits there
 MOST_ROWS = 500
 KEPT_ROWS = 30  # of a longer table, at its start and at its end
 MOST_LINES = 3  # of a row whose text is wrapped so that the table stands in its place
@@ -137,10 +139,24 @@ class Table:
             return layout
         return None
 
-    def latex(self, caption="", label="", wide=False):
-        """The table as LaTeX: a float if it has a label or is large, otherwise in its place."""
+    def spans_page(self):
+        """Whether a table that may span both columns does so."""
+        layout = self.layout((COLUMN_POINTS, PAGE_POINTS))
+        return layout is not None and layout.spans_page
+
+    def latex(self, caption="", label="", wide=False, narrow=False):
+        """The table as LaTeX: a float if it has a label or is large, otherwise in its place.
+
+        Args:
+            caption: LaTeX.
+            label: its label, "" for a table without one.
+            wide: whether it spans both columns in any case.
+            narrow: whether it stays in one column in any case.
+        """
         table = self.shortened()
-        rooms = (PAGE_POINTS,) if wide else (COLUMN_POINTS, PAGE_POINTS)
+        rooms = (COLUMN_POINTS, PAGE_POINTS)
+        if wide or narrow:
+            rooms = (PAGE_POINTS,) if wide else (COLUMN_POINTS,)
         layout = table.layout(rooms)
         if layout and layout.spans_page and not label:
             layout = table.column_layout() or layout
@@ -149,12 +165,13 @@ class Table:
         pieces = table.cut(layout)
         is_cut = len(pieces) > 1
         tabulars = [table.tabular(piece, layout, is_cut) for piece in pieces]
-        return self.floats(tabulars, layout.spans_page, caption, label)
+        return self.floats(tabulars, layout.spans_page, caption, label, HERE if narrow else "")
 
-    def floats(self, contents, spans_page, caption, label):
+    def floats(self, contents, spans_page, caption, label, place=""):
         """Floats of LaTeX, one for each content, that together are this table.
 
-        A single content without a label stands in its place if it fits the column.
+        A single content without a label stands in its place if it fits the column. `place` is
+        where LaTeX may put them, if not where it puts floats anyway.
         """
         if not label and not spans_page and len(contents) == 1:
             return f"\\begin{{center}}\n{contents[0]}\\end{{center}}"
@@ -166,7 +183,7 @@ class Table:
         floats = []
         for index, content in enumerate(contents):
             above = caption_line(caption, label, is_continued=index > 0)
-            floats.append(float_around(above + content, spans_page))
+            floats.append(float_around(above + content, spans_page, place))
         return "\n\n".join(floats)
 
     def tell(self, sentence):
@@ -348,10 +365,10 @@ def caption_line(caption, label, is_continued):
     return f"\\caption{{{caption}}}\\label{{{label}}}\n"
 
 
-def float_around(content, spans_page):
+def float_around(content, spans_page, place=""):
     """A float of LaTeX."""
     environment = "table*" if spans_page else "table"
-    return f"\\begin{{{environment}}}\n\\centering\n{content}\\end{{{environment}}}"
+    return f"\\begin{{{environment}}}{place}\n\\centering\n{content}\\end{{{environment}}}"
 
 
 def _narrowed(cell, span):
@@ -446,6 +463,8 @@ def _tabular_body(body):
 
 def _latex_cell(latex):
     span = MULTICOLUMN.match(latex)
+    if "$" not in latex and "\\(" not in latex:
+        latex = set_symbols(latex)
     return Cell(latex, column_span=int(span[1]) if span else 1)
 
 

@@ -4,7 +4,13 @@ import statistics
 import pandas as pd
 
 from analysis import run_statistics
-from analysis.results import OFFICIAL_IMAGES, claim_epoch, plus_minus
+from analysis.results import (
+    OFFICIAL_IMAGES,
+    accuracy_rows,
+    claim_epoch,
+    plus_minus,
+    published_rows,
+)
 
 # What a group of runs changes in its recipe or network, as the table of ablations says it.
 CHANGES = {
@@ -58,19 +64,13 @@ def accuracy_table(fast, fast_gpu, best, published):
     the dict of `run_statistics.published`.
     """
     rows = [
-        ("fast, CPU", 5, fast["accuracy"], fast["accuracy_interval"]),
-        ("fast, GPU", 5, fast_gpu["accuracy"], fast_gpu["accuracy_interval"]),
-        single_run_row("long", best.accuracy),
-        single_run_row("long, with TTA", best.flip_tta_accuracy),
-        single_run_row("original report", published["original"]),
-        ("public reports", 5, published["others_mean"], published["others_interval"]),
+        ("fast, CPU", 5, OFFICIAL_IMAGES, fast["accuracy"]),
+        ("fast, GPU", 5, OFFICIAL_IMAGES, fast_gpu["accuracy"]),
+        ("long", 1, OFFICIAL_IMAGES, best.accuracy),
+        ("long, with TTA", 1, OFFICIAL_IMAGES, best.flip_tta_accuracy),
     ]
-    return pd.DataFrame(rows, columns=["recipe", "runs", "%", "±"])
-
-
-def single_run_row(label, accuracy):
-    """Return the row of a single accuracy in per cent, its interval that over test images."""
-    return label, 1, accuracy, run_statistics.accuracy_interval(accuracy, OFFICIAL_IMAGES)
+    table = accuracy_rows(rows, published_rows(published))
+    return table.rename(columns={"network": "recipe"})
 
 
 # ----------------------------------------------------------------------------------- ablations
@@ -104,7 +104,7 @@ def ablation_table(groups, gains):
         recipe = "fast" if name.startswith("ablation") else "long"
         runs = groups[name]
         accuracy = sum(run.accuracy for run in runs) / len(runs)
-        difference = plus_minus(gain, "gain", "+.2f").replace("-", "−")
+        difference = plus_minus(gain, "gain", signed=True)
         first_reference = run_statistics.reference_groups(name)[0]
         reference = REFERENCES[first_reference]
         rows.append((recipe, CHANGES[name], len(runs), accuracy, difference, reference))

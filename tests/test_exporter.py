@@ -13,12 +13,14 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from paper_helpers import (
     HOSTILE,
     NBCONVERT,
     ROOT,
+    body,
     code,
     convert,
     figure,
@@ -117,6 +119,57 @@ def test_citations_and_web_links():
     assert r"\bibliography{references}" in tex and r"\bibliography{" not in to_tex(
         markdown("cites nobody")
     )
+
+
+def test_citations_beside_each_other_are_one_group():
+    a, b, c = "[(A)](#ref-wlsguur)", "[(B)](#ref-he2016)", "[(C)](#ref-andreahn)"
+    for text in (f"{a}, {b} and {c}", f"{a}; {b},\n{c}", f"{a}, {b}, and {c}", f"{a} {b}{c}"):
+        assert r"reports \citep{wlsguur,he2016,andreahn}, too" in body(
+            markdown(f"Five reports {text}, too.")
+        ), text
+    for text in (f"{a}, as {b}", f"{a}, *{b}*", f"{a}. {b}", f"[He](#ref-he2016), {b}"):
+        assert body(markdown(text)).count(r"\cite") == 2, text
+    notes = []
+    tex = body(markdown(f"{a}, [(X, 1900)](#ref-nobody1900), {b}"), notes=notes)
+    assert r"\citep{wlsguur}, (X, 1900), \citep{he2016}" in tex and "nobody1900" in notes[0]
+
+
+def test_an_appendix_follows_the_references_and_has_letters():
+    cells = [
+        markdown("# Method\n\nSee [Section A.1](#sec-runs) and [the appendix](#sec-more)."),
+        markdown('<a id="sec-more"></a>\n# Appendix: Runs\n\nWords [(He, 2016)](#ref-he2016).'),
+        markdown('<a id="sec-runs"></a>\n## Machines'),
+        table("tbl-wide", more="#| fig-env: figure*\n"),
+        markdown("# Versions"),
+    ]
+    before, _, after = to_tex(*cells).partition(r"\bibliography{references}")
+    assert r"Section~\ref{sec-runs} and \hyperref[sec-more]{the appendix}" in before
+    assert "Runs" not in before and "tbl-wide" not in before
+    parts = [r"\onecolumn\appendix", r"\section{Runs}\label{sec-more}", r"\subsection{Machines}"]
+    places = [after.index(part) for part in (*parts, r"\label{tbl-wide}", r"\section{Versions}")]
+    assert places == sorted(places)
+    assert "cell 1 (Method) says" in refusal(
+        markdown("# Method\n\n[Section 1.1](#sec-runs)"), *cells[1:]
+    )
+    assert "appendix" not in to_tex(markdown("# Method\n\nIn the Appendix."))
+
+
+def test_a_table_may_be_kept_in_one_column():
+    words = "some words that are too long for one line of a column, which is narrow"
+    frame = pd.DataFrame({"what": [words], "hash": ["9048fcba"]})
+    wide = code("#| label: tbl-a\n#| tbl-cap: A.\nf", {"text/latex": frame.to_latex()})
+    before = body(markdown("Before."), wide)
+    assert before.index(r"\begin{table*}") < before.index("Before.")  # as figure* does
+    wide.source = f"#| fig-env: figure\n{wide.source}"
+    narrow = body(markdown("Before."), wide)
+    assert narrow.index(r"\begin{table}[!htbp]") > narrow.index("Before.")
+    assert "raggedright" in narrow
+
+
+def test_symbols_that_the_font_lacks_are_set_as_formulas():
+    text = body(markdown("10⁻⁶ m² and γ = 1, but λόγος γ"), markdown("At γ = 1."))
+    assert r"10\textsuperscript{−6} m² and γ = 1" in text and "λόγος γ" in text
+    assert r"At \ensuremath{γ} = 1." in text
 
 
 def test_only_what_belongs_enters():
@@ -322,7 +375,8 @@ PAPER = [
     markdown(
         '# Of 100 %\n\n<a id="sec-start"></a>\n## 1 Start\n\nSee [Section 1](#sec-start), '
         "[Figure 1](#fig-loss), [Table 1](#tbl-layers), "
-        f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016).\n\n"
+        f"[(1)](#eq-a), [He et al. (2016)](#ref-he2016). "
+        f"Reports [(A)](#ref-wlsguur), [(B)](#ref-andreahn).\n\n"
         f"$$ a \\tag{{1}}\\label{{eq-a}} $$\n\n"
         f"{HOSTILE}\n\n| p | q |\n|---|---|\n| in a pipe | table |"
     ),
@@ -347,13 +401,14 @@ def paper(tmp_path_factory):
 @pytest.mark.slow
 def test_a_paper_holds_what_belongs_and_nothing_else(paper):
     text = pdf_text(paper / "report.pdf")
+    assert "He et al. [2]. Reports [1, 3]." in text  # by the authors' names
     for present in (
         "Of 100 % {braces} & more_underscores",
         "Zoë O’Brien #1 ~ ^ \\",
         "Stand-in data",
         "An abstract.",
         "Start",
-        "See Section 1, Figure 1, Table 1, (1), He et al. [1].",
+        "See Section 1, Figure 1, Table 1, (1), He et al. [2].",
         "Figure 2:",
         "Table 2:",
         "in a pipe",

@@ -104,11 +104,11 @@ def refusal(monkeypatch):
 
 def test_zip_refuses_placeholders(project, refusal):
     def unsign(cells):
-        cells["front-matter"].outputs[0].data["text/markdown"] = "Your Name"
+        cells["front-matter"].outputs[0].data["text/markdown"] = "Student name"
 
     change_notebook(project, unsign)
     sentence = refusal("zip")
-    assert "Your Name" in sentence and "placeholders" in sentence
+    assert "Student name" in sentence and "placeholders" in sentence
 
 
 def test_zip_refuses_questions_without_an_answer(project, refusal):

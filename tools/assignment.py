@@ -47,7 +47,7 @@ AUTHOR = {"name": NAME, "student_number": NUMBER, "university": UNIVERSITY, "ema
 UNSIGNED = {  # name of a setting -> the code that sets it in the hand-out
     "REPOSITORY": f'REPOSITORY = "https://github.com/{ACCOUNT}/resnet-cifar10"',
     "AUTHORS": f"""\
-AUTHORS = [{{"name": "{NAME}", "student_number": "{NUMBER}",  # who hands this in: edit this
+AUTHORS = [{{"name": "{NAME}", "student_number": "{NUMBER}",  # edit this
             "university": "{UNIVERSITY}", "email": "{EMAIL}"}}]""",
 }
 

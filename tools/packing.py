@@ -43,10 +43,10 @@ from training.runs import WEIGHTS
 
 BUILD = ROOT / "build"
 PLACEHOLDERS = (
-    "Your Name",
-    "0000000000",
-    "Your University",
-    "you@example.edu",
+    "Student name",
+    "Student number",
+    "University name",
+    "student@example.edu",
     "your-account",
 )
 # the address of a repository, in either kind of quotation marks; its last part is its name
