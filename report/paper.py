@@ -21,6 +21,8 @@ class Fragment:
     attachments: dict = field(default_factory=dict)
     definitions: list = field(default_factory=list)  # of commands that its formulas make
     latex: str = ""
+    order: int = 0  # of the cells; in the paper wide floats come earlier
+    is_computed: bool = False  # whether code made it, so that its numbers may be claims
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Float:
     files: list = field(default_factory=list)  # of a figure: names of its pictures
     table: object = None  # of a table: a Table, once it has been read
     columns: int = 0  # in which the pictures of a figure stand, 0 for what fits
+    alt: str = ""  # what a figure shows, in words
 
 
 @dataclass
@@ -65,6 +68,7 @@ class Paper:
     front: dict = field(default_factory=dict)
     fragments: list = field(default_factory=list)
     files: dict = field(default_factory=dict)  # name -> bytes of a picture
+    previews: dict = field(default_factory=dict)  # the same in PNG, of pictures that are PDF
     notes: dict = field(default_factory=dict)  # warning -> the cells that it is about
     remarks: dict = field(default_factory=dict)  # the same, of what is no fault
     counts: Counter = field(default_factory=Counter)  # of figures, tables and equations
