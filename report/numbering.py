@@ -86,7 +86,7 @@ def set_formula(paper, element, fragment):
 
 
 def number_equation(paper, tag, label, cell):
-    """The number of an equation, and the LaTeX of its label and of a tag that LaTeX would not count.
+    """The number of an equation, and the LaTeX of its label and of a tag of its own.
 
     A tag that is the equation's number gives way to LaTeX's own; another one stands as typed.
     """
