@@ -43,7 +43,8 @@ class HtmlWriter:
         paper: the Paper, built as far as its links.
         references: the Reference list that its citations refer to.
         passports: the Passports of its claims.
-        picture: a function, name of a picture's file -> its address as data:, "" if it has none.
+        picture: a function, name of a picture's file -> its address as data:, "" if it has none,
+            and the width in which it is shown, in pixels, 0 for its own.
     """
 
     def __init__(self, paper, references, passports, picture):
@@ -171,9 +172,12 @@ class HtmlWriter:
                 image = f'<figure class="part" id="{escape(name)}">{image}</figure>'
             lines.append(image)
         kind = ' class="wide"' if figure.is_wide else ""
+        box = ""  # on a narrow screen a wide figure scrolls, by the keyboard as well
+        if figure.is_wide:
+            box = f' role="region" tabindex="0" aria-label="Figure {self.number_of(figure.label)}"'
         return [
             f'<figure{kind} id="{escape(safe_label(figure.label))}">',
-            f'<div class="pictures columns-{columns}">',
+            f'<div class="pictures columns-{columns}"{box}>',
             *lines,
             "</div>",
             f"<figcaption>{self.write_name(element)} "
@@ -196,11 +200,15 @@ class HtmlWriter:
 
     def write_picture(self, file, alt, width=""):
         """A picture; its alternative text stands for one that cannot be shown."""
-        address = self.picture(file)
+        address, pixels = self.picture(file)
         if not address:
-            return f'<p class="missing">{escape(alt)}</p>'
-        style = f' style="width: {width}"' if re.fullmatch(r"[\d.]+(px|%)", width) else ""
-        return f'<img src="{address}" alt="{escape(alt)}"{style}>'
+            return f'<span class="missing">{escape(alt)}</span>'
+        size = ""
+        if re.fullmatch(r"[\d.]+(px|%)", width):
+            size = f' style="width: {width}"'
+        elif pixels:
+            size = f' width="{pixels}"'
+        return f'<img src="{address}" alt="{escape(alt)}"{size}>'
 
     # ------------------------------------------------------------------------------------- tables
 
@@ -483,6 +491,7 @@ def _escape_text(text, node):
     if not node.find_parent(["code", "samp", "tt", "pre"]):
         for typed, letter in DASHES:
             text = text.replace(typed, letter)
+        text = text.replace(" ± ", "\u00a0±\u00a0")
     return escape(text)
 
 

@@ -86,7 +86,12 @@ class Written:
         )
 
     def may_be(self, value):
-        """Whether a value is written as this number; a fall by 2.5 is written without its sign."""
+        """Whether a value is written as this number; a fall by 2.5 is written without its sign.
+
+        A short whole number is no rounded value: too many values would be written like it.
+        """
+        if self.step >= 1 and self.digits < CERTAIN - 1 and value != int(value):
+            return False
         if abs(abs(value) - self.value) > 0.501 * self.step:
             return False
         is_signed = bool(self.sign) and self.value > 0

@@ -6,6 +6,7 @@ are SVG where poppler's pdftocairo is installed and PNG elsewhere.
 """
 
 import base64
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tools.errors import PaperError
 
 FOLDER = Path(__file__).with_name("webpage")
 PDF_TO_SVG = ["pdftocairo", "-svg", "-f", "1", "-l", "1", "-", "-"]
+ENLARGED = 1.9  # pixels for a point of a picture: 8 pt become 15 px
 PICTURE_TYPES = {"png": "image/png", "jpg": "image/jpeg"}
 
 
@@ -63,7 +65,9 @@ def write_page(notebook, paper, results):
 
 
 def picture_address(name, paper):
-    """A picture as an address that begins with data:, "" if browsers cannot show it.
+    """A picture as an address that begins with data:, and the width to show it in, in pixels.
+
+    The address is "" if browsers cannot show it, the width 0 if it is the picture's own.
 
     Args:
         name: of its file.
@@ -72,11 +76,10 @@ def picture_address(name, paper):
     kind = name.rpartition(".")[2]
     data = paper.files[name]
     if kind == "pdf":
-        svg = _svg(data)
-        if svg:
-            return _address("image/svg+xml", svg)
+        if svg := _svg(data):
+            return _address("image/svg+xml", svg), _enlarged(svg)
         kind, data = "png", paper.previews.get(name)
-    return _address(PICTURE_TYPES[kind], data) if data else ""
+    return (_address(PICTURE_TYPES[kind], data), 0) if data else ("", 0)
 
 
 def _svg(pdf):
@@ -91,6 +94,12 @@ def _svg(pdf):
     except (PaperError, OSError):
         return b""
     return svg if b"</svg>" in svg[-100:] else b""
+
+
+def _enlarged(svg):
+    """The width of an SVG on the page, in pixels: larger than on paper, as the text is."""
+    found = re.search(rb'<svg[^>]*? width="([\d.]{1,9})(?:pt)?"', svg)
+    return round(float(found[1]) * ENLARGED) if found else 0
 
 
 def _address(kind, data):
