@@ -50,7 +50,7 @@ class Reference:
         names = [name.last for name in self.names]
         if not names:
             return self.key[:3]
-        if len(names) > 2 or names[1:] == ["others"]:
+        if len(names) > 2 or "others" in names[1:]:
             return f"{names[0]} et al."
         return " and ".join(names)
 
@@ -71,10 +71,16 @@ class Reference:
 
     @property
     def sort_key(self):
-        """By what plainnat.bst sorts: short names and year, names, year, key."""
-        label = f"{self.short_names}({self.year}" if self.names else self.short_names
-        names = "   ".join(f"{name.last}  {name.first}" for name in self.names)
-        return _purified(label), _purified(names), self.year, self.key
+        """By what plainnat.bst sorts: names, more than two behind the year; year and key."""
+        parts = []
+        for position, name in enumerate(self.names):
+            part = _purified(f"{name.last}  {name.first}".strip())
+            if position and name == self.names[-1] and name.last == "others":
+                part = "zzzzz"
+            elif position == 1 and len(self.names) > 2:
+                part = f"zz{self.year}   {part}"
+            parts.append(part)
+        return "    ".join(["   ".join(parts), self.year, self.key])
 
 
 def list_references(keys, path=BIBLIOGRAPHY):
