@@ -14,7 +14,7 @@ CHECKED := env PYTHONWARNDEFAULTENCODING=1
 help:  ## list these commands
 	@awk -F ':  ## ' '/^[a-z-]+:  ## / { printf "%-18s%s\n", "make " $$1, $$2 }' Makefile
 
-report:  ## run the notebook and build its paper; both go to build/, nothing else changes
+report:  ## run the notebook, build its paper as report.pdf and web page report.html; all goes to build/
 	@$(ENV) $(TOOLS) $@
 
 submission:  ## run the notebook in place on CIFAR-10, store its runs, build report/report.pdf

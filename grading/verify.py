@@ -41,7 +41,8 @@ from grading.rerun import check_rerun, is_set
 from grading.roster import read_authors
 from grading.schema import Place, SchemaError, read_table
 from grading.template_diff import code_of, differences, other_modules
-from report.freshness import definitions_hash, file_hash
+from report.freshness import definitions_hash, file_hash, results_hash
+from report.passports import VERDICT
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
 from tools.terminal import replace_unprintable
@@ -438,11 +439,30 @@ def write_report(verdict, path, seconds):
     Path(path).write_text(json.dumps(content), encoding="utf-8")
 
 
+def keep_findings(verdicts):
+    """Store what this folder's verdicts say of each claim: build/report.html shows it.
+
+    Args:
+        verdicts: name of a file of claims -> the Verdict on it.
+    """
+    kept = {}  # by the claims' hash: after another run they are others
+    with contextlib.suppress(OSError, ValueError):
+        for ledger, verdict in verdicts.items():
+            results = json.loads((ROOT / ledger).read_text(encoding="utf-8"))
+            kept[results_hash(results)] = [
+                (finding.claim, finding.verdict, finding.message)
+                for finding in verdict.findings
+                if finding.claimed is not None
+            ]
+        VERDICT.parent.mkdir(exist_ok=True)
+        VERDICT.write_text(json.dumps(kept), encoding="utf-8")
+
+
 def main(path, report):
     """Judge the archive or folder `path`, print the verdict, and exit with its code.
 
     The verdict is also written to the JSON file `report` if it is named. If `path` is this
-    folder, the study is judged as well.
+    folder, the study is judged as well, and what is found is kept for build/report.html.
     """
     started = time.monotonic()
     try:
@@ -455,6 +475,7 @@ def main(path, report):
         write_report(verdict, report, time.monotonic() - started)
     print_verdict(verdict)
     codes = [verdict.code]
+    verdicts = {policy.files.ledger: verdict}
     if Path(path) == ROOT and (ROOT / policy.study.files.ledger).exists():
         print("\nThe study:\n")
         changed = changed_since_study(policy)
@@ -467,6 +488,9 @@ def main(path, report):
             verdict = judge_in_time(path, policy.for_study(), rerun=None)
             print_verdict(verdict)
             codes.append(verdict.code)
+            verdicts[policy.study.files.ledger] = verdict
+    if Path(path) == ROOT:
+        keep_findings(verdicts)
     sys.exit(1 if 1 in codes else max(codes))
 
 

@@ -29,6 +29,7 @@ def arrange(paper, fragment):
         else:
             set_picture(paper, image, fragment)
     for block in find_centred(body):
+        block["placed"] = "centre"
         block.insert(0, Latex("\\begin{center}"))
         block.append(Latex("\\end{center}"))
     for table in reversed(body.find_all("table")):  # the inner ones first
@@ -75,7 +76,10 @@ def set_picture(paper, image, fragment):
     elif parent.name in BLOCKS:
         before, behind = _may_break(image)
         latex = before + latex + behind
-    image.replace_with(Latex(latex))
+    page = new_element("img", src=file, alt=image.get("alt", "").strip())
+    if width := pictures.page_width(image):
+        page["width"] = width
+    image.replace_with(Latex(latex, page))
     if not row and parent.name in BLOCKS and not parent.get_text().strip():
         parent["align"] = "center"
 
@@ -187,9 +191,14 @@ def set_table(table, cell):
 def make_lines(cell):
     """Make lines of the blocks in a table's cell."""
     for line_break in cell.find_all("br"):
-        line_break.replace_with(Latex("\\newline "))
+        line_break.replace_with(new_line())
     for block in cell.find_all(CELL_BLOCKS):
         if block.name in CELL_LINES and block.find_next_sibling():
-            block.insert_after(Latex("\\newline "))
+            block.insert_after(new_line())
         if block.name != "pre":
             block.unwrap()
+
+
+def new_line():
+    """The end of a line in a table's cell."""
+    return Latex("\\newline ", new_element("br"))

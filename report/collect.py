@@ -7,6 +7,7 @@ starts with the heading "Appendix", or "Appendix: …", and all that follow are 
 behind the references, on pages of one column.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -117,6 +118,7 @@ class FloatOptions:
     is_narrow: bool = False
     parts: list = field(default_factory=list)  # captions of a figure's pictures
     columns: int = 0  # of a figure's pictures, 0 if the cell does not say
+    alt: str = ""  # what the pictures show, in words
 
     @property
     def prefix(self):
@@ -144,7 +146,8 @@ def read_float_options(options):
     environment = options.get("fig-env")  # figure or figure*, of tables as well
     is_wide = environment == "figure*"
     is_narrow = environment == "figure"
-    return FloatOptions(kind, label, caption, is_wide, is_narrow, parts, columns)
+    alt = str(options.get("fig-alt") or "")
+    return FloatOptions(kind, label, caption, is_wide, is_narrow, parts, columns, alt)
 
 
 class Collector:
@@ -160,6 +163,7 @@ class Collector:
         self.next_wide = 0  # where the next wide float goes: behind the wide float before it
         self.is_fallback = False  # whether the notebook ran on other data than CIFAR-10
         self.is_recorded = False  # whether a record vouches for what the notebook shows
+        self.is_computed = False  # whether the present cell is one of code
 
     def collect(self, notebook):
         """Fill the paper's fragments and front matter from the notebook's cells."""
@@ -191,6 +195,7 @@ class Collector:
     def read_cell(self, cell, name):
         """Read a cell into the paper, by its tags and its type."""
         tags = cell_tags(cell)
+        self.is_computed = cell.cell_type == "code"
         if tags & HIDDEN_CELL:
             return
         if "conclusion" in tags and self.is_fallback:
@@ -257,7 +262,7 @@ class Collector:
         kinds = [classify(data, wants_table) for data in outputs]
         if float_options.kind and not has_float(float_options.kind, outputs, kinds):
             self.note_label(float_options, name)
-            float_options = FloatOptions("", "", "", False)
+            float_options = FloatOptions("", "", "", False, alt=float_options.alt)
         shown = Shown()
         log = []  # printed text that is not yet in the paper
         for kind, data in zip(kinds, outputs):
@@ -319,7 +324,8 @@ class Collector:
                 "leaves it out)",
                 name,
             )
-        self.add_body(new_element("body", Latex(printed.write(lines))), name)
+        shown = new_element("pre", "\n".join(lines))
+        self.add_body(new_element("body", Latex(printed.write(lines), shown)), name)
 
     def read_output(self, data, kind, options, shown, name):
         """Add an output to the paper, or to what the cell's float shows."""
@@ -353,10 +359,22 @@ class Collector:
         except PaperError as fault:
             self.paper.note_fault(fault, name)
             return
+        self.keep_preview(data, file, name)
         if options.kind == "figure":
             shown.files.append(file)
         else:
-            self.add_unlabelled_picture(file, name)
+            self.add_unlabelled_picture(file, options.alt, name)
+
+    def keep_preview(self, data, file, name):
+        """Keep the PNG that an output has beside its PDF: web pages show no PDF."""
+        if "image/png" not in data or not file.endswith(".pdf"):
+            return
+        with contextlib.suppress(PaperError):  # the PDF is there
+            kind, pixels = pictures.prepare(
+                pictures.content("image/png", data["image/png"], name), name
+            )
+            if kind == "png":
+                self.paper.previews[file] = pixels
 
     def read_table(self, data, kind, options, shown, name):
         """Add a table to the paper, or make it the cell's labelled table."""
@@ -391,7 +409,7 @@ class Collector:
         fragment = Fragment(name, body, part, attachments or {})
         if is_body:
             self.read_figures(fragment)
-        self.paper.fragments.append(fragment)
+        self.add_fragment(fragment)
 
     def read_figures(self, fragment):
         """Make figures of pictures that have a label, `![Caption](file){#fig-name}`.
@@ -416,17 +434,26 @@ class Collector:
         options = FloatOptions("figure", take_attributes(image), image.get("alt", ""), False)
         figure = new_element("paper-figure", self.read_caption(options, name))
         width = pictures.width(image)
-        figure["float"] = Float(options.label, files=[file], width=width)
+        alt = image.get("alt", "")
+        figure["float"] = Float(options.label, files=[file], width=width, alt=alt)
         paragraph.replace_with(figure)
 
     def add_body(self, body, name):
         """Add a fragment whose elements are there."""
-        self.paper.fragments.append(Fragment(name, body, self.part))
+        self.add_fragment(Fragment(name, body, self.part))
 
-    def add_unlabelled_picture(self, file, name):
-        """Add a picture in its place."""
+    def add_fragment(self, fragment, position=None):
+        """Add a fragment at a position, by default behind the others."""
+        fragments = self.paper.fragments
+        fragment.order = len(fragments)
+        fragment.is_computed = self.is_computed
+        fragments.insert(len(fragments) if position is None else position, fragment)
+
+    def add_unlabelled_picture(self, file, alt, name):
+        """Add a picture in its place; `alt` says in words what it shows."""
         latex = f"\\begin{{center}}\\includegraphics{{{file}}}\\end{{center}}"
-        self.add_body(new_element("body", Latex(latex)), name)
+        page = new_element("p", new_element("img", src=file, alt=alt), placed="centre")
+        self.add_body(new_element("body", Latex(latex, page)), name)
         self.paper.remark(
             "pictures without a label are set without number and caption (`#| label: fig-…` and "
             "`#| fig-cap: …` at the top of the cell give them both)",
@@ -445,7 +472,9 @@ class Collector:
         """Add one picture, or several side by side, with their caption."""
         caption = self.read_caption(options, name)
         figure = new_element("paper-figure", caption)
-        figure["float"] = Float(options.label, options.is_wide, files, columns=options.columns)
+        figure["float"] = Float(
+            options.label, options.is_wide, files, columns=options.columns, alt=options.alt
+        )
         number = self.paper.counts["figure"]
         for index, text in enumerate(options.parts[: len(files)]):
             label = f"{options.label}-{index + 1}"
@@ -480,7 +509,7 @@ class Collector:
         position = len(self.paper.fragments)
         if options.is_wide and self.part == "body":  # the appendix has one column
             position = self.next_wide
-        self.paper.fragments.insert(position, Fragment(name, body, self.part))
+        self.add_fragment(Fragment(name, body, self.part), position)
         self.next_wide = position + 1
 
 

@@ -1,6 +1,6 @@
 """Settings of nbconvert: `jupyter nbconvert --config report/config.py NOTEBOOK` builds a paper.
 
-It writes report/report.tex and report/report.pdf.
+It writes report/report.tex and report/report.pdf, and the same paper as build/report.html.
 """
 
 import sys
@@ -29,6 +29,7 @@ replace_unprintable()
 c = get_config()  # noqa: F821 (nbconvert provides it)
 c.NbConvertApp.export_format = "report.exporter.PaperExporter"
 c.NbConvertApp.writer_class = "report.exporter.PaperWriter"
+c.PaperExporter.page = True
 c.NbConvertApp.output_base = "report"
 c.NbConvertApp.log_level = "WARN"  # the writer says where the paper is; faults stay visible
 c.FilesWriter.build_directory = str(HERE)  # --output-dir overrides it

@@ -6,7 +6,7 @@ The paper holds what Jupyter shows. Its steps, each a module of this package:
 2. syntax: what text means (formulas, references, notes) becomes elements.
 3. headings, numbering, arrangement: numbers as LaTeX will count; pictures and tables placed.
 4. links: references and citations.
-5. writer: each element becomes LaTeX.
+5. writer: each element becomes LaTeX; before that, html_writer makes a web page of the same trees.
 
 The template in twocolumn/ adds title block and style, and typeset.py makes the PDF. What the paper
 leaves out, cuts or scales is named in one line each, and the build goes on; STRICT=1 turns these
@@ -37,8 +37,10 @@ from report.headings import arrange_headings
 from report.links import link
 from report.numbering import find_names, number
 from report.paper import Paper
+from report.passports import read_results
 from report.syntax import clean
-from report.typeset import NO_SANDBOX, attach, sandbox, typeset
+from report.typeset import BUILD, NO_SANDBOX, attach, sandbox, typeset
+from report.web_page import write_page
 from tools.errors import PaperError
 from tools.project_files import ROOT
 from tools.sandbox_command import why_unusable
@@ -64,7 +66,7 @@ def exit_with_sentence():
 
 
 def build_paper(notebook, paper):
-    """Run the steps from a notebook's cells to LaTeX.
+    """Run the steps from a notebook's cells to trees of elements that a writer can write.
 
     Args:
         notebook: an executed notebook.
@@ -80,8 +82,6 @@ def build_paper(notebook, paper):
         arrange(paper, fragment)
     for fragment in paper.fragments:  # only now are all labels known
         link(paper, fragment)
-    for fragment in paper.fragments:
-        write(paper, fragment)
 
 
 def write(paper, fragment):
@@ -141,6 +141,10 @@ class PaperExporter(LatexExporter):
         "Set by the environment variable STRICT=1."
     ).tag(config=True)
 
+    page = Bool(
+        help="Make a web page as well, which PaperWriter writes: also where TeX is missing."
+    ).tag(config=True)
+
     file_extension = ".pdf"
     template_extension = ".tex.j2"
 
@@ -169,6 +173,9 @@ class PaperExporter(LatexExporter):
     def from_notebook_node(self, nb, resources=None, **kw):
         """The bytes of the PDF, and resources: LaTeX as "tex", and "notes" for the author.
 
+        If a web page was asked for, resources have it as "page"; where there is no PDF, that is
+        b"" then, and resources say why as "failure".
+
         Raises SystemExit with one sentence if the notebook cannot become a paper: nbconvert shows
         a traceback for all other exceptions.
         """
@@ -179,14 +186,20 @@ class PaperExporter(LatexExporter):
         mend_ids(nb)
         name = (resources or {}).get("metadata", {}).get("name", "notebook")
         sources = sources_of(nb, name)
+        resources = {**(resources or {}), "results": read_results(sources)}
         latex, resources = super().from_notebook_node(nb, resources, **kw)
         paper = resources["paper"]
+        pdf, warnings = b"", []
         try:
             pdf, latex, warnings = typeset(latex, paper.files, paper.names)
         except OSError as error:
             raise PaperError(
                 f"There is no room or no right to write temporary files: {error}."
             ) from None
+        except PaperError as fault:
+            if not self.page:
+                raise
+            resources["failure"] = str(fault)
         warnings = _lines(paper.notes) + warnings
         if self.strict and warnings:
             raise PaperError(
@@ -194,10 +207,10 @@ class PaperExporter(LatexExporter):
                 "builds it."
             )
         remarks = _lines(paper.remarks)
-        if not sandbox():
+        if pdf and not sandbox():
             remarks.append(NO_SANDBOX.format(reason=why_unusable()))
         resources.update(tex=latex, outputs={}, notes=remarks + warnings)
-        return attach(pdf, sources), resources
+        return attach(pdf, sources) if pdf else b"", resources
 
     def compose(self, nb, resources):
         """Replace the notebook's cells by one that holds the body of the paper in LaTeX."""
@@ -213,6 +226,10 @@ class PaperExporter(LatexExporter):
         )
         build_paper(nb, paper)
         self._check(nb, paper)
+        if self.page:  # before LaTeX, whose writer takes the trees apart
+            resources["page"] = write_page(nb, paper, resources.get("results", {}))
+        for fragment in paper.fragments:
+            write(paper, fragment)
         resources["paper"] = paper
         resources["margins"] = geometry.MARGINS
         nb.cells = [new_raw_cell(paper.latex("body"))]
@@ -255,20 +272,47 @@ def mend_ids(notebook):
 
 
 class PaperWriter(FilesWriter):
-    """Writes .pdf and .tex and says where they are. It is called only once there is a PDF."""
+    """Writes .pdf, .tex and .html and says where they are."""
 
     def write(self, output, resources, notebook_name=None, **kw):
-        """The path of the PDF. Raises SystemExit if it cannot be written; an old one is kept."""
+        """The path of the PDF. Raises SystemExit if it cannot be written; an old one is kept.
+
+        Where there is no PDF, the web page is written before SystemExit says why.
+        """
         if "tex" not in resources:  # another exporter's, asked for with --to
             return super().write(output, resources, notebook_name=notebook_name, **kw)
         pdf = Path(self.build_directory).resolve() / f"{notebook_name}.pdf"
         tex = pdf.with_suffix(".tex")
+        page = page_path(pdf)
+        contents = {pdf: output, tex: resources["tex"].encode()}
+        failure = resources.get("failure", "")
+        if failure:
+            contents = {}
+        if "page" in resources:
+            contents[page] = resources["page"].encode(errors="replace")
         with exit_with_sentence():
-            replace_files({pdf: output, tex: resources["tex"].encode()})
-        for line in resources["notes"]:
+            replace_files(contents)
+        for line in resources.get("notes", []):
             print(line, file=sys.stderr)
+        if "page" in resources:
+            print(page)
+        if failure:
+            with exit_with_sentence():
+                raise PaperError(
+                    f"{failure} The paper is there as a web page, which needs no TeX: open {page} "
+                    "in a browser. There is no new PDF."
+                )
         print(pdf)
         return pdf
+
+
+def page_path(pdf):
+    """Where the web page of a paper goes: beside the PDF, but to build/ from report/.
+
+    It is no part of a submission, and report/ holds nothing else.
+    """
+    folder = BUILD if pdf.parent == HERE else pdf.parent
+    return folder / f"{pdf.stem}.html"
 
 
 def replace_files(contents):

@@ -315,6 +315,36 @@ def display(formula, number):
         number: a function, called with tag and label (or None) of each line that has a number. It
             returns the LaTeX that goes there.
     """
+    name, body, has_numbers = _set_lines(formula, number)
+    if has_numbers:
+        return _fitted(name or "equation", body)
+    return _without_numbers(name, body.replace(" \\nonumber", "").strip())
+
+
+def page_display(formula, numbers):
+    """The source of a display for MathML, without labels.
+
+    Where more than one line has a number, the lines have it as tags; else the page sets it.
+
+    Args:
+        formula: as `display` takes it.
+        numbers: of its lines that have one, as `display` has called for them: a list.
+    """
+    left = iter(numbers)
+    has_tags = len(numbers) > 1
+
+    def tag(*_):
+        return f"\\tag{{{next(left)}}}" if has_tags else ""
+
+    name, body, _ = _set_lines(formula, tag)
+    body = body.replace(" \\nonumber", "").strip()
+    if has_tags:
+        return _enclose("align*", body)
+    return inner(_enclose(name, body)) if name else body
+
+
+def _set_lines(formula, number):
+    """A display's environment or "", its body with numbers, and whether any line has a number."""
     environment = DISPLAY.fullmatch(formula)
     if environment:
         name, body = environment["name"], environment["body"]
@@ -327,9 +357,7 @@ def display(formula, number):
         lines = split(body, "\\\\")
     set_lines = [_set_line(line, is_numbered, number) for line in lines]
     body = "\\\\".join(line for line, _ in set_lines).strip()
-    if any(has_number for _, has_number in set_lines):
-        return _fitted(name or "equation", body)
-    return _without_numbers(name, body.replace(" \\nonumber", "").strip())
+    return name, body, any(has_number for _, has_number in set_lines)
 
 
 def _set_line(line, is_numbered, number):

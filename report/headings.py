@@ -67,6 +67,7 @@ def number_heading(paper, heading, cell):
     if level <= NUMBERED_LEVELS:
         paper.sections = (paper.sections + [0] * level)[:level]
         paper.sections[-1] += 1
+        heading["number"] = paper.section_number()
     labels = find_labels(paper, heading)
     for label in labels:
         paper.add_label(label, paper.section_number(), cell, label.startswith("sec-"))

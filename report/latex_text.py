@@ -42,7 +42,20 @@ for code in range(128, 160):
 
 
 class Latex(NavigableString):
-    """LaTeX in a tree of HTML: the writer writes it as it is, and get_text() leaves it out."""
+    """LaTeX in a tree of HTML: the writer writes it as it is, and get_text() leaves it out.
+
+    `page` is what a web page shows there, a string or an element; "" for nothing.
+    """
+
+    def __new__(cls, latex, page=""):
+        """A node of LaTeX."""
+        node = super().__new__(cls, latex)
+        node.page = page
+        return node
+
+    def __deepcopy__(self, memo, recursive=False):
+        """A copy, for BeautifulSoup's copies of elements."""
+        return type(self)(str(self), self.page)
 
 
 def safe_label(label):

@@ -243,12 +243,12 @@ def write_quote(element):
 
 def write_list(element):
     """A list with bullets or numbers."""
-    _adopt_strays(element, "li")
+    adopt_strays(element, "li")
     items = element.find_all("li", recursive=False)
     if not items:
         return []
     lines = _numbering(element) if element.name == "ol" else []
-    if all(map(_is_tight, items)):
+    if all(map(is_tight, items)):
         lines.append("\\tightlist")
     for item in items:
         text = "\n\n".join(write_blocks(item))
@@ -259,7 +259,7 @@ def write_list(element):
 
 def write_description(element):
     """A list of terms and their descriptions."""
-    _adopt_strays(element, "dd", "dt")
+    adopt_strays(element, "dd", "dt")
     items = []
     for item in element.find_all(["dt", "dd"], recursive=False):
         blocks = write_blocks(item)
@@ -273,7 +273,7 @@ def write_description(element):
     return [_environment("description", lines)] if lines else []
 
 
-def _adopt_strays(element, *names):
+def adopt_strays(element, *names):
     """Move what stands between the items of a list into the item before, as browsers show it.
 
     Args:
@@ -365,7 +365,7 @@ def _numbering(element):
     return lines
 
 
-def _is_tight(item):
+def is_tight(item):
     """Whether an item has only inline text and nested lists: LaTeX sets it without space."""
     nodes = [node for node in item.children if str(node).strip()]
     if any(node.name in PARAGRAPHS for node in nodes):

@@ -10,7 +10,7 @@ import re
 from bs4 import Tag
 
 from report.latex_text import Latex, safe_label
-from report.markdown import HEADINGS, find_texts
+from report.markdown import HEADINGS, find_texts, new_element
 from tools.errors import PaperError
 
 # what a link says, with a number
@@ -100,15 +100,17 @@ def cite(paper, element, keys, cell):
         return
     paper.cited = True
     text = element.get_text()
+    page = new_element("span", citations=keys.split(","))
     if is_parenthetical(paper, element):
-        element.replace_with(Latex(f"\\citep{{{keys}}}"))
+        element.replace_with(Latex(f"\\citep{{{keys}}}", page))
     elif all(paper.authored[key] for key in keys.split(",")):
-        element.replace_with(Latex(f"\\citet{{{keys}}}"))
+        page["named"] = ""
+        element.replace_with(Latex(f"\\citet{{{keys}}}", page))
     else:  # where no author is known, BibTeX would print the key
         name = re.sub(r"\s*\(.*", "", text)
         if text:
             name += "\u00a0"
-        element.replace_with(name, Latex(f"\\citep{{{keys}}}"))
+        element.replace_with(name, Latex(f"\\citep{{{keys}}}", page))
 
 
 def refer(paper, element, label, cell):
@@ -127,22 +129,25 @@ def refer(paper, element, label, cell):
         element.unwrap()
         return
     target = paper.labels[label]
-    reference = Latex(f"\\ref{{{safe_label(label)}}}")
+    reference = Latex(f"\\ref{{{safe_label(label)}}}", new_element("span", number_of=label))
     said = NUMBER.fullmatch(text)
     if is_typed:
-        element.replace_with(*_typed_reference(kind, label, reference))
+        nodes = _typed_reference(kind, label, reference)
+        element.replace_with(new_element("span", *nodes, target=label))
     elif said and said[2] == target.number:
         before = said[1].replace(" ", "\u00a0")  # no line break between Figure and its number
-        element.replace_with(before, reference, said[3])
+        inside = new_element("span", *filter(None, (before, reference)), target=label)
+        element.replace_with(inside, said[3])
     elif target.is_numbered and (said or not target.number):
         number = target.number or "none"
         raise PaperError(
             f"{cell} says [{text}](#{label}), but {label} is number {number} in the paper."
         )
     else:
-        element.insert_before(Latex(f"\\hyperref[{safe_label(label)}]{{"))
-        element.insert_after(Latex("}"))
-        element.unwrap()
+        element.insert(0, Latex(f"\\hyperref[{safe_label(label)}]{{"))
+        element.append(Latex("}"))
+        element.name = "span"
+        element.attrs = {"target": label}
 
 
 def _typed_reference(kind, label, reference):
@@ -160,10 +165,12 @@ def set_note(note):
     if note.find_parent(NO_FOOTNOTES):
         note.insert(0, " (")
         note.append(")")
+        note.unwrap()
     else:
         note.insert(0, Latex("\\footnote{"))
         note.append(Latex("}"))
-    note.unwrap()
+        note.name = "span"
+        note["note"] = ""
 
 
 def check_mentions(paper, fragment):

@@ -39,7 +39,8 @@ def place_anchor(paper, element, label, cell):
         heading["labels"] = [*heading.get("labels", []), label]
     elif label not in paper.labels:
         paper.add_label(label, paper.section_number(), cell, label.startswith("sec-"))
-        element.insert_before(Latex(f"\\phantomsection\\label{{{safe_label(label)}}}"))
+        latex = f"\\phantomsection\\label{{{safe_label(label)}}}"
+        element.insert_before(Latex(latex, new_element("span", id=label)))
 
 
 def set_formula(paper, element, fragment):
@@ -63,20 +64,31 @@ def set_formula(paper, element, fragment):
         element.decompose()
         return
     formula = formulas.clean(formula)
+    numbers = []
+    labels = []
+
+    def number_line(tag, label):
+        number, latex = number_equation(paper, tag, label, fragment.cell)
+        numbers.append(number)
+        if label:
+            labels.append(label)
+        return latex
+
     if element.has_attr("display") and not element.find_parent(["table", *HEADINGS]):
-        latex = formulas.display(
-            formula, lambda tag, label: number_equation(paper, tag, label, fragment.cell)
-        )
+        latex = formulas.display(formula, number_line)
+        source = formulas.page_display(formula, numbers)
+        page = new_element("tex-math", source, display="", numbers=numbers, labels=labels)
     else:
         latex = f"\\({formulas.inner(formula)}\\)"
+        page = new_element("tex-math", formulas.inner(formula))
         if element.find_parent(HEADINGS):
             plain = re.sub(r"[^A-Za-z0-9 =+-]", "", formula)  # for the PDF's outline
             latex = f"\\texorpdfstring{{{latex}}}{{{plain}}}"
-    element.replace_with(Latex(latex))
+    element.replace_with(Latex(latex, page))
 
 
 def number_equation(paper, tag, label, cell):
-    """The LaTeX that gives an equation its label, and the tag that LaTeX would not count.
+    """The number of an equation, and the LaTeX of its label and of a tag of its own.
 
     A tag that is the equation's number gives way to LaTeX's own; another one stands as typed.
     """
@@ -90,4 +102,4 @@ def number_equation(paper, tag, label, cell):
     if label:
         paper.add_label(label, number, cell)
         latex += f"\\label{{{safe_label(label)}}}"
-    return latex
+    return number, latex

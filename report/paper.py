@@ -22,6 +22,8 @@ class Fragment:
     attachments: dict = field(default_factory=dict)
     definitions: list = field(default_factory=list)  # of commands that its formulas make
     latex: str = ""
+    order: int = 0  # of the cells; in the paper wide floats come earlier
+    is_computed: bool = False  # whether code made it, so that its numbers may be claims
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Float:
     width: str = ""  # of its only picture, as LaTeX's option; "" for its own
     columns: int = 0  # in which the pictures of a figure stand, 0 for what fits
     is_narrow: bool = False  # a table that stays in one column
+    alt: str = ""  # what a figure shows, in words
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Paper:
     front: dict = field(default_factory=dict)
     fragments: list = field(default_factory=list)
     files: dict = field(default_factory=dict)  # name -> bytes of a picture
+    previews: dict = field(default_factory=dict)  # the same in PNG, of pictures that are PDF
     notes: dict = field(default_factory=dict)  # warning -> the cells that it is about
     remarks: dict = field(default_factory=dict)  # the same, of what is no fault
     counts: Counter = field(default_factory=Counter)  # of figures, tables and equations

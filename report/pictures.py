@@ -170,16 +170,29 @@ def width(image):
     return ""
 
 
+def page_width(image):
+    """The width that an <img> element asks for as CSS writes it, "" if it asks for none."""
+    number, unit = _asked_length(image, "width")
+    return f"{number:g}{unit or 'px'}" if number else ""
+
+
 def _length(image, side, whole):
     """The length of a side as LaTeX writes it, per cent as a part of `whole`; "" without one."""
+    number, unit = _asked_length(image, side)
+    if not number:
+        return ""
+    if unit == "%":
+        return f"{number / 100:.3f}{whole}"
+    return f"{number * BP:.1f}bp"
+
+
+def _asked_length(image, side):
+    """The length that an <img> element asks for, 0 for none, and its unit, "px", "%" or ""."""
     asked = image.get(side, "").strip()
     style = re.search(rf"(?:^|;)\s*{side}:\s*([\d.]+(?:px|%)?)", image.get("style", ""))
     if style:
         asked = style[1]
     found = re.fullmatch(r"([\d.]*\d)(px|%)?", asked)
-    if not found or not float(found[1]):
-        return ""
-    number = min(float(found[1]), 9999)
-    if found[2] == "%":
-        return f"{number / 100:.3f}{whole}"
-    return f"{number * BP:.1f}bp"
+    if not found:
+        return 0, ""
+    return min(float(found[1]), 9999), found[2] or ""

@@ -75,8 +75,8 @@ def take_attributes(image):
 def draw_check_boxes(body):
     """Replace the check boxes of task lists by symbols."""
     for box in body.find_all("input", type="checkbox"):
-        symbol = "\\boxtimes" if box.has_attr("checked") else "\\square"
-        box.replace_with(Latex(f"${symbol}$ "))
+        symbol, letter = ("\\boxtimes", "☒") if box.has_attr("checked") else ("\\square", "☐")
+        box.replace_with(Latex(f"${symbol}$ ", f"{letter} "))
 
 
 def remove_unprintable(paper, fragment):

@@ -16,7 +16,7 @@ ANALYSIS = (
     "report/geometry.py",
     "report/references.bib",
 )
-PAPER = ("report/*.py", "report/references.bib", "report/twocolumn/*")
+PAPER = ("report/*.py", "report/references.bib", "report/twocolumn/*", "report/webpage/*")
 
 ROLES = {
     # what computes a run: a change marks stored runs as trained by another version of the code

@@ -33,7 +33,7 @@ LOAD_PROFILE = (
 
 # Programs of a paper, and how far above each its installation begins: TeX Live has a folder for
 # each platform, as in texlive/2025/bin/x86_64-linux.
-TEX_PROGRAMS = {"xelatex": 2, "rsvg-convert": 1}
+TEX_PROGRAMS = {"xelatex": 2, "rsvg-convert": 1, "pdftocairo": 1}
 
 
 def find_bubblewrap():
