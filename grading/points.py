@@ -8,6 +8,7 @@ from grading.policy import FAULT_CHECKS, is_number
 
 GOOD, CONTRADICTED = 0, 1  # of CODES; whatever is neither could not be checked
 MOST_REASONS = 5
+CONTRADICTIONS = "contradictions"  # the name of the Award for what they cost
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def award_points(points, findings):
     if cost:
         reason = f"{len(contradicted)} that do not hold cost {rule.each:g} each, at most "
         reason += f"{rule.most:g} in all; the first: {contradicted[0].message}"
-        awards.append(Award("contradictions", round(-cost, 2), 0.0, 0.0, reason))
+        awards.append(Award(CONTRADICTIONS, round(-cost, 2), 0.0, 0.0, reason))
     return awards
 
 
