@@ -36,10 +36,12 @@ from tools.terminal import replace_unprintable
 
 COLUMNS = (
     *("student", "id", "archive", "verdict", "points", "maximum", "open", "late", "claimed"),
-    *("measured", "contradictions", "unverified", "seconds", "matched", "reason"),
+    *("measured", "measured by", "contradictions", "unverified", "seconds", "matched", "reason"),
 )
 FIRST_COLUMNS = ("student", "archive", "verdict", "points", "open", "late", "claimed", "measured")
-LAST_COLUMNS = ("id", "matched", "maximum", "contradictions", "unverified", "seconds")
+LAST_COLUMNS = (
+    *("measured by", "id", "matched", "maximum", "contradictions", "unverified", "seconds"),
+)
 VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
 NOT_READ = "neither a zip file nor a notebook: ask for the zip file that make zip writes"
 SUBMISSION_SUFFIXES = (".zip", ".ipynb")
@@ -71,6 +73,7 @@ class StoredVerdict:
     findings: list[StoredFinding] = field(default_factory=list)
     claimed: float | None = None
     measured: float | None = None
+    measured_by: str = ""
     differences: list[str] = field(default_factory=list)
     authors: list[Author] = field(default_factory=list)
     seconds: float | None = None
@@ -313,6 +316,7 @@ def table_row(entry):
         "open": f"{entry.open:g}",
         "contradictions": verdict.count("contradicted"),
         "unverified": verdict.count("unverified", "implausible"),
+        "measured by": verdict.measured_by,
         "reason": verdict.reason,
     }
     for column in ("claimed", "measured", "seconds"):

@@ -108,7 +108,7 @@ class Course:
         if not award.open:
             reason += f", instead of {award.points:g}"
         if award.reason and award.open < award.maximum:
-            reason += f"; {award.reason}"
+            reason += f"\n{award.reason}"
         return replace(award, points=given, open=0.0, reason=reason)
 
 
@@ -190,7 +190,7 @@ def _row_by_hand(archive, student, award, given):
         "points": "" if given is None else f"{given:g}",
         "at most": f"{award.maximum:g}",
         "so far": f"{award.points:g}",
-        "reason": grade_exports.spreadsheet_text(award.reason),
+        "reason": grade_exports.spreadsheet_text(award.short_reason),
     }
 
 
@@ -387,7 +387,7 @@ def comment_of(entry):
         if award.open:
             text += f" (up to {award.open:g} more by a person)"
         elif award.reason:
-            text += f" ({award.reason})"
+            text += f" ({award.short_reason})"
         parts.append(text)
     comment = "; ".join(parts)
     if len(comment) > MOST_COMMENTS:
