@@ -219,7 +219,7 @@ def test_a_person_overrules_the_program(course, tmp_path):
     assert (row["points"], row["open"]) == ("90", "10")  # 15 of 20 before
     assert rows[0]["points"] == "20" and rows[0]["so far"] == "15"
     page = (tmp_path / "build" / "feedback" / "77-Ada-Lovelace.html").read_text(encoding="utf-8")
-    assert "given by a person, instead of 15; test_accuracy is 75.00" in page
+    assert "given by a person, instead of 15\ntest_accuracy is 75.00" in page
 
 
 def test_points_given_to_archives_that_are_not_judged_now_are_kept(course, tmp_path, capsys):
