@@ -47,7 +47,7 @@ test:  ## run all tests, as CI does
 test-fast:  ## run the tests that need no TeX, sandbox, browser or long training (a minute)
 	@$(ENV) --no-tex $(CHECKED) $(TOOLS) $@
 
-bench:  ## measure the training speed of this machine
+bench:  ## measure the speed of training and of grading on this machine
 	@$(ENV) --no-tex $(TOOLS) $@
 
 clean:  ## remove build/ (with unfinished training runs) and all caches

@@ -52,8 +52,8 @@ def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
 
     Args:
         title: the page's title.
-        verdict: an object with reason, findings, claimed, measured, differences and first_page (a
-            PNG in base 64).
+        verdict: an object with reason, findings, claimed, measured, measured_by, differences and
+            first_page (a PNG in base 64).
         awards: a list of Award.
         late: whether it was handed in late, None if that is not known.
         digest: SHA-256 of the archive, "" to leave it out.
@@ -74,6 +74,7 @@ def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
         summary=f"{held} of {len(verdict.findings)} checks hold. Result: {verdict.reason}.",
         claimed=percent(verdict.claimed),
         measured=percent(verdict.measured),
+        measured_by=verdict.measured_by,
         late=late,
         digest=digest,
         awards=list(awards),

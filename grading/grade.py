@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import tomllib
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,16 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
+import utils
 from grading import claim_check, gradebook, judges, records, sandbox, similarity
 from grading.archive import parse_json, read
 from grading.feedback import page_template
+from grading.findings import join_names
 from grading.grade_exports import csv_bytes, spreadsheet_text
+from grading.layout import is_junk
 from grading.network_measurements import weights_file
 from grading.policy import read_policy
-from grading.roster import GRADESCOPE_METADATA, Author, read_roster
+from grading.roster import GRADESCOPE_METADATA, Author, is_students_folder, read_roster
 from grading.schema import Place, read_table
 from grading.verify import data_folder
 from tools.errors import SubmissionError
@@ -32,12 +36,16 @@ from tools.terminal import replace_unprintable
 
 COLUMNS = (
     *("student", "id", "archive", "verdict", "points", "maximum", "open", "late", "claimed"),
-    *("measured", "contradictions", "unverified", "seconds", "matched", "reason"),
+    *("measured", "measured by", "contradictions", "unverified", "seconds", "matched", "reason"),
 )
 FIRST_COLUMNS = ("student", "archive", "verdict", "points", "open", "late", "claimed", "measured")
-LAST_COLUMNS = ("id", "matched", "maximum", "contradictions", "unverified", "seconds")
+LAST_COLUMNS = (
+    *("measured by", "id", "matched", "maximum", "contradictions", "unverified", "seconds"),
+)
 VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
-NOT_READ = "not an archive that is read: ask for the zip file that make zip writes"
+NOT_READ = "neither a zip file nor a notebook: ask for the zip file that make zip writes"
+SUBMISSION_SUFFIXES = (".zip", ".ipynb")
+GRADE_BOOK_TABLES = ("points", "deadline", "similarity")  # of the policy
 DEEPEST = 3  # folders below the course's in which archives are looked for
 MOST_MESSAGES = 20
 SPARE_SECONDS = 60  # that a process may take beyond the policy's time
@@ -65,6 +73,7 @@ class StoredVerdict:
     findings: list[StoredFinding] = field(default_factory=list)
     claimed: float | None = None
     measured: float | None = None
+    measured_by: str = ""
     differences: list[str] = field(default_factory=list)
     authors: list[Author] = field(default_factory=list)
     seconds: float | None = None
@@ -92,8 +101,8 @@ def read_verdict(file):
 def find_submissions(folder):
     """What lies below a folder: the submissions, name -> path, and the names of other files.
 
-    Submissions are zip files and unpacked submissions. In names, bytes that are not UTF-8 are
-    written in hexadecimal digits.
+    Submissions are zip files, notebooks and unpacked submissions. In names, bytes that are not
+    UTF-8 are written in hexadecimal digits.
     """
     notebook = read_policy().files.notebook
     found = {}
@@ -101,22 +110,38 @@ def find_submissions(folder):
     for place, folders, files in os.walk(folder):
         path = Path(place)
         depth = len(path.relative_to(folder).parts)
-        if depth and (path / notebook).is_file():
+        if depth and ((path / notebook).is_file() or is_unpacked(path, files)):
             found[shown_name(path, folder)] = path
             folders.clear()
             continue
         if depth >= DEEPEST:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        suffixes = SUBMISSION_SUFFIXES
+        if is_students_folder(path.name) and any(map(is_zip, files)):
+            suffixes = (".zip",)  # a notebook beside it is a copy of what is packed
         for name in files:
             file = path / name
             if name[0] == "." or name == GRADESCOPE_METADATA:
                 continue
-            if name.lower().endswith(".zip") and not file.is_symlink():
+            if name.lower().endswith(suffixes) and not file.is_symlink():
                 found[shown_name(file, folder)] = file
             else:
                 others.append(shown_name(file, folder))
     return dict(sorted(found.items())), sorted(others)
+
+
+def is_zip(name):
+    """Whether a file's name is that of a zip file."""
+    return name.lower().endswith(".zip")
+
+
+def is_unpacked(path, files):
+    """Whether a folder that holds `files` is one student's, with a notebook that is not packed."""
+    if not is_students_folder(path.name) or any(map(is_zip, files)):
+        return False
+    notebooks = (file.relative_to(path).as_posix() for file in path.rglob("*.ipynb"))
+    return not all(map(is_junk, notebooks))
 
 
 def shown_name(path, folder):
@@ -128,7 +153,8 @@ def verdict_key(path, root=ROOT):
     """What a stored verdict belongs to, 32 hexadecimal digits.
 
     It changes with the archive, with the images, with what the sandbox can do, and with every file
-    of the project that a verdict depends on.
+    of the project that a verdict depends on. Of the policy the tables that only the grade book
+    uses do not count: another deadline or other points need no new verdicts.
 
     Args:
         path: the archive, or the folder of an unpacked submission.
@@ -137,7 +163,10 @@ def verdict_key(path, root=ROOT):
     digest = hashlib.sha256(f"{sandbox.usable()} {shutil.which('bwrap')}\n".encode())
     for file in project_files("judge", root):
         name = file.relative_to(root).as_posix()
-        digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        content = file.read_bytes()
+        if name == "grading/policy.toml":
+            content = judged_policy(content)
+        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     files = [path]
     if path.is_dir():
         files = sorted(path.rglob("*"))
@@ -146,6 +175,14 @@ def verdict_key(path, root=ROOT):
         digest.update(os.fsencode(file))
         digest.update(f" {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def judged_policy(content):
+    """The part of a policy's TOML that verdicts depend on, as bytes."""
+    tables = tomllib.loads(content.decode())
+    for name in GRADE_BOOK_TABLES:
+        tables.pop(name, None)
+    return json.dumps(tables).encode()
 
 
 def _data_files():
@@ -230,18 +267,21 @@ def judge_all(jobs, workers, seconds):
 def mark_similar(verdicts, works, policy):
     """Add findings to verdicts on submissions that share more than honest ones do: reasons to ask.
 
+    Returns a sentence on each group of submissions that share something, a list.
+
     Args:
         verdicts: name -> StoredVerdict.
         works: name -> similarity.Work.
         policy: a Policy.
     """
     if not works:
-        return
+        return []
     told = set()
     for name, verdict in verdicts.items():
         if any(finding.claim == "own training" for finding in verdict.findings):
             told.add(name)
-    found = similarity.find_similar(works, policy.similarity, project_work(policy), told)
+    stored = project_work(policy)
+    found, groups = similarity.find_similar(works, policy.similarity, stored, told)
     for name, sentences in found.items():
         verdict = verdicts[name]
         for sentence in sentences:
@@ -249,6 +289,7 @@ def mark_similar(verdicts, works, policy):
         if sentences and verdict.code == 0:
             verdict.code = 2
             verdict.reason = sentences[0]
+    return [f"ask how {join_names(names)} came about: {shared}" for names, shared in groups]
 
 
 def project_work(policy):
@@ -275,6 +316,7 @@ def table_row(entry):
         "open": f"{entry.open:g}",
         "contradictions": verdict.count("contradicted"),
         "unverified": verdict.count("unverified", "implausible"),
+        "measured by": verdict.measured_by,
         "reason": verdict.reason,
     }
     for column in ("claimed", "measured", "seconds"):
@@ -307,13 +349,31 @@ def write_csv(file, rows):
     file.write_bytes(csv_bytes(COLUMNS, safe))
 
 
-def html_page(entries, other_rows, notices):
+def missing_means():
+    """Sentences on what this machine lacks to judge archives, a list."""
+    notices = []
+    folder = data_folder()
+    if not utils.has_data(folder):
+        notices.append(
+            f"there is no CIFAR-10 in {folder}, so no weights were evaluated and no archive can "
+            "hold: name its folder with CIFAR10_DIR= and call make grade again"
+        )
+    if not sandbox.usable():
+        notices.append(
+            "there is no sandbox here, so no student's code was run and no paper compared: install "
+            "bubblewrap and call make grade again"
+        )
+    return notices
+
+
+def html_page(entries, other_rows, notices, summary):
     """One page of HTML: notices, and a sortable table with reasons and first pages of papers.
 
     Args:
         entries: a list of gradebook.Entry.
         other_rows: rows on files that are no archives and on students without one.
         notices: sentences.
+        summary: how many archives have which verdict.
     """
     script = (Path(__file__).parent / "grades.js").read_text(encoding="utf-8")
     grades = []
@@ -340,6 +400,7 @@ def html_page(entries, other_rows, notices):
         last_columns=LAST_COLUMNS,
         grades=grades,
         notices=notices,
+        summary=summary,
         script=script,
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -369,7 +430,7 @@ def main(folder, build, roster=None):
         others = [name for name in others if (folder / name).resolve() != roster.resolve()]
     if not found:
         sys.exit(
-            f"{folder} has no zip file and no unpacked submission: name another folder with "
+            f"{folder} has no zip file and no notebook below it: name another folder with "
             "SUBMISSIONS="
         )
     storage = (build / "grades").resolve()
@@ -409,11 +470,16 @@ def write_gradebook(build, course, found, verdicts, works, others):
     entries = [course.entry(name, verdict) for name, verdict in verdicts.items()]
     # students' pages are written first: they say nothing of other students
     gradebook.write_feedback(build, entries, found)
-    mark_similar(verdicts, works, course.policy)
+    alike = mark_similar(verdicts, works, course.policy)
     matches = {name: course.match(name) for name in others}
     unjudged = [course.match(name) for name in found if name not in verdicts]
     missing = gradebook.students_without(entries, [*matches.values(), *unjudged], course.roster)
-    notices = gradebook.list_notices(entries, others, missing, course)
+    notices = [
+        *missing_means(),
+        *gradebook.list_notices(entries, others, missing, course),
+        *gradebook.unknown_archives(course, found),
+        *alike,
+    ]
     other_rows = []
     for name, match in matches.items():
         row = {"archive": name, "verdict": "not read", "reason": NOT_READ}
@@ -423,12 +489,16 @@ def write_gradebook(build, course, found, verdicts, works, others):
         other_rows.append(row | student_columns(student))
     rows = [table_row(entry) for entry in entries]
     write_csv(build / "grades.csv", rows + other_rows)
-    page = html_page(entries, other_rows, notices)
+    results = [row["verdict"] for row in rows]
+    summary = ", ".join(f"{results.count(verdict)} {verdict}" for verdict in VERDICTS)
+    left = len(found) - len(entries)
+    if left:
+        summary += f", {left} not judged yet: call make grade again"
+    page = html_page(entries, other_rows, notices, summary)
     (build / "grades.html").write_text(page, encoding="utf-8")
     gradebook.write_by_hand(build, entries, course)
     exports = gradebook.write_exports(build, entries, course)
-    results = [row["verdict"] for row in rows]
-    print(", ".join(f"{results.count(verdict)} {verdict}" for verdict in VERDICTS))
+    print(f"{len(found)} archives: {summary}")
     for notice in notices:
         print(f"- {notice}.")
     written = [build / "grades.csv", build / "grades.html", build / gradebook.BY_HAND, *exports]

@@ -5,6 +5,7 @@ files that Canvas, Moodle and Gradescope import.
 """
 
 import hashlib
+import math
 import re
 import shutil
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,13 @@ from pathlib import Path
 from grading import grade_exports
 from grading.feedback import feedback_page
 from grading.findings import Finding, join_names
-from grading.points import award_points
+from grading.points import CONTRADICTIONS, Award, award_points
 from grading.roster import Match, RosterError, match_archive, read_table
 
 BY_HAND = "by_hand.csv"
-BY_HAND_COLUMNS = ("archive", "student", "item", "points", "at most", "reason")
+BY_HAND_COLUMNS = ("archive", "student", "item", "points", "at most", "so far", "reason")
 MOST_COMMENTS = 2_000  # characters of a comment in Moodle
+MOST_LISTED = 100  # names in a notice
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Entry:
         archive: its name.
         verdict: its StoredVerdict.
         match: whose it is, a Match; None without a roster.
+        judged: its points before a person's count, a list of Award.
         awards: its points, a list of Award.
         page: the path of its feedback page below build/, "" before it is written.
     """
@@ -36,6 +39,7 @@ class Entry:
     archive: str
     verdict: object
     match: Match | None
+    judged: list = field(default_factory=list)
     awards: list = field(default_factory=list)
     page: str = ""
 
@@ -91,17 +95,21 @@ class Course:
         findings = verdict.findings
         if not findings:  # judging it did not end
             findings = [Finding("submission", "unverified", verdict.reason)]
-        awards = []
-        for award in award_points(self.policy.points, findings):
-            given = self.by_hand.get((name, award.name))
-            if given is not None and award.open:
-                given = min(given, award.open)
-                reason = f"{given:g} of {award.open:g} given by a person"
-                if award.reason and award.open < award.maximum:
-                    reason += f"; {award.reason}"
-                award = replace(award, points=award.points + given, open=0.0, reason=reason)
-            awards.append(award)
-        return Entry(name, verdict, self.match(name, verdict.authors), awards)
+        judged = award_points(self.policy.points, findings)
+        awards = [self.award_by_hand(name, award) for award in judged]
+        return Entry(name, verdict, self.match(name, verdict.authors), judged, awards)
+
+    def award_by_hand(self, archive, award):
+        """The Award with the points that a person has given instead, if any."""
+        given = self.by_hand.get((archive, award.name))
+        if given is None:
+            return award
+        reason = "given by a person"
+        if not award.open:
+            reason += f", instead of {award.points:g}"
+        if award.reason and award.open < award.maximum:
+            reason += f"\n{award.reason}"
+        return replace(award, points=given, open=0.0, reason=reason)
 
 
 # ------------------------------------------------------------------------------- points by a person
@@ -119,21 +127,28 @@ def read_by_hand(build, policy):
     missing = [name for name in ("archive", "item", "points") if name not in columns]
     if missing:
         raise RosterError(f"the file {file} has no column {missing[0]!r}: add it")
-    most = {item.name: item.points for item in policy.points.item}
+    ranges = {item.name: (0, item.points) for item in policy.points.item}
+    ranges.setdefault(CONTRADICTIONS, (-policy.points.contradiction.most, 0))
     given = {}
     for number, row in enumerate(rows, 2):
         text = row["points"].strip().replace(",", ".")
-        item = row["item"]
-        if not text or item not in most:
+        if not text:
             continue
+        item = row["item"].strip()
+        where = f"the file {file}, line {number}"
+        if item not in ranges:
+            raise RosterError(
+                f"{where}: {item!r} is no item of [points]; expected one of {', '.join(ranges)}"
+            )
         try:
             points = float(text)
         except ValueError:
-            points = -1
-        if not 0 <= points <= most[item]:
+            points = math.nan
+        lowest, highest = ranges[item]
+        if not lowest <= points <= highest:
             raise RosterError(
-                f"the file {file}, line {number}: {item} gets {row['points']!r}; expected a number "
-                f"from 0 to {most[item]:g}"
+                f"{where}: {item} gets {row['points']!r}; expected a number from {lowest:g} to "
+                f"{highest:g}"
             )
         given[_without_apostrophe(row["archive"]), item] = points
     return given
@@ -148,25 +163,35 @@ def _without_apostrophe(text):
 
 
 def write_by_hand(build, entries, course):
-    """Write build/by_hand.csv: a line for each item that a person decides, with what was given."""
+    """Write build/by_hand.csv: a line for each item that a person decides, with what was given.
+
+    What was given to archives that are not among the entries stays: they may come again.
+    """
     rows = []
     for entry in entries:
-        for award in entry.awards:
+        student = entry.student.name if entry.student else ""
+        for award in entry.judged:
             given = course.by_hand.get((entry.archive, award.name))
-            if not award.open and given is None:
-                continue
-            student = entry.student.name if entry.student else ""
-            rows.append(
-                {
-                    "archive": grade_exports.spreadsheet_text(entry.archive),
-                    "student": grade_exports.spreadsheet_text(student),
-                    "item": award.name,
-                    "points": "" if given is None else f"{given:g}",
-                    "at most": f"{award.open or award.maximum:g}",
-                    "reason": grade_exports.spreadsheet_text(award.reason),
-                }
-            )
+            if award.open or given is not None:
+                rows.append(_row_by_hand(entry.archive, student, award, given))
+    archives = {entry.archive for entry in entries}
+    for (archive, item), given in course.by_hand.items():
+        if archive not in archives:
+            rows.append(_row_by_hand(archive, "", Award(item, 0.0, 0.0, 0.0), given))
     (build / BY_HAND).write_bytes(grade_exports.csv_bytes(BY_HAND_COLUMNS, rows))
+
+
+def _row_by_hand(archive, student, award, given):
+    """A row of by_hand.csv: an Award as it was judged, and the points given by a person or None."""
+    return {
+        "archive": grade_exports.spreadsheet_text(archive),
+        "student": grade_exports.spreadsheet_text(student),
+        "item": award.name,
+        "points": "" if given is None else f"{given:g}",
+        "at most": f"{award.maximum:g}",
+        "so far": f"{award.points:g}",
+        "reason": grade_exports.spreadsheet_text(award.short_reason),
+    }
 
 
 # ------------------------------------------------------------------------------------------ notices
@@ -192,12 +217,36 @@ def list_notices(entries, unread, missing, course):
     """
     notices = []
     if unread:
-        notices.append(f"not archives that are read: {join_names(unread)}")
+        notices.append(
+            f"neither zip files nor notebooks, so not graded ({len(unread)}): "
+            f"{join_names(unread, most=MOST_LISTED)}"
+        )
+    notices += _notices_on_students(entries, missing, course)
+    still_open = [entry.archive for entry in entries if entry.open]
+    if still_open:
+        notices.append(
+            f"{len(still_open)} of {len(entries)} archives have points that a person gives: fill "
+            f"in the column points of {BY_HAND} and call make grade again before you import grades"
+        )
+    return notices
+
+
+def _notices_on_students(entries, missing, course):
+    """Sentences on whose archives they are, and on who is late or missing: a list."""
     if course.roster is None:
-        return notices
-    for entry in entries:
-        if not entry.student:
-            notices.append(f"{entry.archive} is nobody's: {entry.match.reason}")
+        return [
+            "no roster was named, so no archive has a student and there is no grade book to "
+            "import: ROSTER=roster.csv names one"
+        ]
+    notices = []
+    nobodys = [entry for entry in entries if not entry.student]
+    for entry in nobodys:
+        notices.append(f"no student is known of {entry.archive}: {entry.match.reason}")
+    if nobodys:
+        notices.append(
+            "to give such an archive to a student, rename it as "
+            f"{example_name(course.roster)} is named"
+        )
     for archives in count_archives(entries).values():
         if len(archives) > 1:
             names = join_names([entry.archive for entry in archives])
@@ -206,12 +255,37 @@ def list_notices(entries, unread, missing, course):
                 f"exported: {names}; keep one in the folder"
             )
     if missing:
-        names = join_names([student.name for student in missing], most=100)
+        names = join_names([student.name for student in missing], most=MOST_LISTED)
         notices.append(f"students without an archive ({len(missing)}): {names}")
-    unknown = [entry.archive for entry in entries if entry.student and entry.match.late is None]
+    matched = [entry for entry in entries if entry.student]
+    late = [entry.student.name for entry in matched if entry.match.late]
+    if late:
+        names = join_names(late, most=MOST_LISTED)
+        notices.append(f"handed in late, which costs no points here ({len(late)}): {names}")
+    unknown = [entry.archive for entry in matched if entry.match.late is None]
     if unknown and course.policy.deadline:
         notices.append(f"no time of submission is known of {join_names(unknown)}")
     return notices
+
+
+def unknown_archives(course, found):
+    """A sentence on points that a person gave to archives that are not `found`, in a list."""
+    lost = sorted({archive for archive, _ in course.by_hand if archive not in found})
+    if not lost:
+        return []
+    return [
+        f"points in {BY_HAND} belong to {join_names(lost)}, not in the folder: enter the archive's "
+        "new name there, or remove the line"
+    ]
+
+
+def example_name(roster):
+    """The name that a roster's system gives to an archive of its first student."""
+    student = roster.students[0]
+    if roster.kind == "canvas":
+        words = re.sub(r"[\W_]", "", student.name).lower()
+        return f"{words}_{student.lms_id}_1_submission.zip"
+    return f"{student.name}_{student.lms_id or 1}_assignsubmission_file_submission.zip"
 
 
 def students_without(entries, others, roster):
@@ -316,7 +390,7 @@ def comment_of(entry):
         if award.open:
             text += f" (up to {award.open:g} more by a person)"
         elif award.reason:
-            text += f" ({award.reason})"
+            text += f" ({award.short_reason})"
         parts.append(text)
     comment = "; ".join(parts)
     if len(comment) > MOST_COMMENTS:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 from tools.project_files import ROOT
@@ -21,6 +22,8 @@ if "forkserver" in multiprocessing.get_all_start_methods():
     SERVER.set_forkserver_preload(["grading.grade", "grading.verify"])
 else:  # Windows forks no processes
     SERVER = multiprocessing.get_context("spawn")
+# Each judge imports the command's main module by its name, although the server has it already.
+warnings.filterwarnings("ignore", "'grading.grade' found in sys.modules", RuntimeWarning)
 
 
 @contextlib.contextmanager

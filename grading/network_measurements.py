@@ -152,7 +152,7 @@ def _missing_inputs(submission, main, data, policy):
         return []
     file = weights_file(main.folder, policy)
     if file not in submission.files:
-        message = f"{file} is missing: no accuracy was measured"
+        message = f"{file} is missing: the accuracy was not computed from weights"
         return [Finding("weights", "unverified", message)]
     if data is None:
         message = (
@@ -349,7 +349,7 @@ def stored_measurements(main, policy):
         stored["labels"],
         policy.images.classes,
     )
-    return [Measurement(claim, value, "its predictions") for claim, value in values.items()]
+    return [Measurement(claim, value, "the stored predictions") for claim, value in values.items()]
 
 
 def weight_measurements(run, probabilities, data, source, is_main, policy):

@@ -8,17 +8,26 @@ from grading.policy import FAULT_CHECKS, is_number
 
 GOOD, CONTRADICTED = 0, 1  # of CODES; whatever is neither could not be checked
 MOST_REASONS = 5
+CONTRADICTIONS = "contradictions"  # the name of the Award for what they cost
 
 
 @dataclass(frozen=True)
 class Award:
-    """What an item gives: points, points that a person still decides, and the reason for losses."""
+    """What an item gives: points, points that a person still decides, and the reason for losses.
+
+    Each line of `reason` is one.
+    """
 
     name: str
     points: float
     open: float
     maximum: float
     reason: str = ""
+
+    @property
+    def short_reason(self):
+        """The reason in one line."""
+        return " | ".join(self.reason.splitlines())
 
 
 def award_points(points, findings):
@@ -34,9 +43,11 @@ def award_points(points, findings):
     rule = points.contradiction
     cost = min(rule.each * len(contradicted), rule.most, sum(award.points for award in awards))
     if cost:
-        reason = f"{len(contradicted)} that do not hold cost {rule.each:g} each, at most "
-        reason += f"{rule.most:g} in all; the first: {contradicted[0].message}"
-        awards.append(Award("contradictions", round(-cost, 2), 0.0, 0.0, reason))
+        reason = (
+            f"{len(contradicted)} findings that do not hold cost {rule.each:g} points each, at "
+            f"most {rule.most:g} in all\nthe first: {contradicted[0].message}"
+        )
+        awards.append(Award(CONTRADICTIONS, round(-cost, 2), 0.0, 0.0, reason))
     return awards
 
 
@@ -118,7 +129,7 @@ def _settle(item, lost, unchecked, reasons, unverified):
     elif unverified == "given":
         given += unchecked
     shown = list(dict.fromkeys(reasons))
-    reason = "; ".join(shown[:MOST_REASONS])
     if len(shown) > MOST_REASONS:
-        reason += f"; and {len(shown) - MOST_REASONS} more"
+        shown = [*shown[:MOST_REASONS], f"and {len(shown) - MOST_REASONS} more"]
+    reason = "\n".join(shown)
     return Award(item.name, round(given, 2), round(still_open, 2), item.points, reason)

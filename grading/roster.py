@@ -147,15 +147,20 @@ def read_roster(path):
     """The Roster in a CSV file.
 
     The file is Canvas's grade-book export, Moodle's grading worksheet, or has columns id, name and
-    email. Raises RosterError if it cannot be read, or has none of these sets of columns.
+    email. Raises RosterError if it cannot be read, has none of these sets of columns, or lists
+    nobody.
     """
     columns, rows = read_table(path)
     lowered = {normalized(column): column for column in columns}
     if "identifier" in lowered and "grade" in lowered:
-        return moodle_roster(path, columns, rows, lowered)
-    if "sis login id" in lowered and "id" in lowered:
-        return canvas_roster(columns, rows, lowered)
-    return plain_roster(path, columns, rows, lowered)
+        roster = moodle_roster(path, columns, rows, lowered)
+    elif "sis login id" in lowered and "id" in lowered:
+        roster = canvas_roster(columns, rows, lowered)
+    else:
+        roster = plain_roster(path, columns, rows, lowered)
+    if not roster.students:
+        raise RosterError(f"the roster {path} lists no students: export it again")
+    return roster
 
 
 def read_table(path, what="the roster"):
@@ -275,6 +280,11 @@ def plain_roster(path, columns, rows, lowered):
 
 
 # ----------------------------------------------------------------------------------------- matching
+
+
+def is_students_folder(name):
+    """Whether Moodle or Gradescope gives a folder such a name: it holds one student's files."""
+    return bool(MOODLE_FILE.fullmatch(name) or GRADESCOPE_FOLDER.fullmatch(name))
 
 
 def match_archive(name, authors, roster, folder, deadline=None):

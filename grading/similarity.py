@@ -257,7 +257,7 @@ def compare_code(work, other, bounds):
 
 
 def find_similar(works, bounds, stored=None, told=()):
-    """Sentences on what each submission shares with others: name -> list of sentences.
+    """What submissions share: name -> sentences on each, and a list of (names, what they share).
 
     Args:
         works: name -> Work.
@@ -282,6 +282,7 @@ def find_similar(works, bounds, stored=None, told=()):
                 text = ", and ".join(phrases)
                 others_of[name].setdefault(text, []).append(other)
                 others_of[other].setdefault(text, []).append(name)
+    groups = {}  # who shares something, and what -> None
     sentences = {name: [] for name in works}
     for name, shared in others_of.items():
         if with_stored.get(name) and name not in told:
@@ -292,4 +293,5 @@ def find_similar(works, bounds, stored=None, told=()):
             )
         for text, others in shared.items():
             sentences[name].append(f"shared with {join_names(others)}: {text}; {HONESTLY}")
-    return sentences
+            groups[tuple(sorted([name, *others])), text] = None
+    return sentences, list(groups)

@@ -1,21 +1,29 @@
-"""Training speed in images per second: the course's loop, ours, the model alone (`make bench`).
+"""Speed of training and of grading (`make bench`).
 
-All rows are measured in one run on one machine, interleaved over several rounds; the table shows
-medians. `matmul_fraction` is the share of this machine's own measured matrix-product rate, in the
-row's number format, that training reaches, counting three times the forward cost per image.
+Training in images per second: the course's loop, ours, the model alone. All rows are measured in
+one run on one machine, interleaved over several rounds; the table shows medians. `matmul_fraction`
+is the share of this machine's own measured matrix-product rate, in the row's number format, that
+training reaches, counting three times the forward cost per image.
+
+Grading in archives per minute, without CIFAR-10 and with it: copies of this submission, judged as
+`make grade` judges a course, and the most memory that all its processes take together.
 """
 
 import contextlib
 import functools
 import json
 import multiprocessing
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -25,7 +33,9 @@ from torchvision import transforms
 import training
 import utils
 from tools.notebook_definitions import load_definitions
-from tools.project_files import ROOT
+from tools.packing import submission_files, write_archive
+from tools.project_files import NOTEBOOK, ROOT
+from tools.run_notebook import read_notebook
 from tools.terminal import replace_unprintable
 from training import loop
 
@@ -211,6 +221,69 @@ def measure(rows, data, precision):
     return speeds, matmul, handling
 
 
+GRADE = """
+import sys
+from pathlib import Path
+from grading import grade
+grade.main(*map(Path, sys.argv[1:]))
+"""
+ARCHIVES = 6  # of a course
+
+
+def grading_rows():
+    """What grading a small course takes, without and with CIFAR-10: a list of dicts."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        course = Path(folder, "course")
+        course.mkdir()
+        files = submission_files(read_notebook(NOTEBOOK))
+        for number in range(ARCHIVES):
+            write_archive(course / f"{number}.zip", files, "submission", ROOT)
+        for name, data in (("without data", Path(folder, "none")), ("with data", ROOT / "data")):
+            if name == "with data" and not utils.has_data(data):
+                continue
+            seconds, memory = graded(course, Path(folder, name), data)
+            speed = 60 * ARCHIVES / seconds
+            rows.append({"name": name, "archives_per_minute": speed, "memory_gb": memory / 1e9})
+    return rows
+
+
+def graded(course, build, data):
+    """Seconds that grading a course takes, and the most bytes of memory of all its processes.
+
+    Args:
+        course: the folder of archives.
+        build: an empty folder for what is written.
+        data: the folder of CIFAR-10.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", GRADE, str(course), str(build)],
+        cwd=ROOT,
+        env=os.environ | {"CIFAR10_DIR": str(data)},
+        stdout=subprocess.DEVNULL,
+    )
+    most = 0
+    while process.poll() is None:
+        most = max(most, memory_below(process.pid))
+        time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"grading ended with status {process.returncode}")
+    return time.perf_counter() - began, most
+
+
+def memory_below(pid):
+    """Bytes of memory of a process and all below it; what they share counts once."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                info = one.memory_full_info()
+                total += getattr(info, "pss", info.uss)  # only Linux has the first
+    return total
+
+
 def training_cost():
     """Operations of training on one image: the backward pass costs twice the forward pass."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -253,8 +326,11 @@ def main():
     print(f"matrix products: {', '.join(products)}")
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
     print(f"{best}: {speedup:.2f} times (a); data handling takes {100 * share:.1f} % of its time")
+    grading = grading_rows()
+    print(pd.DataFrame(grading).to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
     record = {
         "machine": environment,
+        "grading": grading,
         "rows": table.to_dict("records"),
         "speedup": speedup,
         "best": best,

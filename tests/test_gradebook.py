@@ -106,7 +106,7 @@ def read_csv(file):
 def test_a_course_on_moodle(course, tmp_path, capsys):
     odd = os.fsdecode(b"M\xfcller bad.zip")
     rar = "Grace Hopper_79_assignsubmission_file_/work.rar"
-    rows = course([ADA, JOERG, "pair.zip", "broken.zip", odd, rar, "book.ipynb"], MOODLE)
+    rows = course([ADA, JOERG, "pair.zip", "broken.zip", odd, rar, "book.docx"], MOODLE)
     build = tmp_path / "build"
     said = capsys.readouterr().out
     shown = {name: rows[ADA][name] for name in ("student", "id", "points", "open", "late")}
@@ -123,10 +123,12 @@ def test_a_course_on_moodle(course, tmp_path, capsys):
     bad = rows["M\\xfcller bad.zip"]
     assert (bad["verdict"], bad["points"]) == ("contradicted", "70")  # 10 of the network, and 5
     assert (rows[rar]["verdict"], rows[rar]["student"]) == ("not read", "Grace Hopper")
-    assert rows["book.ipynb"]["verdict"] == "not read" and "roster.csv" not in rows
+    assert rows["book.docx"]["verdict"] == "not read" and "roster.csv" not in rows
     assert rows["'=Alan Turing"]["verdict"] == "no submission"
     assert "students without an archive (1): =Alan Turing" in said
-    assert "not archives that are read: Grace Hopper_79" in said
+    assert "neither zip files nor notebooks, so not graded (2): Grace Hopper_79" in said
+    assert "handed in late, which costs no points here (1): Jörg Müller" in said
+    assert "5 of 5 archives have points that a person gives" in said
 
     moodle = read_csv(build / "moodle.csv")
     original = list(csv.DictReader(io.StringIO(MOODLE)))
@@ -144,9 +146,9 @@ def test_copies_are_a_question_to_the_grader_alone(course, tmp_path):
         assert rows[name]["verdict"] == "not verifiable" and rows[name]["points"] == "85"
         assert f"shared with {other}: the weights are nearly the same" in rows[name]["reason"]
         assert "honestly" in rows[name]["reason"]
-    assert (tmp_path / "build" / "grades.html").read_text(encoding="utf-8").count(
-        "nearly the same"
-    ) == 2
+    page = (tmp_path / "build" / "grades.html").read_text(encoding="utf-8")
+    assert page.count("nearly the same") == 3  # of each, and of what is left to do
+    assert f"Ask how {ADA}, {JOERG} came about: the weights are nearly the same" in page
     for page in (tmp_path / "build" / "feedback").iterdir():
         assert "same" not in page.read_text(encoding="utf-8")
 
@@ -177,8 +179,16 @@ def test_a_course_on_canvas(course, tmp_path, capsys):
     assert not (tmp_path / "build" / "moodle.csv").exists()
     said = capsys.readouterr().out
     assert "Jörg Müller has 2 archives, none of which is exported" in said
-    assert "x_999_1_a.zip is nobody's: Canvas's user 999 is not in the roster" in said
+    assert "no student is known of x_999_1_a.zip: Canvas's user 999 is not in the roster" in said
+    assert "rename it as adalovelace_101_1_submission.zip is named" in said
     assert "students without an archive (1): Alan Turing" in said
+
+
+def given_by_hand(tmp_path, text, course):
+    """The row of grades.csv on ADA after by_hand.csv got other content, and the file's new rows."""
+    file = tmp_path / "build" / "by_hand.csv"
+    file.write_text(text, encoding="utf-8")
+    return course([ADA], MOODLE)[ADA], read_csv(file)
 
 
 def test_points_given_by_hand_count_the_next_time(course, tmp_path):
@@ -190,14 +200,63 @@ def test_points_given_by_hand_count_the_next_time(course, tmp_path):
         (ADA, "figures", "5"),
     ]
     text = file.read_text(encoding="utf-8-sig").replace("text,,5", 'text,"4,5",5')
-    file.write_text(text, encoding="utf-8")
-    row = course([ADA], MOODLE)[ADA]
+    row, rows = given_by_hand(tmp_path, text, course)
     assert (row["points"], row["open"]) == ("89.5", "5")
-    assert [row["points"] for row in read_csv(file)] == ["4.5", ""]
+    assert [row["points"] for row in rows] == ["4.5", ""]
     file.write_text(text.replace('"4,5"', "9"), encoding="utf-8")
     with pytest.raises(SystemExit, match="line 2: text gets '9'; expected a number from 0 to 5"):
         grade.main(tmp_path / "course", tmp_path / "build")
     assert "text,9,5" in file.read_text(encoding="utf-8")
+    file.write_text(text.replace("text,", "prose,"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="line 2: 'prose' is no item of .*expected one of block"):
+        grade.main(tmp_path / "course", tmp_path / "build")
+
+
+def test_a_person_overrules_the_program(course, tmp_path):
+    course([ADA], MOODLE)
+    text = f"archive,item,points\n{ADA},test accuracy,20\n"
+    row, rows = given_by_hand(tmp_path, text, course)
+    assert (row["points"], row["open"]) == ("90", "10")  # 15 of 20 before
+    assert rows[0]["points"] == "20" and rows[0]["so far"] == "15"
+    page = (tmp_path / "build" / "feedback" / "77-Ada-Lovelace.html").read_text(encoding="utf-8")
+    assert "given by a person, instead of 15\ntest_accuracy is 75.00" in page
+
+
+def test_points_given_to_archives_that_are_not_judged_now_are_kept(course, tmp_path, capsys):
+    course([ADA], MOODLE)
+    text = f"archive,item,points\n{ADA},text,4\n{JOERG},text,3\n"
+    row, rows = given_by_hand(tmp_path, text, course)
+    assert row["points"] == "89"
+    assert (rows[-1]["archive"], rows[-1]["item"], rows[-1]["points"]) == (JOERG, "text", "3")
+    assert f"belong to {JOERG}, not in the folder" in capsys.readouterr().out
+    assert course([ADA, JOERG], MOODLE)[JOERG]["points"] == "88"
+
+
+def test_notebooks_and_unpacked_folders_are_submissions(tmp_path):
+    names = (
+        "Ada_77_assignsubmission_file_/hw.ipynb",
+        "Ada_77_assignsubmission_file_/hw.pdf",
+        "Eve_78_assignsubmission_file_/a.zip",
+        "Eve_78_assignsubmission_file_/a.ipynb",
+        "Joe_79_assignsubmission_file_/.ipynb_checkpoints/a.ipynb",
+        "Joe_79_assignsubmission_file_/a.docx",
+        "lovelaceada_101_555_hw.IPYNB",
+        "submission_7/mine/notebooks/hw2.ipynb",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found, others = grade.find_submissions(tmp_path)
+    assert list(found) == [
+        "Ada_77_assignsubmission_file_",
+        "Eve_78_assignsubmission_file_/a.zip",
+        "lovelaceada_101_555_hw.IPYNB",
+        "submission_7",
+    ]
+    assert others == [
+        "Eve_78_assignsubmission_file_/a.ipynb",
+        "Joe_79_assignsubmission_file_/a.docx",
+    ]
 
 
 def test_a_roster_that_cannot_be_read_stops_before_judging(course, tmp_path):

@@ -93,7 +93,7 @@ def test_a_class_is_graded_whatever_an_archive_does(course, monkeypatch):
     row = rows["Müller, Jörg_77_file_/a.zip"]
     assert (row["student"], row["id"], row["late"], row["matched"]) == ("", "", "", "")
     assert (row["points"], row["maximum"], row["open"]) == ("0", "100", "100")
-    for column in ("student", "id", "late", "matched", "points", "maximum", "open"):
+    for column in ("student", "id", "late", "matched", "points", "maximum", "open", "measured by"):
         del row[column]
     assert row | {"seconds": ""} == {
         "archive": "Müller, Jörg_77_file_/a.zip",
@@ -154,7 +154,6 @@ JUDGED_BY = (
     "analysis/published.csv",
     "analysis/run_statistics.py",
     "report/exporter.py",
-    "grading/policy.toml",
     "grading/claim_check.py",
     "grading/sandbox_tasks.py",
     "report/references.bib",
@@ -179,6 +178,18 @@ def test_a_stored_verdict_is_of_one_judge(judge_copy, tmp_path, name):
     assert grade.verdict_key(archive, judge_copy) != before
     file.write_bytes(content)
     assert grade.verdict_key(archive, judge_copy) == before
+
+
+def test_a_stored_verdict_outlives_other_points_and_deadlines(judge_copy, tmp_path):
+    archive = pack(tmp_path / "a.zip", {"a": b"b"})
+    before = grade.verdict_key(archive, judge_copy)
+    file = judge_copy / "grading" / "policy.toml"
+    policy = file.read_bytes()
+    file.write_bytes(policy.replace(b"total = 100", b"total = 90"))
+    assert grade.verdict_key(archive, judge_copy) == before
+    file.write_bytes(policy.replace(b"parameters = 0", b"parameters = 1"))
+    assert grade.verdict_key(archive, judge_copy) != before
+    file.write_bytes(policy)
 
 
 def test_a_stored_verdict_is_of_every_file_of_training(judge_copy, tmp_path):

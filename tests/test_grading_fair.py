@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import hashlib
 import io
 import json
 import zipfile
@@ -25,6 +26,7 @@ from forgeries import (
 )
 from grading_fixtures import judged, needs_sandbox
 from helpers import ROOT
+from nbformat.v4 import new_notebook
 from PIL import Image
 from pypdf import PdfReader, PdfWriter
 from pypdf.annotations import FreeText, Highlight
@@ -35,7 +37,7 @@ from torch import nn
 import training
 from analysis import layer_table
 from grading import paper_comparison, plain_notebook, records, sandbox, verify
-from grading.archive import ArchiveError, read
+from grading.archive import ArchiveError, Submission, read
 from grading.claim_check import Claim
 from grading.findings import Finding, Verdict
 from grading.mending import mend
@@ -218,6 +220,24 @@ def test_another_picture_is_not_one_saved_anew(world):
     edit_cell(world, "fig-loss", change, sign=False)
     findings, notes = compared(world)
     assert not notes and "not among the figures" in said(findings, "contradicted")
+
+
+def test_a_figures_label_is_compared_whole(monkeypatch):
+    """That fig-loss-2 has the recorded pixels says nothing of fig-loss."""
+    files = {}
+    shown = {}
+    cells = []
+    for label in ("fig-loss", "fig-loss-2"):
+        files[f"figures/{label}.png"] = f"{label} as recorded".encode()
+        shown[label] = base64.b64encode(f"{label} as shown".encode()).decode()
+        cells.append(code_cell(f"#| label: {label}\ndraw()", {"image/png": shown[label]}))
+    recorded = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    submission = Submission("small", files, POLICY.archive)
+    monkeypatch.setattr(sandbox, "results", lambda *_: {"equal.json": b'["fig-loss-2"]'})
+    notes = mend(new_notebook(cells=cells), TEMPLATE, submission, recorded, POLICY)
+    assert notes == ["Pictures were saved anew, with the same pixels: fig-loss-2."]
+    pictures = [cell.outputs[0].data["image/png"] for cell in cells]
+    assert pictures[0] == shown["fig-loss"] and pictures[1] != shown["fig-loss-2"]
 
 
 # ------------------------------------------------------------------------------- another network

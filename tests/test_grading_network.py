@@ -20,7 +20,7 @@ def test_without_images_or_weights_nothing_passes(world, no_paper):
     verdict = judged(world, data=False)
     assert (verdict.code, verdict.measured_by) == (
         2,
-        "its predictions",
+        "the stored predictions",
     ) and "no CIFAR-10 here" in verdict.reason
     del world.files[f"{RUN}/weights.safetensors"]
     assert "weights.safetensors is missing" in judged(world).reason and judged(world).code == 2

@@ -242,7 +242,7 @@ def test_an_archive_holds_what_its_modules_import(tmp_path):
     """Of the runs those that the notebook names, of the study nothing, of the packages all."""
     notebook = run_notebook.read_notebook(ROOT / NOTEBOOK)
     files = packing.submission_files(notebook, weights=False)
-    packing.write_archive(tmp_path / "a.zip", files, "project")
+    packing.write_archive(tmp_path / "a.zip", files, "project", ROOT)
     assert (tmp_path / "a.zip").stat().st_size < 5e6
     names = set(zipfile.ZipFile(tmp_path / "a.zip").namelist())
     for package in ("training", "analysis", "report", "grading", "tools"):

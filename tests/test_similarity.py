@@ -119,7 +119,8 @@ def test_code_that_a_third_of_a_course_has_is_nobodys():
 def test_copies_are_named_and_strangers_are_not():
     copy = work("fast-0", weights_of(0), [OWN])
     works = {"a": copy, "b": copy, "c": work("fast-1", weights_of(1))}
-    found = find_similar(works, BOUNDS)
+    found, groups = find_similar(works, BOUNDS)
+    assert [names for names, _ in groups] == [("a", "b")] and groups[0][1] in found["a"][0]
     assert found["c"] == [] and len(found["a"]) == 1
     for words in (
         "shared with b: the weights are the same",
@@ -133,10 +134,11 @@ def test_copies_are_named_and_strangers_are_not():
 
 def test_the_projects_own_run_is_named_once_and_makes_no_pairs():
     ours = work("fast-0", weights_of(0))
-    found = find_similar({"a": ours, "b": ours}, BOUNDS, ours)
+    found, groups = find_similar({"a": ours, "b": ours}, BOUNDS, ours)
+    assert not groups
     for sentences in found.values():
         assert len(sentences) == 1 and "also the one that this project has stored" in sentences[0]
-    assert find_similar({"a": ours}, BOUNDS, work("fast-1", weights_of(1))) == {"a": []}
+    assert find_similar({"a": ours}, BOUNDS, work("fast-1", weights_of(1))) == ({"a": []}, [])
 
 
 def test_works_are_stored_and_damaged_files_are_none(tmp_path):

@@ -45,7 +45,7 @@ def test_the_command_exits_by_its_verdict(copy):
         done.stdout + done.stderr
     )
     assert re.search(
-        r"^submission: claimed 99\.00 %, measured \d\d\.\d\d % \(its predictions\)",
+        r"^submission: claimed 99\.00 %, measured \d\d\.\d\d % \(the stored predictions\)",
         done.stdout,
         re.M,
     )

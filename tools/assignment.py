@@ -9,26 +9,16 @@ Outputs, results and runs are left out, and placeholders replace the author.
 """
 
 import ast
-import base64
-import io
 import re
 import shutil
 import sys
-import tomllib
-import zipfile
 
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
+from grading.policy import read_policy
 from tools.errors import SubmissionError
-from tools.packing import (
-    PLACEHOLDERS,
-    QUESTION,
-    UNPACK,
-    insert_unpacking,
-    print_written,
-    repository_name,
-)
+from tools.packing import PLACEHOLDERS, QUESTION, print_written, write_archive, write_colab
 from tools.project_files import ROOT, project_files
 from tools.terminal import replace_unprintable
 
@@ -204,25 +194,13 @@ def points_in_text(notebook):
     return points
 
 
-def points_in_policy(path):
-    """The points in the policy's table [points]: as `points_in_text`; {} if it has no such table.
-
-    Raises AssignmentError if the file is not valid TOML or the table's form is wrong.
-    """
-    try:
-        items = tomllib.loads(path.read_text(encoding="utf-8")).get("points", {}).get("item", [])
-        return {item["name"].lower(): float(item["points"]) for item in items}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AssignmentError(
-            f"the points in {POLICY} cannot be read ({type(error).__name__}: {error}): "
-            "make verify says what is wrong with it"
-        ) from None
+def points_in_policy(policy):
+    """The points that a Policy gives: as `points_in_text`."""
+    return {item.name.lower(): item.points for item in policy.points.item}
 
 
 def check_points(in_text, in_policy):
     """Raise AssignmentError where text and policy name other points."""
-    if not in_policy:
-        return
     differing = []
     for name in dict.fromkeys([*in_text, *in_policy]):
         if in_text.get(name) != in_policy.get(name):
@@ -243,10 +221,10 @@ def check_points(in_text, in_policy):
 def write_assignment(target):
     """Write the hand-out to the folder `target`, whose previous content is removed.
 
-    Raises AssignmentError as `blank_notebook` and `check_points`.
+    Raises AssignmentError as `blank_notebook` and `check_points`, SchemaError as `read_policy`.
     """
     notebook = blank_notebook(nbformat.read(ROOT / NOTEBOOK, 4))
-    check_points(points_in_text(notebook), points_in_policy(ROOT / POLICY))
+    check_points(points_in_text(notebook), points_in_policy(read_policy()))
     shutil.rmtree(target, ignore_errors=True)
     for file in project_files("assignment"):
         name = file.relative_to(ROOT).as_posix()
@@ -255,31 +233,12 @@ def write_assignment(target):
         shutil.copy(file, copy)
     (target / NOTEBOOK).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target / NOTEBOOK)
-    write_colab(notebook, target)
+    write_colab(notebook, files_below(target), target / COLAB, target)
 
 
-def write_colab(notebook, target):
-    """Write the hand-out's notebook for Colab, which carries the files of the folder `target`."""
-    folder = repository_name(notebook)
-    packed = io.BytesIO()
-    pack_folder(target, packed, folder)
-    archive = base64.b64encode(packed.getvalue()).decode()
-    insert_unpacking(notebook, UNPACK.format(folder=folder, archive=archive))
-    nbformat.write(notebook, target / COLAB)
-
-
-def pack_folder(folder, archive, name):
-    """Write the files below `folder` to a zip file, in a folder called `name`.
-
-    `archive` is its path, or an open binary file.
-    """
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                path = f"{name}/{file.relative_to(folder).as_posix()}"
-                entry = zipfile.ZipInfo(path)  # without a date: same files, same bytes
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                packed.writestr(entry, file.read_bytes())
+def files_below(folder):
+    """All files below a folder: a sorted list of paths."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def main():
@@ -290,7 +249,7 @@ def main():
     new = target.with_suffix(".new")
     try:
         write_assignment(target)
-        pack_folder(target, new, target.name)
+        write_archive(new, files_below(target), target.name, target)
         new.replace(archive)
     except (SubmissionError, OSError) as error:
         sys.exit(f"make assignment: {error}")

@@ -144,17 +144,18 @@ def repository_name(notebook):
     )
 
 
-def write_archive(target, files, folder):
+def write_archive(target, files, folder, root):
     """Write a zip file. The same files give the same bytes: entries carry no date.
 
     Args:
         target: its path, or an open binary file.
-        files: paths below ROOT.
+        files: paths below `root`.
         folder: name of the archive's only folder.
+        root: the folder that the archive's folder stands for.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
-            entry = zipfile.ZipInfo(f"{folder}/{file.relative_to(ROOT).as_posix()}")
+            entry = zipfile.ZipInfo(f"{folder}/{file.relative_to(root).as_posix()}")
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, file.read_bytes())
 
@@ -337,11 +338,11 @@ def make_zip():
     new = target.with_suffix(".new")
     BUILD.mkdir(exist_ok=True)
     folder = repository_name(notebook)
-    write_archive(new, files, folder)
+    write_archive(new, files, folder, ROOT)
     if new.stat().st_size > limit * MEGABYTE:
         claims = submission.json(policy.files.ledger)["claims"]
         files = without_other_weights(files, claims["test_accuracy"]["source"])
-        write_archive(new, files, folder)
+        write_archive(new, files, folder, ROOT)
     try:
         check_size(new, files, limit)
     except PackingError:
@@ -358,20 +359,25 @@ def make_zip():
 def make_colab():
     """Write build/assignment2_colab.ipynb: one file that carries the project, without outputs."""
     notebook = read_notebook(NOTEBOOK)
-    packed = io.BytesIO()
-    folder = repository_name(notebook)
     if record(notebook).get("files"):
         files = submission_files(notebook, weights=False, tests=False)
     else:  # not yet run: there are no runs and figures to carry
         files = [NOTEBOOK, *project_files("assignment", ROOT)]
-    write_archive(packed, files, folder)
-    archive = base64.b64encode(packed.getvalue()).decode()
     remove_outputs(notebook)
-    insert_unpacking(notebook, UNPACK.format(folder=folder, archive=archive))
     target = BUILD / "assignment2_colab.ipynb"
     BUILD.mkdir(exist_ok=True)
-    nbformat.write(notebook, target)
+    write_colab(notebook, files, target, ROOT)
     print_written(target)
+
+
+def write_colab(notebook, files, target, root):
+    """Write a notebook that carries files, paths below the folder `root`, to the path `target`."""
+    folder = repository_name(notebook)
+    packed = io.BytesIO()
+    write_archive(packed, files, folder, root)
+    archive = base64.b64encode(packed.getvalue()).decode()
+    insert_unpacking(notebook, UNPACK.format(folder=folder, archive=archive))
+    nbformat.write(notebook, target)
 
 
 def insert_unpacking(notebook, source):
