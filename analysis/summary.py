@@ -111,7 +111,7 @@ class OneMoreEpoch:
             ("the difference of the two", f"{self.change_beyond_control:+.2f}"),
             ("loss minus the control's, steps 2 to 11", f"{self.jump:+.3f}"),
             ("loss minus the control's, all steps", f"{self.excess:+.3f}"),
-            ("running mean of the loss after a fifth of the steps", first),
+            ("running mean of the loss after 1/5 of the steps", first),
             ("running mean of the loss after all steps", last),
             ("rise of the running mean, minus the control's", f"{self.rise:+.4f}"),
         ]
