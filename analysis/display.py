@@ -142,6 +142,11 @@ def latex_caption(options):
             rf"\captionof{{{counter}}}{{{escape_latex(text)}}}\label{{{label}}}\medskip\par}}")
 
 
+def reference(label):
+    """Return a link to a figure or table with its number, as Markdown: "[Figure 3](#fig-loss)"."""
+    return f"[{KINDS[label[:3]]} {shown.number_of(label)}](#{label})"
+
+
 def label_and_caption(options):
     """Return label and caption in a cell's options, two strings."""
     label = required_option(options, "label", "fig-… or tbl-…")

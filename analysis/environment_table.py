@@ -16,10 +16,14 @@ COLUMNS = ("what", "on", "with", "hash", "minutes")
 def environment_table(data, runs):
     """Return a DataFrame of what the results depend on: rows for data, notebook, groups of runs.
 
-    `data` is a utils.Data, `runs` a list of training.Run. Runs of one group, machine and versions
-    share a row. A star marks runs that another version of the training code made.
+    `data` is a utils.Data, None if no cell loads data; `runs` a list of training.Run. Runs of one
+    group, machine and versions share a row. A star marks runs that another version of the training
+    code made.
     """
-    rows = [data_row(data), notebook_row()]
+    rows = []
+    if data is not None:
+        rows.append(data_row(data))
+    rows.append(notebook_row())
     names = {run.key: run.name for run in runs}
     groups = {}
     for run in runs:

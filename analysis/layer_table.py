@@ -1,8 +1,11 @@
 """What a network consists of, found by running it, and what it is checked against."""
+import itertools
+
 import pandas as pd
 import torch
 import torchvision
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tools.errors import SubmissionError
 
@@ -159,6 +162,29 @@ def unlike_specification(table):
     ]
 
 
+def specification_comparison(table):
+    """Return a layer table beside the assignment's, row by row: a DataFrame of strings."""
+    rows = [tuple(row) for row in table.itertuples(index=False)]
+    compared = []
+    for expected, row in itertools.zip_longest(SPECIFICATION, rows, fillvalue=("", "", "")):
+        layer, network, output = expected
+        _, own_network, own_output = row
+        answer = "yes" if expected == row else "no"
+        compared.append((layer, network, output, own_network, own_output, answer))
+    columns = ["layer", "assignment", "output", "this network", "its output", "same"]
+    return pd.DataFrame(compared, columns=columns).set_index("layer")
+
+
+def forward_cost(net):
+    """Return the cost of a forward pass of one image (3, 32, 32) in GFLOP.
+
+    A multiply-add counts as two operations.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, 32, 32))
+    return counter.get_total_flops() / 1e9
+
+
 def output_sizes(net):
     """Return sizes at each convolution of `net` for an image (1, 3, 32, 32), a list of tuples.
 
@@ -209,6 +235,53 @@ def torchvision_block(block):
     return reference
 
 
+def block_comparison(block):
+    """Return our block with down-sampling beside torchvision's Bottleneck: a DataFrame of strings.
+
+    `block` is the class of ours. The columns are our block, torchvision's as it is, and the
+    reference that `torchvision_block` makes of it. Raises SubmissionError as `block_difference`.
+    """
+    ours = block(256, 64, 256, True)
+    projection = nn.Sequential(nn.Conv2d(256, 256, 1, 2, bias=False), nn.BatchNorm2d(256))
+    original = torchvision.models.resnet.Bottleneck(256, 64, stride=2, downsample=projection)
+    columns = {
+        "our block": describe_parts(ours),
+        "torchvision's Bottleneck": describe_parts(original),
+        "the reference": describe_parts(reference_block(ours)),
+    }
+    return pd.DataFrame(columns).rename_axis("part")
+
+
+def describe_parts(block):
+    """Return the convolutions and batch norms of a bottleneck in words: a dict name -> words."""
+    words = {}
+    for name, part in block.named_modules():
+        name = name.replace("downsample", "shortcut")
+        if isinstance(part, nn.Conv2d):
+            bias = "no bias" if part.bias is None else "bias"
+            words[name] = f"{filter_words(part)}, stride {part.stride[0]}, {bias}"
+        elif isinstance(part, nn.BatchNorm2d):
+            words[name] = f"batch norm, {part.num_features}"
+    return words
+
+
+def reference_block(block):
+    """Return `torchvision_block` of a block of ours.
+
+    Raises SubmissionError if torchvision's block cannot take its weights.
+    """
+    try:
+        return torchvision_block(block)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        name = type(block).__name__
+        reason = " ".join(str(error).split())[:120]
+        raise SubmissionError(
+            f"{name} cannot be compared with torchvision's Bottleneck, which has "
+            f"conv1 to conv3, bn1 to bn3 and a shortcut ({reason}); name yours alike, or "
+            "leave this comparison out if your block is another one"
+        ) from error
+
+
 def block_difference(block):
     """Return the largest difference of any output between our blocks and torchvision's.
 
@@ -220,15 +293,7 @@ def block_difference(block):
     for arguments in BLOCK_KINDS:
         ours = block(*arguments)
         X = torch.randn(4, arguments[0], 8, 8)
-        try:
-            reference = torchvision_block(ours)
-        except (AttributeError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise SubmissionError(
-                f"{block.__name__} cannot be compared with torchvision's Bottleneck, which has "
-                f"conv1 to conv3, bn1 to bn3 and a shortcut ({reason}); name yours alike, or "
-                "leave this comparison out if your block is another one"
-            ) from error
+        reference = reference_block(ours)
         difference = ours(X) - reference(X)
         largest = max(largest, difference.abs().max().item())
     return largest

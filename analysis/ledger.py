@@ -106,12 +106,13 @@ class Ledger:
     def write(self, data, runs=None):
         """Write the claims to the results file; show the hashes of all that this execution used.
 
-        `data` is a utils.Data, `runs` a list of training.Run, by default those that claims rest on.
+        `data` is a utils.Data, None if no cell loads data; `runs` a list of training.Run, by
+        default those that claims rest on.
         report/freshness.py reads the record.
         """
         results = {
             "claims": {name: dataclasses.asdict(claim) for name, claim in self.claims.items()},
-            "data": describe_data(data),
+            "data": describe_data(data) if data else None,
             "environment": installed_versions(),
         }
         results = json.loads(json.dumps(results))  # as the file stores them
@@ -134,7 +135,7 @@ class Ledger:
             "cells": [code_hash(source) for source in sources],
             "failed": [code_hash(source) for source in failed_sources()],
             "files": {name: file_hash(file) for name, file in files.items()},
-            "standin": data.is_fallback,
+            "standin": bool(data and data.is_fallback),
             "texts": sorted(shown.text_hashes),
             "results": relative_path(self.results_file),
         }

@@ -23,7 +23,7 @@ def claim_network(ledger, table, parameters, forward_cost, block_difference):
 
 
 def claim_evaluation(ledger, run, accuracy, accuracy_with_tta, confusion, classes):
-    """Claim what the test images say of the network of `run`, and how long it was trained.
+    """Claim what the test images say of the network of `run`.
 
     Accuracies are in per cent; `confusion` are counts (C, C), true classes in rows; `classes` are
     the names of the C classes.
@@ -32,8 +32,6 @@ def claim_evaluation(ledger, run, accuracy, accuracy_with_tta, confusion, classe
     ledger.claim("test_accuracy_flips_averaged", accuracy_with_tta, "%", run)
     class_accuracies = run_statistics.class_accuracies(confusion).tolist()
     ledger.claim_all("class_accuracy", dict(zip(classes, class_accuracies)), "%", run)
-    ledger.claim("epochs", len(run.history), "", run)
-    ledger.claim("training_time", run.info["seconds"] / 60, "min", run)
     _, _, share = run_statistics.most_confused(confusion)
     ledger.claim("most_confused_share", float(share), "%", run)
 

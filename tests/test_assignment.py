@@ -82,6 +82,22 @@ def blanked(*cells):
     return blank_notebook(notebook).cells[:-1]
 
 
+ANSWERS = [
+    "<details>\n<summary>Solution</summary>\n\n{}\n\n</details>",
+    "<details><summary>Solution</summary>{}</details>",
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_exercises_stay_without_their_solutions(answer):
+    exercises = [f"**Exercise {n}.** Why?\n\n{answer.format('Because.')}" for n in (1, 2)]
+    more = "<details><summary>More</summary>\n\nA hint.\n\n</details>"
+    (given,) = blanked(new_markdown_cell("\n\n".join([*exercises, more, "End."])))
+    assert given.source == f"**Exercise 1.** Why?\n\n**Exercise 2.** Why?\n\n{more}\n\nEnd."
+    with pytest.raises(AssignmentError, match=r"cell 1 \(look\) has a solution that would be"):
+        blanked(new_markdown_cell(exercises[0].replace("</details>", ""), id="look"))
+
+
 def test_tasks_are_cells_of_their_own():
     text = (
         "## Block\n\n<!-- PROMPT Describe it. -->\n<!-- TASK\nBuild it.\n\n| a |\n|---|\n-->\n\nX."
@@ -197,6 +213,9 @@ def test_the_hand_out_holds_nothing_of_ours(handout):
     assert not any(cell.get("outputs") for cell in notebook.cells)
     text = nbformat.writes(notebook)
     assert "study.ipynb" not in text and "<!--" not in text and "# PROMPT" not in text
+    assert "<details>" not in text and "Solution" not in text
+    ours = nbformat.writes(nbformat.read(ROOT / assignment.NOTEBOOK, 4))
+    assert text.count("**Exercise ") == ours.count("<summary>Solution</summary>") == 6
     solutions = [part for source in code_of(ROOT).values() for part in SOLUTION.findall(source)]
     assert len(solutions) == len(PLACE.findall("\n".join(code_of(handout).values()))) == 6
     for solution in solutions:
@@ -233,8 +252,10 @@ def run_checks(names, notebook):
     names["table"] = layer_table.layer_table(names["ResNet"]().eval(), names["ResidualBlock"])
     names["images"] = torch.randn(8, 3, 32, 32)
     names["labels"] = torch.arange(8)
-    for cell in ("output-size-check", "block-check", "layers-check", "step-by-hand"):
-        exec(code[cell], names)
+    checks = [cell.id for cell in notebook.cells if "checks.finish()" in cell.source]
+    for cell in sorted([*checks, "train-epoch"], key=list(code).index):
+        if cell not in ("engine", "evaluate"):  # which need data
+            exec(code[cell], names)
 
 
 def test_filled_in_it_is_the_submissions_network_and_passes_its_checks(filled, tmp_path):
@@ -254,7 +275,7 @@ def test_filled_in_it_is_the_submissions_network_and_passes_its_checks(filled, t
         ("block-definition", "and not downsample", ""),
         ("network-definition", "range(5)", "range(4)"),
         ("network-definition", "stride=2, padding=3", "stride=2, padding=1"),
-        ("step-by-hand", "    optimizer.step()\n", ""),
+        ("train-epoch", "        optimizer.step()\n", ""),
     ],
 )
 def test_a_wrong_solution_fails_a_check(filled, tmp_path, cell, old, new):
@@ -287,7 +308,7 @@ def test_filled_in_its_paper_holds_the_students_text(filled):
         if cell.cell_type == "code":
             cell.outputs = shown[cell.id].outputs
     text, _ = latex_of(filled, check_freshness=False)
-    for name in ("abstract", "block", "accuracy-prose", "limits"):
+    for name in ("abstract", "block", "accuracy-prose", "discussion"):
         assert f"My text of {name}." in text, name
     assert "8,898,826" in text
     assert not re.search("YOUR TEXT|TASK|20 points|What to do", text)

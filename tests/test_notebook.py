@@ -4,22 +4,26 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 
 import nbformat
 import pytest
 import torch
-from helpers import ROOT
+from helpers import LEFT_OUT, ROOT
+from paper_helpers import latex_of
 from torch import nn
 
 import training
 import utils
-from analysis import figures, layer_table
+from analysis import figures, layer_table, summary
 from analysis.checks import Checks
+from analysis.ledger import Ledger
 from report.freshness import definition_cells
 from tools.errors import CheckError
 from tools.notebook_definitions import NOTEBOOK, load_definitions
+from tools.run_notebook import run_notebook
 
 NAMES = load_definitions()
 NUMBER = re.compile(r"\d+\.\d+")
@@ -280,17 +284,118 @@ def names_of(cells, context):
     return names
 
 
-@pytest.mark.parametrize("first, last", [
-    ("epoch", "epoch-study"), ("discussion", "limits"), ("reproducibility", "tbl-environment"),
-])
-def test_a_section_can_be_removed_without_an_edit_elsewhere(first, last):
-    ids = [cell.id for cell in cells()]
-    removed = range(ids.index(first), ids.index(last) + 1)
-    code = {n: cell for n, cell in enumerate(cells()) if cell.cell_type == "code"}
-    inside = [cell for n, cell in code.items() if n in removed]
-    outside = [cell for n, cell in code.items() if n not in removed]
+# Headings of sections that can be removed, alone or with those that rest on them.
+REMOVABLE = [
+    ["The training loop"],
+    ["Accuracy"],
+    ["One more epoch"],
+    ["Discussion"],
+    ["Reproducibility"],
+    ["Training", "Accuracy", "One more epoch"],
+    ["The training loop", "Accuracy", "Discussion", "Reproducibility"],
+]
+NETWORK_ONLY = ["Training", "Accuracy", "One more epoch", "Discussion", "Reproducibility"]
+
+
+def without_sections(notebook, titles):
+    """Return the cells of a notebook that are in none of the sections, by their headings."""
+    kept = []
+    level = 0  # of the heading of a section that is being left out
+    for cell in notebook.cells:
+        heading = None
+        if cell.cell_type == "markdown":
+            heading = re.search(r"(?m)^(#+) (.+)", cell.source)
+        if heading and (not level or len(heading[1]) <= level):
+            level = len(heading[1]) if heading[2] in titles else 0
+        if not level:
+            kept.append(cell)
+    return kept
+
+
+@pytest.mark.parametrize("titles", [*REMOVABLE, NETWORK_ONLY], ids=", ".join)
+def test_a_section_can_be_removed_without_an_edit_elsewhere(titles):
+    kept = without_sections(nbformat.read(NOTEBOOK, 4), titles)
+    outside = [cell for cell in kept if cell.cell_type == "code"]
+    removed = {cell.id for cell in cells()} - {cell.id for cell in kept}
+    inside = [cell for cell in cells() if cell.id in removed and cell.cell_type == "code"]
+    assert len(removed) >= 2 * len(titles)
     lost = names_of(inside, ast.Store) - names_of(outside, ast.Store)
     assert not lost & names_of(outside, ast.Load)
+    # The text of the others refers to nothing that is gone, and by numbers that still hold.
+    labels = {"fig": [], "tbl": []}
+    for cell in outside:
+        for label in re.findall(r"(?m)^#\| label: (\S+)", cell.source):
+            labels[label[:3]].append(label)
+    text = [cell for cell in kept if "notebook-only" not in cell.metadata.get("tags", [])]
+    shown = "\n".join(cell.source for cell in text if cell.cell_type == "markdown")
+    shown = re.sub(r"(?s)<!--.*?-->", "", shown)
+    for number, label in re.findall(r"\[(?:Figure|Table) (\d+)\]\(#(\S+?)\)", shown):
+        assert labels[label[:3]].index(label) + 1 == int(number), label
+
+
+@pytest.mark.slow
+def test_the_network_alone_makes_a_paper(tmp_path, monkeypatch):
+    """Claims, conclusions, abstract and figures follow what is left; nothing is trained."""
+    root = shutil.copytree(ROOT, tmp_path / "project", ignore=LEFT_OUT)
+    notebook = nbformat.read(NOTEBOOK, 4)
+    notebook.cells = without_sections(notebook, NETWORK_ONLY[:3])
+    source = root / "notebooks" / "assignment2.ipynb"
+    executed = tmp_path / "executed.ipynb"
+    nbformat.write(notebook, source)
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("OUTPUT", raising=False)
+    run_notebook(source, executed, any_fonts=True)
+    results = json.loads((root / "build" / "results.json").read_text(encoding="utf-8"))
+    assert results["data"] is None
+    assert set(results["claims"]) >= {"parameters", "layer_output/2", "published/original"}
+    assert not any(name.startswith(("test_accuracy", "epochs")) for name in results["claims"])
+    tex, _ = latex_of(nbformat.read(executed, 4), check_freshness=False)
+    assert "is not trained here" in tex and "8,898,826 parameters is built" in tex
+    assert tex.count(r"\includegraphics") == 1
+    assert "original report" in tex and "from scratch" not in tex.partition("begin{tabular}")[0]
+
+
+def estimate(value):
+    return summary.Estimate(value, 0.5)
+
+
+PARTS = {
+    "network": (summary.Network(8_898_826, 0.118, 1e-6), "8,898,826 parameters", "not trained"),
+    "trained": (
+        summary.Training("5 epochs", 15.0, "CPU", "2 threads of CPU", "CIFAR-10"),
+        "15.0 minutes on CPU",
+        "from scratch for 5 epochs",
+    ),
+    "evaluation": (
+        summary.Evaluation(estimate(82.5), 83.5, None, "cat and dog", 15.0, 10_000, 82.37),
+        "82.50 % of the test images",
+        "82.50 % ± 0.50, about as much as the 82.37 %",
+    ),
+    "epoch": (
+        summary.OneMoreEpoch(
+            80, 80, 0.6, 0.5, 0.1, *(estimate(value) for value in (1.0, 2.0, -3.0, -1.0, -2.0))
+        ),
+        "change the accuracy by -2.00 ± 0.50 points",
+        "by -2.00 ± 0.50 points",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", [
+    ["network"], ["network", "trained"], ["network", "trained", "evaluation"],
+    ["network", "trained", "epoch"], list(PARTS),
+], ids=" ".join)
+def test_abstract_and_conclusions_follow_the_sections_that_are_there(names):
+    texts = summary.Summary(Ledger())
+    for name in names:
+        setattr(texts, name, PARTS[name][0])
+    abstract = texts.abstract()
+    conclusions = texts.conclusions()
+    for name, (_, in_abstract, in_conclusions) in PARTS.items():
+        if name != "network" and (name != "trained" or "evaluation" not in names):
+            assert (in_conclusions in conclusions) == (name in names), name
+        assert (in_abstract in abstract) == (name in names), name
+    assert ("not trained" in conclusions) == (names == ["network"])
 
 
 NOTEBOOKS = sorted(NOTEBOOK.parent.glob("*.ipynb"))
@@ -313,6 +418,34 @@ def test_form_of_the_notebook(notebook):
     for tag in ("parameters", "abstract", "front-matter", "banner"):
         assert tags.count(tag) == 1
     assert tags.count("conclusion") >= 1
+
+
+LONGEST_CELL = 25  # lines; cell options and the definition of the network do not count
+
+
+def test_cells_of_code_are_short():
+    lengths = []
+    for cell in cells():
+        if cell.cell_type == "code":
+            lines = [line for line in cell.source.splitlines() if not line.startswith("#|")]
+            lengths.append(len(lines))
+            if "definition" not in cell.metadata.get("tags", []):
+                assert len(lines) <= LONGEST_CELL, cell.id
+    assert statistics.median(lengths) <= 10
+
+
+def test_each_exercise_has_a_folded_solution():
+    exercises = 0
+    for cell in cells():
+        parts = re.split(r"\*\*Exercise \d\.\*\*", cell.source)
+        for exercise in parts[1:]:
+            assert cell.metadata.tags == ["notebook-only"], cell.id  # the paper has none
+            # a blank line behind the summary: Markdown in it is rendered everywhere
+            question, answer = exercise.split("\n\n<details>\n<summary>Solution</summary>\n\n")
+            assert "?" in question
+            assert re.fullmatch(r"(?s).{80,}\n\n</details>\s*", answer), cell.id
+            exercises += 1
+    assert exercises == 6
 
 
 def test_every_check_says_what_it_expected():
@@ -368,11 +501,10 @@ PAPER_WORDS = (
     "2 Training",
     "2.1 Data",
     "2.2 Recipe",
-    "3 Results",
-    "3.1 Accuracy",
-    "3.2 One more epoch",
-    "4 Discussion",
-    "5 Reproducibility",
+    "3 Accuracy",
+    "4 One more epoch",
+    "5 Discussion",
+    "6 Reproducibility",
     "References",
     "Figure 1",
     "Figure 4",

@@ -5,7 +5,8 @@ and `# END SOLUTION`, with any number of #: a place for the student's code stand
 hint. A comment PROMPT asks for text, `<!-- PROMPT question -->` in a Markdown cell or `# PROMPT
 question` at the top of a code cell: the question replaces the cell's text or code; without a
 question the cell is left out. `<!-- TASK text -->` becomes a Markdown cell behind its own.
-Outputs, results and runs are left out, and placeholders replace the author.
+Exercises stay, their solutions do not: `<details>` with the summary Solution. Outputs, results
+and runs are left out, and placeholders replace the author.
 """
 
 import ast
@@ -31,6 +32,9 @@ END = re.compile(r"\s*#+ *END SOLUTION.*")
 PROMPT = re.compile(r"<!--\s*PROMPT\b\s*(?P<text>.*?)\s*-->\n*", re.DOTALL)
 CODE_PROMPT = re.compile(r"(?m)^#+ *PROMPT\b(?P<text>.*(?:\n# .*)*)")
 TASK = re.compile(r"<!--\s*TASK\b\s*(?P<text>.*?)\s*-->\n*", re.DOTALL)
+ANSWER = re.compile(
+    r"\n*<details>\s*<summary>Solution</summary>(?:(?!<details>).)*?</details>", re.DOTALL
+)
 POINTS = re.compile(r"(?P<name>[A-Z][a-z]*(?: [a-z]+)*): (?P<points>\d+(?:\.\d+)?) points")
 NAME, NUMBER, UNIVERSITY, EMAIL, ACCOUNT = PLACEHOLDERS
 AUTHOR = {"name": NAME, "student_number": NUMBER, "university": UNIVERSITY, "email": EMAIL}
@@ -109,6 +113,20 @@ def question(text):
     return f"*{QUESTION} {' '.join(text.split())}*"
 
 
+def without_answers(source, cell):
+    """Return the source of a Markdown cell without the solutions of its exercises.
+
+    `cell` is what messages call the cell. Raises AssignmentError for a solution that does not end.
+    """
+    left = ANSWER.sub("", source)
+    if re.search(r"<summary>\s*Solution", left):
+        raise AssignmentError(
+            f"{cell} has a solution that would be handed out: write it between "
+            "<details><summary>Solution</summary> and </details>"
+        )
+    return left
+
+
 def blank_text(source):
     """Return the source of a Markdown cell as students get it, "" for a cell that is left out.
 
@@ -155,7 +173,7 @@ def blank_cells(cell, name):
     if cell.cell_type != "markdown":
         return [cell]
     tasks = [found["text"] for found in TASK.finditer(cell.source)]
-    cell.source = blank_text(cell.source)
+    cell.source = blank_text(without_answers(cell.source, name))
     cells = [cell] if cell.source else []
     if tasks:
         metadata = {"tags": ["notebook-only"]}

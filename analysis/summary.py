@@ -1,0 +1,325 @@
+"""What the sections of the assignment's notebook report, and the texts that sum them up."""
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+
+import utils
+from analysis import layer_table, results, run_statistics
+from analysis.display import prose
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A value with half of its 95 % interval; `f"{estimate:+.2f}"` is "-2.52 ± 0.63"."""
+    value: float
+    half_interval: float
+
+    def __format__(self, form):
+        values = {"value": self.value, "value_interval": self.half_interval}
+        return results.plus_minus(values, "value", form)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The size of a network.
+
+    Attributes:
+        parameters: how many there are.
+        forward_cost: of one image, in GFLOP; a multiply-add counts as two operations.
+        block_difference: the largest difference of an output from torchvision's block.
+    """
+    parameters: int
+    forward_cost: float
+    block_difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network was trained, as a sentence says it.
+
+    Attributes:
+        epochs: in words, "5 epochs".
+        minutes: how long it took.
+        device: what trained it.
+        machine: the same with the number of threads.
+        source: the name of the data.
+    """
+    epochs: str
+    minutes: float
+    device: str
+    machine: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a trained network makes of the test images.
+
+    Attributes:
+        accuracy: in per cent, with its 95 % interval over test images.
+        accuracy_with_tta: with flip test-time augmentation, in per cent.
+        confusion: counts (C, C), true classes in rows.
+        most_confused: the two classes confused most, "cat and dog".
+        most_confused_share: their share of all mistakes, in per cent.
+        images: how many test images there are.
+        original: the accuracy that the original report states, in per cent.
+    """
+    accuracy: Estimate
+    accuracy_with_tta: float
+    confusion: np.ndarray
+    most_confused: str
+    most_confused_share: float
+    images: int
+    original: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OneMoreEpoch:
+    """What one more epoch does, beside a control run with a learning rate of zero.
+
+    Accuracies are in per cent and their changes in points, losses in nats; what each measure is
+    says `run_statistics.epoch_measures`.
+    """
+    accuracy: float
+    control_accuracy: float
+    running_mean_first: float
+    running_mean_last: float
+    jump: float
+    excess: Estimate
+    rise: Estimate
+    change: Estimate
+    control_change: Estimate
+    change_beyond_control: Estimate
+
+    @property
+    def direction(self):
+        """Whether the running mean of the loss "rises" or "falls"."""
+        if self.running_mean_last > self.running_mean_first:
+            return "rises"
+        return "falls"
+
+    def table(self):
+        """Return the measures with their meaning: a DataFrame of strings."""
+        first = f"{self.running_mean_first:.4f}"
+        last = f"{self.running_mean_last:.4f}"
+        rows = [
+            ("test accuracy, %", f"{self.accuracy:.2f}"),
+            ("change of the test accuracy, points", f"{self.change:+.2f}"),
+            ("the same in the control", f"{self.control_change:+.2f}"),
+            ("the difference of the two", f"{self.change_beyond_control:+.2f}"),
+            ("loss minus the control's, steps 2 to 11", f"{self.jump:+.3f}"),
+            ("loss minus the control's, all steps", f"{self.excess:+.3f}"),
+            ("running mean of the loss after 1/5 of the steps", first),
+            ("running mean of the loss after all steps", last),
+            ("rise of the running mean, minus the control's", f"{self.rise:+.4f}"),
+        ]
+        return pd.DataFrame(rows, columns=["measure", "value"]).set_index("measure")
+
+
+class Summary:
+    """Collects what the sections of the notebook report; each claims its numbers.
+
+    The attributes `network`, `data`, `run`, `trained`, `evaluation` and `epoch` are None until
+    their section has been run. Abstract, conclusions and the table of accuracies consist of what
+    is there, so that a section can be removed.
+    """
+
+    def __init__(self, ledger):
+        self.ledger = ledger
+        self.network = None
+        self.data = None
+        self.run = None
+        self.trained = None
+        self.evaluation = None
+        self.epoch = None
+        self.abstract_handle = None  # of the cell that shows the abstract
+
+    def add_network(self, net, table, block_difference):
+        """Claim the size of `net` and the outputs in its layer table; return a Network.
+
+        `table` is the DataFrame of `layer_table`, `block_difference` the largest difference of an
+        output from torchvision's block.
+        """
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        forward_cost = layer_table.forward_cost(net)
+        results.claim_network(self.ledger, table, parameters, forward_cost, block_difference)
+        self.network = Network(parameters, forward_cost, block_difference)
+        return self.network
+
+    def add_data(self, data):
+        """Note the utils.Data that runs rest on; return what they are, as Markdown."""
+        self.data = data
+        means, deviations = data.normalisation()
+        mean_text = ", ".join(f"{mean:.3f}" for mean in means)
+        deviation_text = ", ".join(f"{deviation:.3f}" for deviation in deviations)
+        return (
+            f"The data are {data.source}: {len(data.train_labels):,} training and "
+            f"{len(data.test_labels):,} test images. Inputs are normalised by the training images' "
+            f"own means ({mean_text}) and standard deviations ({deviation_text}) of red, green and "
+            "blue."
+        )
+
+    def add_training(self, run):
+        """Claim for how long the training.Run `run` was trained; return a Training."""
+        epochs = len(run.history)
+        minutes = run.info["seconds"] / 60
+        self.ledger.claim("epochs", epochs, "", run)
+        self.ledger.claim("training_time", minutes, "min", run)
+        self.run = run
+        self.trained = Training(
+            epochs="1 epoch" if epochs == 1 else f"{epochs} epochs",
+            minutes=minutes,
+            device=run.device,
+            machine=f"{run.info['choices']['threads']} threads of {run.device}",
+            source=run.info["source"],
+        )
+        return self.trained
+
+    def add_evaluation(self, probabilities, mirrored):
+        """Claim what the test images say of the network of the run; return an Evaluation.
+
+        `probabilities` are those of the classes for each test image, float (N, C), `mirrored` those
+        for the mirrored images.
+        """
+        data = self.data
+        labels = data.test_labels
+        confusion = run_statistics.confusion_matrix(
+            probabilities.argmax(1), labels, len(data.classes)
+        )
+        accuracy = utils.accuracy_of(probabilities, labels)
+        accuracy_with_tta = utils.accuracy_of(probabilities + mirrored, labels)
+        results.claim_evaluation(
+            self.ledger, self.run, accuracy, accuracy_with_tta, confusion, data.classes
+        )
+        first, second, share = run_statistics.most_confused(confusion)
+        interval = run_statistics.accuracy_interval(accuracy, len(labels))
+        self.evaluation = Evaluation(
+            accuracy=Estimate(accuracy, interval),
+            accuracy_with_tta=accuracy_with_tta,
+            confusion=confusion,
+            most_confused=f"{data.classes[first]} and {data.classes[second]}",
+            most_confused_share=share,
+            images=len(labels),
+            original=self.claim_published()["original"],
+        )
+        return self.evaluation
+
+    def add_epoch(self, restart, control):
+        """Claim what the run `restart` did to the network; return a OneMoreEpoch.
+
+        `control` is its control run with a learning rate of zero.
+        """
+        self.ledger.claim(f"{self.run.name}/accuracy", self.run.accuracy, "%", self.run)
+        after = results.claim_epoch(self.ledger, restart, self.run, control)
+        after_control = results.claim_epoch(self.ledger, control, self.run, control)
+        self.claim_published()
+
+        def estimate(values, name):
+            return Estimate(values[name], values[f"{name}_interval"])
+
+        self.epoch = OneMoreEpoch(
+            accuracy=after["accuracy"],
+            control_accuracy=after_control["accuracy"],
+            running_mean_first=after["running_mean_first"],
+            running_mean_last=after["running_mean_last"],
+            jump=after["jump"],
+            excess=estimate(after, "excess"),
+            rise=estimate(after, "rise"),
+            change=estimate(after, "change"),
+            control_change=estimate(after_control, "change"),
+            change_beyond_control=estimate(after, "change_from_control"),
+        )
+        return self.epoch
+
+    def claim_published(self):
+        """Claim the statistics of the published reports; return them, a dict."""
+        _, published = run_statistics.published()
+        return self.ledger.claim_all("published", published)
+
+    def accuracy_table(self):
+        """Return the table of test accuracies, ours and the published ones: a DataFrame."""
+        images = results.OFFICIAL_IMAGES
+        accuracies = {}
+        if self.evaluation:
+            images = self.evaluation.images
+            accuracies["ours, from scratch"] = self.evaluation.accuracy.value
+            accuracies["… with TTA"] = self.evaluation.accuracy_with_tta
+        if self.epoch:
+            images = len(self.data.test_labels)
+            accuracies["… and one more epoch"] = self.epoch.accuracy
+        return results.accuracy_table(accuracies, images, self.claim_published())
+
+    def conclusions(self):
+        """Return the conclusions as Markdown."""
+        sentences = []
+        if self.evaluation:
+            accuracy = self.evaluation.accuracy
+            original = self.evaluation.original
+            comparison = results.compare(accuracy.value, accuracy.half_interval, original)
+            sentences.append(
+                f"The network, trained from scratch for {self.trained.epochs}, reaches "
+                f"{accuracy.value:.2f} % ± {accuracy.half_interval:.2f}, {comparison} the "
+                f"{original:.2f} % of the original report."
+            )
+        elif self.trained:
+            sentences.append(f"The network is trained from scratch for {self.trained.epochs}.")
+        elif self.network:
+            sentences.append("The network is built and checked; it is not trained here.")
+        if self.epoch:
+            change = f"{self.epoch.change_beyond_control:+.2f}"
+            subject = "it" if self.evaluation else "the test accuracy"
+            sentences.append(f"The updates of one more epoch change {subject} by {change} points.")
+        return " ".join(sentences)
+
+    def abstract(self):
+        """Return the abstract as Markdown."""
+        sentences = []
+        if self.network:
+            sentences.append(
+                f"A bottleneck residual network with {self.network.parameters:,} parameters is "
+                "built from pieces, and each piece is checked."
+            )
+        if self.trained:
+            sentences.append(self._training_sentence())
+        if self.evaluation:
+            sentences.append(
+                f"An earlier report on the assignment reaches {self.evaluation.original:.2f} % "
+                "with another network, after one more epoch from a checkpoint."
+            )
+        if self.epoch:
+            sentences.append(
+                "We repeat that epoch from our network, beside a control run with a learning rate "
+                "of zero. Its updates change the accuracy by "
+                f"{self.epoch.change_beyond_control:+.2f} points, and the running mean of the loss "
+                f"by {self.epoch.rise:+.3f}."
+            )
+        sentences.append("Each measured number is stored with its source and can be recomputed.")
+        return " ".join(sentences)
+
+    def _training_sentence(self):
+        """What the abstract says of training, and of the accuracy if it is known."""
+        trained = self.trained
+        if not self.evaluation:
+            return (
+                f"It is trained from scratch on {trained.source} for {trained.epochs}, in "
+                f"{trained.minutes:.1f} minutes on {trained.device}."
+            )
+        return (
+            f"Trained from scratch on {trained.source} for {trained.epochs}, in "
+            f"{trained.minutes:.1f} minutes on {trained.device}, it classifies "
+            f"{self.evaluation.accuracy.value:.2f} % of the test images correctly."
+        )
+
+    def show_abstract(self):
+        """Show the place of the abstract, which `fill_abstract` fills at the end of the run."""
+        display({"text/html": "<h2>Abstract</h2>"}, raw=True)
+        self.abstract_handle = display(
+            Markdown("*(Filled at the end of the run.)*"), display_id="abstract"
+        )
+
+    def fill_abstract(self):
+        """Show the abstract in its place; do nothing if no cell shows one."""
+        if self.abstract_handle:
+            prose(self.abstract(), self.abstract_handle)
