@@ -12,13 +12,17 @@ from analysis.display import prose
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with half of its 95 % interval; `f"{estimate:+.2f}"` is "-2.52 ± 0.63"."""
+    """A value with half of its 95 % interval; as text it is "2.5 ± 0.6"."""
     value: float
     half_interval: float
 
-    def __format__(self, form):
-        values = {"value": self.value, "value_interval": self.half_interval}
-        return results.plus_minus(values, "value", form)
+    def __str__(self):
+        return results.with_interval(self.value, self.half_interval)
+
+    @property
+    def signed(self):
+        """The text with a sign, as of a change: "+2.5 ± 0.6"."""
+        return results.with_interval(self.value, self.half_interval, signed=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +110,14 @@ class OneMoreEpoch:
         last = f"{self.running_mean_last:.4f}"
         rows = [
             ("test accuracy, %", f"{self.accuracy:.2f}"),
-            ("change of the test accuracy, points", f"{self.change:+.2f}"),
-            ("the same in the control", f"{self.control_change:+.2f}"),
-            ("the difference of the two", f"{self.change_beyond_control:+.2f}"),
+            ("change of the test accuracy, points", self.change.signed),
+            ("the same in the control", self.control_change.signed),
+            ("the difference of the two", self.change_beyond_control.signed),
             ("loss minus the control's, steps 2 to 11", f"{self.jump:+.3f}"),
-            ("loss minus the control's, all steps", f"{self.excess:+.3f}"),
+            ("loss minus the control's, all steps", self.excess.signed),
             ("running mean of the loss after 1/5 of the steps", first),
             ("running mean of the loss after all steps", last),
-            ("rise of the running mean, minus the control's", f"{self.rise:+.4f}"),
+            ("rise of the running mean, minus the control's", self.rise.signed),
         ]
         return pd.DataFrame(rows, columns=["measure", "value"]).set_index("measure")
 
@@ -268,7 +272,7 @@ class Summary:
         elif self.network:
             sentences.append("The network is built and checked; it is not trained here.")
         if self.epoch:
-            change = f"{self.epoch.change_beyond_control:+.2f}"
+            change = self.epoch.change_beyond_control.signed
             subject = "it" if self.evaluation else "the test accuracy"
             sentences.append(f"The updates of one more epoch change {subject} by {change} points.")
         return " ".join(sentences)
@@ -289,11 +293,11 @@ class Summary:
                 "with another network, after one more epoch from a checkpoint."
             )
         if self.epoch:
+            change = self.epoch.change_beyond_control.signed
             sentences.append(
                 "We repeat that epoch from our network, beside a control run with a learning rate "
-                "of zero. Its updates change the accuracy by "
-                f"{self.epoch.change_beyond_control:+.2f} points, and the running mean of the loss "
-                f"by {self.epoch.rise:+.3f}."
+                f"of zero. Its updates change the accuracy by {change} points, and the running "
+                f"mean of the loss by {self.epoch.rise.signed}."
             )
         sentences.append("Each measured number is stored with its source and can be recomputed.")
         return " ".join(sentences)

@@ -15,6 +15,7 @@ from pypdf import PdfReader
 
 import training
 import utils
+from analysis.results import with_interval
 from tools.notebook_definitions import NOTEBOOK, load_definitions
 
 RESULTS = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))
@@ -109,7 +110,8 @@ def test_the_conclusions_follow_from_the_claims():
     assert f"{accuracy:.2f} % ± {interval:.2f}, {words} the" in text
     change = CLAIMS["one-more-epoch/change_from_control"]
     half = CLAIMS["one-more-epoch/change_from_control_interval"]
-    assert f"by {change:+.2f} ± {half:.2f} points" in text
+    words = with_interval(change, half, signed=True).replace("−", "-")
+    assert f"by {words} points" in text
 
 
 def stored_runs():
