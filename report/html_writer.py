@@ -16,6 +16,7 @@ from report.latex_text import WINDOWS, Latex, safe_label
 from report.latex_writer import adopt_strays, is_block, is_tight
 from report.links import WEB_ADDRESS
 from report.markdown import HEADINGS
+from report.paper import too_deep
 from report.passports import Surroundings
 from report.typography import SPACE, collapse_spaces, curl_quotes
 
@@ -33,6 +34,10 @@ SIDES = {"c": "centre", "r": "right"}
 MULTIROW = re.compile(r"\s*\\multirow(?:\[\w*\])?\{(\d{1,3})\}")
 RULE = re.compile("midrule|hline")
 NUMBERED_HEADINGS = ("h1", "h2", "h3")
+# a number and the one behind its ±, between which no line ends
+TOGETHER = re.compile(
+    "<button [^>]*>[^<]*</button>[^<]{0,3}\u00a0±\u00a0<button [^>]*>[^<]*</button>"
+)
 NO_PASSPORTS = ["a", "code", "pre"]
 
 
@@ -61,9 +66,12 @@ class HtmlWriter:
         self.is_typed = False  # whether the present text was typed although code shows it
 
     def write(self, fragment):
-        """The HTML of a fragment."""
+        """The HTML of a fragment. Raises PaperError if its elements are too deep in each other."""
         self.fragment = fragment
-        return "\n".join(self.write_blocks(fragment.body))
+        try:
+            return "\n".join(self.write_blocks(fragment.body))
+        except RecursionError:
+            raise too_deep(fragment.cell) from None
 
     # ------------------------------------------------------------------------------------ blocks
 
@@ -295,7 +303,8 @@ class HtmlWriter:
         claims = []
         if self.fragment.is_computed and not self.is_typed:
             claims = self.find_passports(line, around)
-        return self.write_inline(line).strip(SPACE), claims
+        content = self.write_inline(line).strip(SPACE)
+        return TOGETHER.sub(r'<span class="together">\g<0></span>', content), claims
 
     def find_passports(self, line, around):
         """Find the passports of a line's numbers; return the claims of the last one."""
