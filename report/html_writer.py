@@ -57,7 +57,6 @@ class HtmlWriter:
         self.references = {each.key: (number, each) for number, each in enumerate(references, 1)}
         self.passports = passports
         self.picture = picture
-        self.float_numbers = _number_floats(paper)
         self.shown = {}  # (claims, cell) of the passports that numbers open -> their number
         self.footnotes = []
         self.fragment = None  # that is being written
@@ -385,8 +384,6 @@ class HtmlWriter:
 
     def number_of(self, label):
         """The number of a section, equation, figure or table, as LaTeX counts."""
-        if label in self.float_numbers:
-            return self.float_numbers[label]
         return self.paper.labels[label].number if label in self.paper.labels else "?"
 
     def write_citation(self, keys, is_named):
@@ -461,22 +458,6 @@ BLOCKS = {
     "paper-table": HtmlWriter.write_table,
     "pre": HtmlWriter.write_listing,
 }
-
-
-def _number_floats(paper):
-    """Label -> number of figures and tables, counted as LaTeX does: in the order of the source."""
-    counts = {"paper-figure": 0, "paper-table": 0}
-    numbers = {}
-    for fragment in paper.fragments:
-        for element in fragment.body.find_all(list(counts)):
-            label = element["float"].label
-            if label and fragment.part == "body":
-                counts[element.name] += 1
-                numbers[label] = str(counts[element.name])
-                for index, _ in enumerate(element.find_all("part-caption")):
-                    letter = chr(ord("a") + index % 26)
-                    numbers[f"{label}-{index + 1}"] = f"{numbers[label]}{letter}"
-    return numbers
 
 
 def _is_block(node):
