@@ -36,7 +36,7 @@ from report.freshness import cell_names, record, stale
 from report.headings import arrange_headings
 from report.links import link
 from report.numbering import find_names, number
-from report.paper import Paper
+from report.paper import Paper, too_deep
 from report.passports import read_results
 from report.syntax import clean
 from report.typeset import BUILD, NO_SANDBOX, attach, sandbox, typeset
@@ -93,9 +93,7 @@ def write(paper, fragment):
     try:
         text = latex_writer.write(fragment.body)
     except RecursionError:
-        raise PaperError(
-            f"{fragment.cell}: its lists or HTML elements stand in each other too deep."
-        ) from None
+        raise too_deep(fragment.cell) from None
     number_of_cell = fragment.cell.partition(" (")[0]  # without its words: the paper shows no code
     definitions = "".join(f"{line}\n" for line in fragment.definitions)
     fragment.latex = f"% {number_of_cell}\n{definitions}{text}"

@@ -16,6 +16,7 @@ from report.latex_text import WINDOWS, Latex, safe_label
 from report.latex_writer import adopt_strays, is_block, is_tight
 from report.links import WEB_ADDRESS
 from report.markdown import HEADINGS
+from report.paper import too_deep
 from report.passports import Surroundings
 from report.typography import SPACE, collapse_spaces, curl_quotes
 
@@ -33,6 +34,10 @@ SIDES = {"c": "centre", "r": "right"}
 MULTIROW = re.compile(r"\s*\\multirow(?:\[\w*\])?\{(\d{1,3})\}")
 RULE = re.compile("midrule|hline")
 NUMBERED_HEADINGS = ("h1", "h2", "h3")
+# a number and the one behind its ±, between which no line ends
+TOGETHER = re.compile(
+    "<button [^>]*>[^<]*</button>[^<]{0,3}\u00a0±\u00a0<button [^>]*>[^<]*</button>"
+)
 NO_PASSPORTS = ["a", "code", "pre"]
 
 
@@ -52,7 +57,6 @@ class HtmlWriter:
         self.references = {each.key: (number, each) for number, each in enumerate(references, 1)}
         self.passports = passports
         self.picture = picture
-        self.float_numbers = _number_floats(paper)
         self.shown = {}  # (claims, cell) of the passports that numbers open -> their number
         self.footnotes = []
         self.fragment = None  # that is being written
@@ -61,9 +65,12 @@ class HtmlWriter:
         self.is_typed = False  # whether the present text was typed although code shows it
 
     def write(self, fragment):
-        """The HTML of a fragment."""
+        """The HTML of a fragment. Raises PaperError if its elements are too deep in each other."""
         self.fragment = fragment
-        return "\n".join(self.write_blocks(fragment.body))
+        try:
+            return "\n".join(self.write_blocks(fragment.body))
+        except RecursionError:
+            raise too_deep(fragment.cell) from None
 
     # ------------------------------------------------------------------------------------ blocks
 
@@ -295,7 +302,8 @@ class HtmlWriter:
         claims = []
         if self.fragment.is_computed and not self.is_typed:
             claims = self.find_passports(line, around)
-        return self.write_inline(line).strip(SPACE), claims
+        content = self.write_inline(line).strip(SPACE)
+        return TOGETHER.sub(r'<span class="together">\g<0></span>', content), claims
 
     def find_passports(self, line, around):
         """Find the passports of a line's numbers; return the claims of the last one."""
@@ -376,8 +384,6 @@ class HtmlWriter:
 
     def number_of(self, label):
         """The number of a section, equation, figure or table, as LaTeX counts."""
-        if label in self.float_numbers:
-            return self.float_numbers[label]
         return self.paper.labels[label].number if label in self.paper.labels else "?"
 
     def write_citation(self, keys, is_named):
@@ -452,22 +458,6 @@ BLOCKS = {
     "paper-table": HtmlWriter.write_table,
     "pre": HtmlWriter.write_listing,
 }
-
-
-def _number_floats(paper):
-    """Label -> number of figures and tables, counted as LaTeX does: in the order of the source."""
-    counts = {"paper-figure": 0, "paper-table": 0}
-    numbers = {}
-    for fragment in paper.fragments:
-        for element in fragment.body.find_all(list(counts)):
-            label = element["float"].label
-            if label and fragment.part in ("body", "appendix"):
-                counts[element.name] += 1
-                numbers[label] = str(counts[element.name])
-                for index, _ in enumerate(element.find_all("part-caption")):
-                    letter = chr(ord("a") + index % 26)
-                    numbers[f"{label}-{index + 1}"] = f"{numbers[label]}{letter}"
-    return numbers
 
 
 def _is_block(node):

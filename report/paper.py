@@ -132,6 +132,11 @@ class Paper:
         return name
 
 
+def too_deep(cell):
+    """The PaperError for elements that stand in each other deeper than Python can follow."""
+    return PaperError(f"{cell}: its lists or HTML elements stand in each other too deep.")
+
+
 def _add(notes, sentence, cell):
     cells = notes.setdefault(sentence, [])
     if cell not in cells:

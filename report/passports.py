@@ -7,6 +7,7 @@ passport has them all.
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -45,8 +46,10 @@ class Claim:
 
     @property
     def is_number(self):
-        """Whether the value is a number; true and false are none."""
-        return isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        """Whether the value is a finite number; true and false are none."""
+        if not isinstance(self.value, int | float) or isinstance(self.value, bool):
+            return False
+        return math.isfinite(self.value)
 
     @property
     def words(self):

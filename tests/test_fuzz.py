@@ -173,8 +173,8 @@ def paper_or_sentence(convert, nb):
 @pytest.mark.slow
 @given(notebook)
 @tries(EXAMPLES)
-def test_any_notebook_becomes_latex_or_one_sentence(nb):
-    latex = paper_or_sentence(latex_of, nb)
+def test_any_notebook_becomes_latex_and_a_page_or_one_sentence(nb):
+    latex = paper_or_sentence(lambda nb: latex_of(nb, page=True), nb)
     assert latex is None or r"\end{document}" in latex
 
 

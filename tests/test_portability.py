@@ -117,8 +117,8 @@ for file in pathlib.Path({root!r}).glob("[a-z]*/[a-z]*.py"):
 from nbformat.v4 import new_markdown_cell, new_notebook
 from paper_helpers import latex_of
 notebook = new_notebook(cells=[new_markdown_cell("# M\\xfcller\\n\\n$x^2$ and \\ud55c")])
-latex, _ = latex_of(notebook, {{"metadata": {{"name": "n", "path": "."}}}})
-assert "M\\xfcller" in latex and "\\ud55c" in latex
+latex, about = latex_of(notebook, {{"metadata": {{"name": "n", "path": "."}}}}, page=True)
+assert "M\\xfcller" in latex and "\\ud55c" in latex and "\\ud55c" in about["page"]
 
 from tools import run_notebook
 sys.argv = ["run_notebook", "n.ipynb", "run.ipynb"]

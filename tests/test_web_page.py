@@ -302,6 +302,13 @@ def test_the_page_asks_nothing_of_the_network():
     assert loading and set(loading) == {"data:imag"}
 
 
+def test_deep_elements_and_odd_claims_are_no_traceback():
+    with pytest.raises(SystemExit, match="too deep"):
+        build(markdown("<div>" * 500))
+    odd = {"inf": (float("inf"), "", ""), "nan": (float("nan"), "", ""), "none": (None, "", "")}
+    assert opened(page_of(computed("It is 5 and 82.57 %."), claims=odd)) == {}
+
+
 # ------------------------------------------------------------------------------------------ figures
 
 
