@@ -302,6 +302,8 @@ def _check_directory(file, limits):
     end = data.rfind(END_RECORD)
     if data[-22:-18] == END_RECORD and data[-2:] == b"\0\0":  # without a comment, as usual
         end = len(data) - 22
+    if not data:
+        raise ArchiveError("the archive is an empty file: hand it in again")
     # Zip64 is for archives that are larger than any submission.
     if end < 0 or data[max(end - 20, 0) : end].startswith(ZIP64_LOCATOR):
         raise ArchiveError("the archive is not a zip file: hand in the file that make zip writes")

@@ -289,7 +289,10 @@ def mark_similar(verdicts, works, policy):
         if sentences and verdict.code == 0:
             verdict.code = 2
             verdict.reason = sentences[0]
-    return [f"ask how {join_names(names)} came about: {shared}" for names, shared in groups]
+    return [
+        f"ask how {join_names(names)} came about: {shared}; it can be honest"
+        for names, shared in groups
+    ]
 
 
 def project_work(policy):

@@ -221,6 +221,12 @@ def list_notices(entries, unread, missing, course):
             f"neither zip files nor notebooks, so not graded ({len(unread)}): "
             f"{join_names(unread, most=MOST_LISTED)}"
         )
+    contradicted = [entry.archive for entry in entries if entry.verdict.code == 1]
+    if contradicted:
+        notices.append(
+            f"contradicted, so read the reasons before you return points ({len(contradicted)}): "
+            f"{join_names(contradicted, most=MOST_LISTED)}"
+        )
     notices += _notices_on_students(entries, missing, course)
     still_open = [entry.archive for entry in entries if entry.open]
     if still_open:
@@ -244,8 +250,8 @@ def _notices_on_students(entries, missing, course):
         notices.append(f"no student is known of {entry.archive}: {entry.match.reason}")
     if nobodys:
         notices.append(
-            "to give such an archive to a student, rename it as "
-            f"{example_name(course.roster)} is named"
+            "to give such an archive to a student, name it after the student, in the form "
+            f"{example_name(course.roster)}"
         )
     for archives in count_archives(entries).values():
         if len(archives) > 1:

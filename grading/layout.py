@@ -40,7 +40,7 @@ def allowed(name, patterns):
     """
     parts = name.split("/")
     for part in parts:
-        if part.startswith((".", "__")) and part != "__init__.py":
+        if part.startswith((".", "__")) and part not in ("__init__.py", "__main__.py"):
             return False
     for pattern in patterns:
         if pattern.count("/") != len(parts) - 1:  # most are told apart by this alone
@@ -228,7 +228,9 @@ def _unread(names, wanted, top):
     ]
     if len(groups) > MOST_NAMES:
         shown.append("others")
-    return f"{sum(groups.values()):,} files were not read: {', '.join(shown)}."
+    count = sum(groups.values())
+    files = "1 file was" if count == 1 else f"{count:,} files were"
+    return f"{files} not read: {', '.join(shown)}."
 
 
 def _is_of_system(name):

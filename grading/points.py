@@ -44,8 +44,8 @@ def award_points(points, findings):
     cost = min(rule.each * len(contradicted), rule.most, sum(award.points for award in awards))
     if cost:
         reason = (
-            f"{len(contradicted)} findings that do not hold cost {rule.each:g} points each, at "
-            f"most {rule.most:g} in all\nthe first: {contradicted[0].message}"
+            f"each finding that does not hold costs {rule.each:g} points, at most {rule.most:g} in "
+            f"all; here: {len(contradicted)}\nthe first: {contradicted[0].message}"
         )
         awards.append(Award(CONTRADICTIONS, round(-cost, 2), 0.0, 0.0, reason))
     return awards

@@ -11,7 +11,7 @@ import functools
 import io
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -301,6 +301,7 @@ def match_archive(name, authors, roster, folder, deadline=None):
     Raises RosterError if Gradescope's list of submissions is damaged.
     """
     parts = Path(name).parts
+    by_name = ""
     for number, part in enumerate(parts):
         metadata = Path(folder, *parts[:number], GRADESCOPE_METADATA)
         if GRADESCOPE_FOLDER.fullmatch(part) and metadata.is_file():
@@ -315,7 +316,11 @@ def match_archive(name, authors, roster, folder, deadline=None):
             continue
         if match.student or roster.kind == kind:
             return match
-    return match_authors(authors, roster, "the notebook's")
+        by_name = match.reason
+    match = match_authors(authors, roster, "the notebook's")
+    if by_name and not match.student:
+        return replace(match, reason=f"{by_name}, and {match.reason}")
+    return match
 
 
 def moodle_match(found, roster, deadline):
@@ -349,7 +354,7 @@ def one_of(students, what, late=None):
     if len(students) == 1:
         return Match(students[0], f"by {what}", late)
     if students:
-        names = " and ".join(student.name for student in students)
+        names = " and ".join(f"{student.name} ({student.id})" for student in students)
         return Match(None, f"{what} fits {names}", late)
     return Match(None, f"{what} is not in the roster", late)
 
@@ -370,7 +375,7 @@ def match_authors(authors, roster, whose):
                     found.append(student)
         if found:
             return one_of(found, f"{whose} {word}")
-    return Match(None, f"neither a name of its file nor {whose} number or e-mail is in the roster")
+    return Match(None, f"neither its file's name nor {whose} number or e-mail is in the roster")
 
 
 @functools.cache

@@ -118,7 +118,7 @@ def test_a_course_on_moodle(course, tmp_path, capsys):
         "late": "no",
     }
     assert rows[JOERG]["late"] == "yes" and rows[JOERG]["matched"] == "by Moodle's participant 78"
-    assert rows["pair.zip"]["student"] == "" and "Ada Lovelace and Jörg" in said
+    assert rows["pair.zip"]["student"] == "" and "Ada Lovelace (77) and Jörg" in said
     assert (rows["broken.zip"]["points"], rows["broken.zip"]["open"]) == ("0", "100")
     bad = rows["M\\xfcller bad.zip"]
     assert (bad["verdict"], bad["points"]) == ("contradicted", "70")  # 10 of the network, and 5
@@ -180,7 +180,7 @@ def test_a_course_on_canvas(course, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Jörg Müller has 2 archives, none of which is exported" in said
     assert "no student is known of x_999_1_a.zip: Canvas's user 999 is not in the roster" in said
-    assert "rename it as adalovelace_101_1_submission.zip is named" in said
+    assert "name it after the student, in the form adalovelace_101_1_sub" in said
     assert "students without an archive (1): Alan Turing" in said
 
 

@@ -273,13 +273,14 @@ def own_network(world, tmp_path, monkeypatch):
     claims = forgeries.main_claims(run, world.policy)
     claims["resnet/accuracy"] = forgeries.entry(run.info["accuracy"], "resnet", "%")
     with monkeypatch.context() as own:  # the student adds a layer to the table's words
-        own.setattr(layer_table, "KNOWN_MODULES", (*layer_table.KNOWN_MODULES, nn.Dropout))
+        unnamed = (*layer_table.UNNAMED_MODULES, nn.Dropout)
+        own.setattr(layer_table, "UNNAMED_MODULES", unnamed)
         for name, value in definition_facts(names):
             claims[name] = forgeries.entry(value, "definitions")
     source = (ROOT / "analysis/layer_table.py").read_text(encoding="utf-8")
-    world.files["analysis/layer_table.py"] = source.replace(
-        "    nn.Identity,\n", "    nn.Identity,\n    nn.Dropout,\n"
-    ).encode()
+    assert "nn.Identity, nn.Flatten)" in source
+    source = source.replace("nn.Identity, nn.Flatten)", "nn.Identity, nn.Flatten, nn.Dropout)")
+    world.files["analysis/layer_table.py"] = source.encode()
     edit_results(world, lambda results: results.update(claims=claims))
     edit_cell(
         world,

@@ -78,7 +78,7 @@ def test_archives_find_their_students_by_name(tmp_path, text, name, student, lat
         ([{"student_number": " 1815 "}], "1815", "student number"),
         ([{"email": "ADA@example.org"}], "1815", "e-mail"),
         ([{"student_number": "1815", "email": "joerg@example.org"}], "1815", "student number"),
-        ([{"student_number": "1815"}, {"student_number": "1816"}], None, "Ada Lovelace and Jörg"),
+        ([{"student_number": "1815"}, {"student_number": "1816"}], None, "(1815) and Jörg"),
         ([{"student_number": "", "email": ""}, {}], None, "neither"),
     ],
 )
@@ -99,6 +99,7 @@ def test_two_students_of_one_name_are_never_guessed(tmp_path):
     roster = roster_of(tmp_path, PLAIN + "1817;Jörg Müller;\n")
     match = match_archive("Jörg Müller_78_assignsubmission_file_a.zip", [], roster, tmp_path)
     assert match.student is None
+    assert "Jörg Müller (1816) and Jörg Müller (1817), and neither its file" in match.reason
 
 
 def test_gradescope_lists_its_submitters(tmp_path):
