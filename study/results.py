@@ -33,6 +33,14 @@ CHANGES = {
 REFERENCES = {"fast": "the recipe", "ablation-no-zero-init": "γ = 1", "trial-base": "rate 0.01"}
 
 
+SEED_UNITS = {
+    "accuracy": "%",
+    "accuracy_interval": "points",
+    "deviation": "points",
+    "least_minutes": "min",
+}
+
+
 # ---------------------------------------------------------------------------------- accuracies
 
 def claim_accuracies(ledger, runs, published):
@@ -54,7 +62,10 @@ def claim_seeds(ledger, group, runs):
 
     `group` is the name of the group of `runs`, a list; see `run_statistics.summarize_seeds`.
     """
-    return ledger.claim_all(group, run_statistics.summarize_seeds(runs), "%")
+    statistics_of_seeds = run_statistics.summarize_seeds(runs)
+    for name, value in statistics_of_seeds.items():
+        ledger.claim(f"{group}/{name}", value, SEED_UNITS[name])
+    return statistics_of_seeds
 
 
 def accuracy_table(fast, fast_gpu, best, published):
