@@ -17,7 +17,7 @@ from tools.errors import PaperError
 LETTER = 0.46  # width of a letter, as a part of the size of the print
 GAP = 8  # points between columns
 LINE = 1.25  # height of a line, as a part of the size of the print
-HERE = "[!htbp]"  # a float stands in its place if it fits there
+HERE = "[H]"  # a float stands in its place, or at the top of the next column
 MOST_ROWS = 500
 KEPT_ROWS = 30  # of a longer table, at its start and at its end
 MOST_LINES = 3  # of a row whose text is wrapped so that the table stands in its place
@@ -368,7 +368,10 @@ def caption_line(caption, label, is_continued):
 def float_around(content, spans_page, place=""):
     """A float of LaTeX."""
     environment = "table*" if spans_page else "table"
-    return f"\\begin{{{environment}}}{place}\n\\centering\n{content}\\end{{{environment}}}"
+    latex = f"\\begin{{{environment}}}{place}\n\\centering\n{content}\\end{{{environment}}}"
+    if place == HERE:  # flushend would push it out of the page to make columns of one height
+        return f"\\raggedend\n{latex}"
+    return latex
 
 
 def _narrowed(cell, span):
