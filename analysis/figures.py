@@ -82,7 +82,8 @@ def plot_residual_blocks(*blocks):
     figure is wider than a column if the blocks need more room.
     """
     charts = [_read_chart(block) for block in blocks]
-    figure = plt.figure(figsize=(COLUMN_INCHES, 1), layout="none")
+    figure = plt.figure(figsize=(COLUMN_INCHES, 1))
+    figure.set_layout_engine("none")  # the axes are placed by hand
     widths = [_chart_widths(figure, *chart) for chart in charts]
     needed = sum(map(sum, widths)) + BETWEEN * (len(charts) - 1)
     width = max(72 * COLUMN_INCHES, needed)
@@ -348,16 +349,14 @@ def _plot_accuracies(axes, run):
 def plot_classes(confusion, names):
     """Draw the confusion matrix in per cent of each true class, whose diagonal is its accuracy.
 
-    `confusion` are counts (C, C), true classes in rows; `names` are C strings. Cells without
-    images are empty.
+    `confusion` are counts (C, C), true classes in rows; `names` are C strings.
     """
     figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.7))
     shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", aspect="auto", vmin=0, vmax=130)
     for (row, column), share in np.ndenumerate(shares):
-        if share:
-            colour = "white" if share > 60 else BLACK
-            axes.text(column, row, f"{share:.1f}", ha="center", va="center", color=colour)
+        colour = "white" if share > 60 else BLACK
+        axes.text(column, row, f"{share:.1f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -378,8 +377,8 @@ def plot_one_more_epoch(run, control, reports, logged):
     published_steps, _ = logged
     _plot_reports(left, right, reports, published_steps)
     lines = {
-        "published, mean of five": logged,
-        "this run": run_statistics.running_means(run.losses, len(published_steps)),
+        "mean of five reports": logged,
+        "one more epoch": run_statistics.running_means(run.losses, len(published_steps)),
         "control": run_statistics.running_means(control.losses, len(published_steps)),
     }
     published_line = {"color": BLACK, "marker": "D", "linestyle": "-"}
@@ -389,7 +388,7 @@ def plot_one_more_epoch(run, control, reports, logged):
         right.plot(x, means - means[0], **line, markersize=MARKER)
     left.set(xlabel="step", ylabel="running mean of loss")
     right.set(xlabel="step", ylabel="rise since step 100")
-    figure.legend(**LEGEND, ncols=3)
+    figure.legend(**LEGEND, ncols=2)
     for axes in (left, right):
         axes.set_xticks((100, 300, 500))
     return figure
@@ -400,7 +399,7 @@ def _plot_reports(left, right, reports, steps):
     ends = (steps[0], steps[-1])
     lowest = (reports.loss_100.min(), reports.loss_500.min())
     highest = (reports.loss_100.max(), reports.loss_500.max())
-    left.fill_between(ends, lowest, highest, color="0.8", linewidth=0)
+    left.fill_between(ends, lowest, highest, color="0.8", linewidth=0, label="all reports")
     for report in reports.itertuples():
         right.plot(ends, (0, report.loss_500 - report.loss_100), color="0.75", linewidth=0.8)
 

@@ -3,10 +3,10 @@ import math
 
 import pandas as pd
 
+import training
 from analysis import run_statistics
 
 OFFICIAL_IMAGES = 10_000  # test images of CIFAR-10, on which reports state their accuracy
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def claim_network(ledger, table, parameters, forward_cost, block_difference):
@@ -86,6 +86,29 @@ def accuracy_rows(*kinds):
     return table
 
 
+NAMES_OF_FIELDS = {
+    "first filters": "stem initialisation",
+    "pad with": "padding of shifted images",
+    "warmup": "warm-up (fraction of steps)",
+    "crop": "random shifts",
+    "flip": "random mirroring",
+}
+NAMES_OF_VALUES = {"muon": "Muon", "adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
+
+
+def recipe_table(recipes, continued=()):
+    """Return hyper-parameters side by side in words for readers: a DataFrame.
+
+    `recipes` is a dict title of a column -> training.Recipe; `continued` names the columns of runs
+    that start from trained weights and so initialise none.
+    """
+    table = training.recipe_table(recipes).rename(index=NAMES_OF_FIELDS).replace(NAMES_OF_VALUES)
+    for title in continued:
+        if "stem initialisation" in table.index:
+            table.loc["stem initialisation", title] = "–"
+    return table
+
+
 # --------------------------------------------------------------------------- numbers as text
 
 def with_interval(value, interval, signed=False):
@@ -101,7 +124,8 @@ def with_interval(value, interval, signed=False):
         power = math.floor(math.log10(interval))
         digits = 2 if interval / 10**power < 3.55 else 1
         decimals = max(0, digits - 1 - power)
-    sign = "+" if signed else ""
+    is_zero = round(value, decimals) == 0
+    sign = "+" if signed and not is_zero else ""
     text = f"{value:{sign}z.{decimals}f}".replace("-", "−")
     return f"{text} ± {interval:.{decimals}f}" if interval > 0 else text
 
@@ -114,11 +138,21 @@ def plus_minus(values, name, signed=False):
     return with_interval(values[name], values[f"{name}_interval"], signed)
 
 
+def in_points(value, interval):
+    """Return a change in points with its interval, both with two decimals: "−2.52 ± 0.63".
+
+    Accuracies have two decimals everywhere, so differences of such numbers agree with them.
+    """
+    return f"{value:+.2f} ± {interval:.2f}".replace("-", "−")
+
+
 def power_of_ten(value, digits=2):
-    """Return a number with a power of ten as text: "4.1 × 10⁻⁶" for 0.0000041."""
+    r"""Return a number with a power of ten as a formula of Markdown.
+
+    It is `$4.1 \times 10^{-6}$` for 0.0000041.
+    """
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    exponent = str(int(exponent)).translate(SUPERSCRIPTS)
-    return f"{mantissa.replace('-', '−')} × 10{exponent}"
+    return f"${mantissa} \\times 10^{{{int(exponent)}}}$"
 
 
 def compare(value, interval, reference):

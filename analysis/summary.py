@@ -24,6 +24,21 @@ class Estimate:
         """The text with a sign, as of a change: "+2.5 ± 0.6"."""
         return results.with_interval(self.value, self.half_interval, signed=True)
 
+    @property
+    def size(self):
+        """The text without a sign: "2.5 ± 0.6" for -2.5."""
+        return results.with_interval(abs(self.value), self.half_interval)
+
+    @property
+    def points(self):
+        """The text of a change of an accuracy, with two decimals: "−2.52 ± 0.63"."""
+        return results.in_points(self.value, self.half_interval)
+
+    @property
+    def is_clear(self):
+        """Whether the interval leaves out zero."""
+        return abs(self.value) > self.half_interval
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -104,16 +119,35 @@ class OneMoreEpoch:
             return "rises"
         return "falls"
 
+    @property
+    def effect_on_loss(self):
+        """What the updates do to the loss, compared with the control: a clause."""
+        if not self.excess.is_clear:
+            return (
+                "the loss of the training steps does not differ clearly from that of the control "
+                f"({self.excess.signed})"
+            )
+        side = "above" if self.excess.value > 0 else "below"
+        return f"the loss of the training steps is {self.excess.size} {side} that of the control"
+
+    @property
+    def effect_on_accuracy(self):
+        """What the updates do to the test accuracy, compared with the control: a clause."""
+        points = self.change_beyond_control.points
+        if not self.change_beyond_control.is_clear:
+            return f"no effect of the updates on the test accuracy is shown ({points} points)"
+        return f"the updates change the test accuracy by {points} points"
+
     def table(self):
         """Return the measures with their meaning: a DataFrame of strings."""
         first = f"{self.running_mean_first:.4f}"
         last = f"{self.running_mean_last:.4f}"
         rows = [
             ("test accuracy, %", f"{self.accuracy:.2f}"),
-            ("change of the test accuracy, points", self.change.signed),
-            ("the same in the control", self.control_change.signed),
-            ("the difference of the two", self.change_beyond_control.signed),
-            ("loss minus the control's, steps 2 to 11", f"{self.jump:+.3f}"),
+            ("change of the test accuracy, points", self.change.points),
+            ("the same in the control", self.control_change.points),
+            ("the difference of the two", self.change_beyond_control.points),
+            ("loss minus the control's, steps 2 to 11", f"{self.jump:+.3f}".replace("-", "−")),
             ("loss minus the control's, all steps", self.excess.signed),
             ("running mean of the loss after 1/5 of the steps", first),
             ("running mean of the loss after all steps", last),
@@ -272,9 +306,9 @@ class Summary:
         elif self.network:
             sentences.append("The network is built and checked; it is not trained here.")
         if self.epoch:
-            change = self.epoch.change_beyond_control.signed
-            subject = "it" if self.evaluation else "the test accuracy"
-            sentences.append(f"The updates of one more epoch change {subject} by {change} points.")
+            sentences.append(
+                f"In one more epoch, {self.epoch.effect_on_loss}; {self.epoch.effect_on_accuracy}."
+            )
         return " ".join(sentences)
 
     def abstract(self):
@@ -289,17 +323,20 @@ class Summary:
             sentences.append(self._training_sentence())
         if self.evaluation:
             sentences.append(
-                f"An earlier report on the assignment reaches {self.evaluation.original:.2f} % "
-                "with another network, after one more epoch from a checkpoint."
+                "The student report that this assignment follows, the original report, reaches "
+                f"{self.evaluation.original:.2f} % with another network, after one more epoch from "
+                "a checkpoint of the course."
             )
         if self.epoch:
-            change = self.epoch.change_beyond_control.signed
             sentences.append(
-                "We repeat that epoch from our network, beside a control run with a learning rate "
-                f"of zero. Its updates change the accuracy by {change} points, and the running "
-                f"mean of the loss by {self.epoch.rise.signed}."
+                "We train our network for one more epoch in the same way, beside a control run "
+                f"with a learning rate of zero: {self.epoch.effect_on_loss}; "
+                f"{self.epoch.effect_on_accuracy}."
             )
-        sentences.append("Each measured number is stored with its source and can be recomputed.")
+        sentences.append(
+            "Accuracies are recomputed from the stored weights; losses and times are checked "
+            "against the records of the runs."
+        )
         return " ".join(sentences)
 
     def _training_sentence(self):

@@ -229,8 +229,9 @@ def _template_numbers(template):
     """The numbers in the template's texts and code, each between the words beside it."""
     found = set()
     for cell in template.cells:
-        for _, context in _numbers_in_context(cell.source.replace('"\n', " ")):
-            found.add(context)
+        # what is handed in is read by sentences, too: no word follows on the last number of one
+        for sentence in sentences(cell.source.replace('"\n', " ")):
+            found.update(context for _, context in _numbers_in_context(sentence))
     return found
 
 

@@ -8,7 +8,7 @@ from analysis.results import (
     OFFICIAL_IMAGES,
     accuracy_rows,
     claim_epoch,
-    plus_minus,
+    in_points,
     published_rows,
 )
 
@@ -31,6 +31,7 @@ CHANGES = {
 }
 # What it is compared with, by the first group of `run_statistics.reference_groups`.
 REFERENCES = {"fast": "the recipe", "ablation-no-zero-init": "γ = 1", "trial-base": "rate 0.01"}
+BASE_OF_TRIALS = "none: rate 0.01, weight decay 0.2"
 
 
 SEED_UNITS = {
@@ -81,6 +82,9 @@ def accuracy_table(fast, fast_gpu, best, published):
         ("long, with TTA", 1, OFFICIAL_IMAGES, best.flip_tta_accuracy),
     ]
     table = accuracy_rows(rows, published_rows(published))
+    over_seeds = [fast["accuracy_interval"], fast_gpu["accuracy_interval"]]
+    others = len(table) - len(over_seeds)
+    table["± over seeds"] = [f"{value:.2f}" for value in over_seeds] + ["–"] * others
     return table.rename(columns={"network": "recipe"})
 
 
@@ -108,18 +112,24 @@ def claim_ablations(ledger, groups):
 def ablation_table(groups, gains):
     """Return the table of ablations and trials, a DataFrame.
 
-    `groups` is a dict name -> list of runs, `gains` what `claim_ablations` returns.
+    `groups` is a dict name -> list of runs, `gains` what `claim_ablations` returns. The settings
+    that trials are compared with have a row of their own before them.
     """
     rows = []
     for name, gain in gains.items():
-        recipe = "fast" if name.startswith("ablation") else "long"
         runs = groups[name]
         accuracy = sum(run.accuracy for run in runs) / len(runs)
-        difference = plus_minus(gain, "gain", signed=True)
+        difference = in_points(gain["gain"], gain["gain_interval"])
         first_reference = run_statistics.reference_groups(name)[0]
         reference = REFERENCES[first_reference]
+        is_trial = name.startswith("trial")
+        if is_trial and not any(row[0] == "long" for row in rows):
+            base = groups["trial-base"][0]
+            rows.append(("long", BASE_OF_TRIALS, 1, base.accuracy, "–", "–"))
+        recipe = "long" if is_trial else "fast"
         rows.append((recipe, CHANGES[name], len(runs), accuracy, difference, reference))
-    return pd.DataFrame(rows, columns=["recipe", "change", "runs", "%", "difference", "from"])
+    columns = ["recipe", "change", "runs", "accuracy (%)", "difference", "reference"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 # ------------------------------------------------------------------------------ one more epoch
@@ -133,7 +143,7 @@ def mechanism_table():
     ]
     columns = [
         "mechanism",
-        "1st epoch, no gap",
+        "1st epoch, no gap (tested)",
         "1st epoch, gap",
         "later epochs",
         "same",

@@ -33,8 +33,8 @@ def test_differences_have_a_sign():
 
 
 def test_small_numbers_have_a_power_of_ten():
-    assert results.power_of_ten(4.1e-6) == "4.1 × 10⁻⁶"
-    assert results.power_of_ten(-123456, digits=3) == "−1.23 × 10⁵"
+    assert results.power_of_ten(4.1e-6) == r"$4.1 \times 10^{-6}$"
+    assert results.power_of_ten(-123456, digits=3) == r"$-1.23 \times 10^{5}$"
 
 
 def test_the_best_row_of_each_kind_is_bold(monkeypatch):

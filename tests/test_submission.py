@@ -37,7 +37,7 @@ def test_the_figures_are_those_of_the_notebook():
     for cell in CELLS:
         label = re.search(r"^#\| label: (fig-\S+)", cell.source, re.MULTILINE)
         for output in cell.get("outputs", []):
-            if not label or output.metadata.get("caption"):
+            if not label or output.get("metadata", {}).get("caption"):
                 continue
             for mime, kind in (("application/pdf", "pdf"), ("image/png", "png")):
                 file = ROOT / "figures" / f"{label[1]}.{kind}"
