@@ -333,14 +333,14 @@ class HtmlWriter:
             if isinstance(node, str):
                 return escape(node)
         if isinstance(node, NavigableString):
-            return self.write_text(node)
+            return self.write_string(node)
         if node.name in ELEMENTS:
             name = ELEMENTS[node.name] or node.name
             return f"<{name}>{self.write_inline(node)}</{name}>"
         handler = INLINE.get(node.name)
         return handler(self, node) if handler else self.write_inline(node)
 
-    def write_text(self, text):
+    def write_string(self, text):
         """Text; numbers that are claims open their passports."""
         parts = []
         end = 0

@@ -164,7 +164,8 @@ def test_references_have_bibtexs_numbers(tmp_path):
     (tmp_path / "x.aux").write_text("\n".join([*lines, "\\bibdata{references}"]), encoding="utf-8")
     shutil.copy(bibliography, tmp_path)
     subprocess.run(["bibtex", "x"], cwd=tmp_path, check=True, capture_output=True)
-    listed = re.findall(r"\\bibitem.*?\]\{(\w+)\}", (tmp_path / "x.bbl").read_text("utf-8"), re.S)
+    entries = (tmp_path / "x.bbl").read_text(encoding="utf-8")
+    listed = re.findall(r"\\bibitem.*?\]\{(\w+)\}", entries, re.S)
     assert len(listed) == len(keys) and [each.key for each in list_references(keys)] == listed
 
 
