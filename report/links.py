@@ -53,8 +53,14 @@ def group_citations(paper, body):
         while following is not None and is_parenthetical(paper, following):
             if between is not following:
                 between.extract()
-            element["href"] += "," + following.extract()["href"].removeprefix("#ref-")
+            keys = [*_keys(element), *_keys(following.extract())]
+            element["href"] = f"#ref-{','.join(dict.fromkeys(keys))}"
             between, following = _next_two(element)
+
+
+def _keys(citation):
+    """The citation keys of a link, a list."""
+    return citation["href"].removeprefix("#ref-").split(",")
 
 
 def _next_two(element):
@@ -76,7 +82,7 @@ def is_parenthetical(paper, element):
     target = element.get("href", "")
     if element.name != "a" or not target.startswith("#ref-"):
         return False
-    if not set(target.removeprefix("#ref-").split(",")) <= paper.authored.keys():
+    if not set(_keys(element)) <= paper.authored.keys():
         return False
     kind = element.get("class")
     return kind == ["cited"] or (not kind and element.get_text().startswith("("))

@@ -27,6 +27,18 @@ def digits():
     return utils._load_digits()
 
 
+@pytest.fixture(scope="session")
+def trained_on_digits(tmp_path_factory):
+    """Where a test leaves the notebook's runs on digits (one epoch), so that others load them.
+
+    All workers of pytest-xdist share the folder, which need not be there yet.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    return base / "trained-on-digits"
+
+
 def pytest_collection_modifyitems(items):
     """Start the files with the most slow tests first: a long file begun last leaves a worker idle.
 

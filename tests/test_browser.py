@@ -93,9 +93,11 @@ def serving(root, environment):
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path, trained_on_digits):
     """JupyterLab on a copy of the project whose notebook has no outputs: the notebook's address."""
     root = copy_without_outputs(tmp_path / "project")
+    if trained_on_digits.exists():  # saves a minute
+        shutil.copytree(trained_on_digits, root / "build" / "checkpoints")
     write_settings(tmp_path / "settings")
     environment = os.environ | {
         "EPOCHS": "1",

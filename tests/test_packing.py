@@ -331,7 +331,9 @@ def colab_python(tmp_path):
 
 @pytest.mark.tex
 @pytest.mark.slow
-def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
+def test_colab_notebook_runs_alone_and_offers_its_paper(
+    tmp_path, colab_python, trained_on_digits
+):
     done = run_packing(ROOT, "colab")
     assert done.returncode == 0, done.stderr
     file = ROOT / "build" / "assignment2_colab.ipynb"
@@ -359,8 +361,10 @@ def test_colab_notebook_runs_alone_and_offers_its_paper(tmp_path, colab_python):
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "IPython 7.34.0 pandas 2.2.3" in done.stdout
-    assert "downloaded report.pdf" in done.stdout and "resnet: 1 epoch on" in done.stdout
+    assert "downloaded report.pdf" in done.stdout and "Epoch [1/1], Step [22/22]" in done.stdout
     assert list((tmp_path / "runs").glob("resnet-*/run.json"))
+    shutil.copytree(tmp_path / "runs", trained_on_digits.with_suffix(".new"))
+    os.replace(trained_on_digits.with_suffix(".new"), trained_on_digits)
     assert (content / "resnet-cifar10" / "build" / "results.json").exists()
 
 
