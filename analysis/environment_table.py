@@ -10,7 +10,7 @@ from analysis.run_statistics import group_name
 from report.freshness import code_hash, text_hash
 from training import ENGINE, environment, short_hash
 
-COLUMNS = ("what", "on", "with", "hash", "minutes")
+COLUMNS = ("what", "on", "with", "hash", "min")
 
 
 def environment_table(data, runs):
@@ -36,7 +36,7 @@ def environment_table(data, runs):
 
 def data_row(data):
     """Return the table's row for the data."""
-    images = f"{len(data.train_labels):,} + {len(data.test_labels):,} images"
+    images = f"{len(data.train_labels):,} and {len(data.test_labels):,} images"
     return "data", data.source, images, data.fingerprint[:8], ""
 
 
@@ -47,7 +47,7 @@ def notebook_row():
     """
     code = "".join(code_hash(source) for source in executed_sources())
     versions = f"Python {platform.python_version()}, torch {version('torch')}"
-    return "this notebook", environment()["device"], versions, text_hash(code)[:8], ""
+    return "notebook", environment()["device"], versions, text_hash(code)[:8], ""
 
 
 def group_row(what, machine, versions, runs):
@@ -66,7 +66,7 @@ def group_row(what, machine, versions, runs):
 def describe_run(run, names):
     """Return the name of a run's group, or the run that it starts from by `names`, key -> name."""
     start = names.get(run.info["config"]["start"])
-    what = f"epochs from {start}" if start else group_name(run.name)
+    what = f"from {start}" if start else group_name(run.name)
     if any(entry.get("engine") != ENGINE for entry in run.environments):
         what += " *"
     return what
@@ -74,13 +74,15 @@ def describe_run(run, names):
 
 def describe_machine(run):
     """Return the machines that made a run, a string; mostly it is one."""
-    machines = [f"{entry['device']}, {entry['threads']} threads" for entry in run.environments]
-    return ", then ".join(dict.fromkeys(machines))
+    return ", then ".join(dict.fromkeys(entry["device"] for entry in run.environments))
 
 
 def describe_versions(run):
-    """Return number format and torch version of a run, a string."""
-    return f"{run.info['choices']['precision']}, torch {run.info['choices']['torch']}"
+    """Return CPU threads, number format and torch version of a run, a string."""
+    environment_of_run = run.info["choices"]
+    torch_version, _, _ = environment_of_run["torch"].partition("+")  # without the kind of build
+    threads = f"{environment_of_run['threads']} threads"
+    return f"{threads}, {environment_of_run['precision']}, torch {torch_version}"
 
 
 def installed_versions():

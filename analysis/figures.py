@@ -351,7 +351,7 @@ def plot_classes(confusion, names):
 
     `confusion` are counts (C, C), true classes in rows; `names` are C strings.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.7))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.4))
     shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", aspect="auto", vmin=0, vmax=130)
     for (row, column), share in np.ndenumerate(shares):
@@ -373,7 +373,7 @@ def plot_one_more_epoch(run, control, reports, logged):
     Left is the running mean, right its rise since a fifth of the epoch. `reports` is a DataFrame
     with a row for each report, `logged` steps and running means over public logs, two arrays.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.9))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.75))
     published_steps, _ = logged
     _plot_reports(left, right, reports, published_steps)
     lines = {

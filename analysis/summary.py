@@ -138,6 +138,17 @@ class OneMoreEpoch:
             return f"no effect of the updates on the test accuracy is shown ({points} points)"
         return f"the updates change the test accuracy by {points} points"
 
+    @property
+    def outcome(self):
+        """Both effects in short: a clause."""
+        loss = "does not differ clearly from that of the control"
+        if self.excess.is_clear:
+            loss = f"is {'above' if self.excess.value > 0 else 'below'} that of the control"
+        accuracy = "no effect on the test accuracy is shown"
+        if self.change_beyond_control.is_clear:
+            accuracy = f"the test accuracy changes by {self.change_beyond_control.points} points"
+        return f"the loss {loss}, and {accuracy}"
+
     def table(self):
         """Return the measures with their meaning: a DataFrame of strings."""
         first = f"{self.running_mean_first:.4f}"
@@ -306,9 +317,7 @@ class Summary:
         elif self.network:
             sentences.append("The network is built and checked; it is not trained here.")
         if self.epoch:
-            sentences.append(
-                f"In one more epoch, {self.epoch.effect_on_loss}; {self.epoch.effect_on_accuracy}."
-            )
+            sentences.append(f"In one more epoch, {self.epoch.outcome}.")
         return " ".join(sentences)
 
     def abstract(self):

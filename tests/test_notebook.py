@@ -375,8 +375,8 @@ PARTS = {
         summary.OneMoreEpoch(
             80, 80, 0.6, 0.5, 0.1, *(estimate(value) for value in (1.0, 2.0, -3.0, -1.0, -2.0))
         ),
-        "change the accuracy by −2.0 ± 0.5 points",
-        "by −2.0 ± 0.5 points",
+        "the updates change the test accuracy by −2.00 ± 0.50 points",
+        "above that of the control, and the test accuracy changes by −2.00 ± 0.50 points",
     ),
 }
 
