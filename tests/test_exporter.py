@@ -162,7 +162,8 @@ def test_a_table_may_be_kept_in_one_column():
     assert before.index(r"\begin{table*}") < before.index("Before.")  # as figure* does
     wide.source = f"#| fig-env: figure\n{wide.source}"
     narrow = body(markdown("Before."), wide)
-    assert narrow.index(r"\begin{table}[!htbp]") > narrow.index("Before.")
+    assert narrow.index(r"\raggedend") > narrow.index("Before.")  # or it may leave the page
+    assert r"\begin{table}[H]" in narrow
     assert "raggedright" in narrow
 
 
