@@ -45,4 +45,7 @@ def pytest_collection_modifyitems(items):
     It needs pytest-xdist's option --no-loadscope-reorder.
     """
     slow_tests = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    for item in items:
+        if "lab" in item.fixturenames:  # it loads what another test has trained by then
+            slow_tests[item.path] = 0
     items.sort(key=lambda item: -slow_tests[item.path])
