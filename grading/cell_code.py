@@ -95,7 +95,11 @@ def find_definitions(notebook, template):
     template's definitions have and that definitions use: functions, classes, imports, constants.
     Cells found so have the tag FOUND_TAG, and hold nothing but these statements.
     """
-    chosen = {id(cell): cell for cell in definition_cells(notebook)}
+    chosen = {
+        id(cell): cell
+        for cell in notebook.cells
+        if "definition" in cell.metadata.get("tags", [])
+    }
     others = {}  # id of a cell -> its statements that define something
     for cell in notebook.cells:
         tree = tree_of(cell.source) if cell.cell_type == "code" else None

@@ -106,13 +106,19 @@ def check_recorded_claims(claims, measurements, policy):
 
 
 def compare(claim, measured, tolerance, verdict):
-    """The Finding on a Claim and a Measurement: `verdict` if both agree, else "contradicted"."""
-    if not tolerance.agrees(measured.value, claim.value):
-        verdict = "contradicted"
+    """The Finding on a Claim and a Measurement: `verdict` if both agree, else "contradicted".
+
+    A claim that is true and above a bound of the policy is "unverified": a person decides.
+    """
     message = (
         f"the paper claims {measured.claim} = {format_value(claim.value)}; "
         f"{measured.origin} give {format_value(measured.value)}"
     )
+    if not tolerance.agrees(measured.value, claim.value):
+        verdict = "contradicted"
+        if tolerance.kind == "bound" and EXACT.agrees(measured.value, claim.value):
+            verdict = "unverified"
+            message += f"; the policy expects at most {tolerance.limit:g}: a person decides"
     return Finding(
         measured.claim,
         verdict,

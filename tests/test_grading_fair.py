@@ -38,11 +38,13 @@ import training
 from analysis import layer_table
 from grading import paper_comparison, plain_notebook, records, sandbox, verify
 from grading.archive import ArchiveError, Submission, read
-from grading.claim_check import Claim
-from grading.findings import Finding, Verdict
+from grading.cell_code import find_definitions
+from grading.claim_check import Claim, compare
+from grading.findings import Finding, Measurement, Verdict
 from grading.mending import mend
 from grading.paper_numbers import Explanation, Explanations, check_numbers, check_other_layout
 from grading.plausibility import check_plausibility
+from grading.policy import Tolerance
 from grading.run_record import compare_with_record, read_record
 from grading.sandbox_tasks import definition_facts, network_class
 
@@ -616,3 +618,25 @@ def test_make_verify_prints_what_is_noted(capsys):
     verify.print_verdict(verdict)
     assert "it counts for nothing:\n  - cell 3 is a copy." in capsys.readouterr().out
     assert POLICY.archive.members == 1_000
+
+
+def test_a_class_in_a_cell_without_a_tag_belongs_to_the_definitions():
+    template = nbformat.read(ROOT / "notebooks/assignment2.ipynb", 4)
+    notebook = copy.deepcopy(template)
+    own = nbformat.v4.new_code_cell("class ChannelGate(nn.Module):\n    pass\n\nprint(1)")
+    notebook.cells.insert(2, own)
+    block = next(cell for cell in notebook.cells if cell.id == "block-definition")
+    block.source = block.source.replace("self.relu = nn.ReLU()", "self.relu = ChannelGate()")
+    source = "\n".join(cell.source for cell in find_definitions(notebook, template))
+    assert "class ChannelGate" in source and "print(1)" not in source
+    assert source.index("class ChannelGate") < source.index("class ResidualBlock")
+
+
+def test_another_block_than_the_references_is_for_a_person_to_decide():
+    bound = Tolerance("bound", 1e-5)
+    measured = Measurement("block_difference", 0.99, "the student's definitions")
+
+    def verdict_on(value):
+        return compare(Claim(value, "", "block"), measured, bound, "holds").verdict
+
+    assert verdict_on(0.99) == "unverified" and verdict_on(1e-6) == "contradicted"
