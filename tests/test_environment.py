@@ -399,11 +399,15 @@ def test_ctrl_c_lets_the_cell_save_its_state(tmp_path, caught):
     assert not (tmp_path / "notebooks/next").exists() and not (tmp_path / "build").exists()
 
 
-def test_one_run_names_all_failed_checks_of_a_section(tmp_path):
+@pytest.mark.parametrize("with_training", [False, True])
+def test_one_run_names_all_failed_checks_of_a_section(tmp_path, with_training):
     check = "from analysis.checks import Checks\nc = Checks()\nc.add({0!r}, 1, 2)\nc.finish()"
     sources = [check.format("first"), "print('between')", check.format("second")]
     cells = [new_markdown_cell("# Build"), *map(new_code_cell, sources)]
     cells += [new_markdown_cell("# Train"), new_code_cell("print('trained')")]
+    if with_training:  # in the section whose check failed
+        cells[4] = new_markdown_cell("## Train")
+        cells[5].source += "\nrun = load_or_train()"
     path = tmp_path / "notebook.ipynb"
     start = new_code_cell(f"import sys\nsys.path.insert(0, {str(ROOT)!r})")
     nbformat.write(new_notebook(cells=[start, *cells]), path)

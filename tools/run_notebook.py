@@ -233,7 +233,8 @@ def start_client(notebook):
 async def run_cells(notebook, folder):
     """Run all cells; their outputs are stored in `notebook`.
 
-    After a failed check the rest of its section is run, so that one run names all of its mistakes.
+    After a failed check the rest of its section is run, up to a cell that trains, so that one run
+    names all of its mistakes.
 
     Args:
         notebook: the notebook; outputs it has are removed first.
@@ -253,7 +254,7 @@ async def run_cells(notebook, folder):
         await client.async_start_new_kernel_client()
         interrupt.listen()
         for index, cell in enumerate(notebook.cells):
-            if failed and starts_section(cell):
+            if failed and (starts_section(cell) or trains(cell)):
                 break
             position.enter(cell)
             try:
@@ -276,9 +277,16 @@ async def run_cells(notebook, folder):
             await client.km.shutdown_kernel()
         interrupt.end()
     if interrupt.requested:
+        if failed:
+            print("\n\n".join(failed), file=sys.stderr)
         raise KeyboardInterrupt
     if failed:
         raise NotebookError("\n\n".join(failed))
+
+
+def trains(cell):
+    """Whether a cell may train a network, which takes too long after a failed check."""
+    return cell.cell_type == "code" and "load_or_train(" in cell.source
 
 
 def starts_section(cell):
