@@ -431,11 +431,12 @@ class Collector:
 
     def set_figure(self, paragraph, image, file, name):
         """Put a figure in the place of the paragraph of a picture."""
-        options = FloatOptions("figure", take_attributes(image), image.get("alt", ""), False)
+        label = take_attributes(image)  # and gives the picture its width
+        alt = image.get("alt", "")
+        options = FloatOptions("figure", label, caption=alt, is_wide=False, alt=alt)
         figure = new_element("paper-figure", self.read_caption(options, name))
         width = pictures.width(image)
-        alt = image.get("alt", "")
-        figure["float"] = Float(options.label, files=[file], width=width, alt=alt)
+        figure["float"] = Float(label, files=[file], width=width, alt=alt)
         paragraph.replace_with(figure)
 
     def add_body(self, body, name):
