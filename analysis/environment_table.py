@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from analysis.notebook_run import executed_sources
+from analysis.results import count_of
 from analysis.run_statistics import group_name
 from report.freshness import code_hash, text_hash
 from training import ENGINE, environment, short_hash
@@ -27,7 +28,7 @@ def environment_table(data, runs):
     names = {run.key: run.name for run in runs}
     groups = {}
     for run in runs:
-        group = (describe_run(run, names), describe_machine(run), describe_versions(run))
+        group = (describe_run(run, names), run.device, describe_versions(run))
         groups.setdefault(group, []).append(run)
     for group, members in groups.items():
         rows.append(group_row(*group, members))
@@ -72,16 +73,11 @@ def describe_run(run, names):
     return what
 
 
-def describe_machine(run):
-    """Return the machines that made a run, a string; mostly it is one."""
-    return ", then ".join(dict.fromkeys(entry["device"] for entry in run.environments))
-
-
 def describe_versions(run):
     """Return CPU threads, number format and torch version of a run, a string."""
     environment_of_run = run.info["choices"]
     torch_version, _, _ = environment_of_run["torch"].partition("+")  # without the kind of build
-    threads = f"{environment_of_run['threads']} threads"
+    threads = count_of(environment_of_run["threads"], "thread")
     return f"{threads}, {environment_of_run['precision']}, torch {torch_version}"
 
 

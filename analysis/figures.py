@@ -367,20 +367,19 @@ def plot_classes(confusion, names):
 
 # ------------------------------------------------------------------------------ one more epoch
 
-def plot_one_more_epoch(run, control, reports, logged):
-    """Draw the running mean of the loss within one more epoch: published, this run, its control.
+def plot_one_more_epoch(losses, reports, logged):
+    """Draw the running mean of the loss within one more epoch: published ones and ours.
 
-    Left is the running mean, right its rise since a fifth of the epoch. `reports` is a DataFrame
-    with a row for each report, `logged` steps and running means over public logs, two arrays.
+    Left is the running mean, right its rise since a fifth of the epoch. `losses` is a dict
+    label -> the loss of each step (steps,) of at most six epochs, `reports` a DataFrame with a row
+    for each report, `logged` steps and running means over public logs, two arrays.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.75))
     published_steps, _ = logged
     _plot_reports(left, right, reports, published_steps)
-    lines = {
-        "mean of five reports": logged,
-        "one more epoch": run_statistics.running_means(run.losses, len(published_steps)),
-        "control": run_statistics.running_means(control.losses, len(published_steps)),
-    }
+    lines = {"mean of five reports": logged}
+    for label, values in losses.items():
+        lines[label] = run_statistics.running_means(values, len(published_steps))
     published_line = {"color": BLACK, "marker": "D", "linestyle": "-"}
     for (label, (steps, means)), line in zip(lines.items(), (published_line, *LINES)):
         x = published_steps[-1] * steps / steps[-1]  # an epoch on other data has fewer steps

@@ -130,6 +130,11 @@ def with_interval(value, interval, signed=False):
     return f"{text} ± {interval:.{decimals}f}" if interval > 0 else text
 
 
+def count_of(number, noun):
+    """Return a number with its noun as text: "1 epoch", "5 epochs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def plus_minus(values, name, signed=False):
     """Return a value with its interval as text, see `with_interval`.
 

@@ -286,7 +286,8 @@ def epoch_measures(run, before, control):
 
     - accuracy, change: test accuracy afterwards, and minus that before
     - running_mean_first, running_mean_last: of the last epoch's loss, after a fifth of its steps
-      and after all
+      and after all; running_mean_rise, the last minus the first
+    - gap: see `generalisation_gap`
     - jump: the loss of ten steps after the first update minus the control's
     - excess: that of all steps of the last epoch
     - rise: of the running mean of the difference from the control, in the last epoch;
@@ -303,14 +304,31 @@ def epoch_measures(run, before, control):
         "change_interval": change_interval,
         "running_mean_first": means[0],
         "running_mean_last": means[-1],
+        "running_mean_rise": means[-1] - means[0],
     }
     if control and control.name != run.name:
+        gap, gap_interval = generalisation_gap(control, before)
+        measures |= {"gap": gap, "gap_interval": gap_interval}
         differences = difference_by_epoch(run, control)
         measures.update(loss_differences(differences, run.recipe.zero_rate_epochs))
         if len(control.history) == len(run.history):
             measures.update(final_differences(run, control))
         measures.update(rise_by_epoch(differences))
     return {name: float(value) for name, value in measures.items()}
+
+
+def generalisation_gap(control, parent):
+    """Return the training accuracy of a parent minus its test accuracy, and half its interval.
+
+    Both are in points. The training accuracy is that of `control`, the zero-learning-rate control
+    of an epoch from the parent: it has the parent's weights, sees each training image once, as
+    training changes it, and normalises by the statistics of the batch.
+    """
+    training_accuracy = control.history.train_accuracy.iloc[-1]
+    training_interval = accuracy_interval(training_accuracy, control.info["train_images"])
+    test_interval = accuracy_interval(parent.accuracy, len(parent.predictions["labels"]))
+    gap = training_accuracy - parent.accuracy
+    return float(gap), float(np.hypot(training_interval, test_interval))
 
 
 def loss_differences(differences, zero_rate_epochs):
@@ -393,9 +411,16 @@ def published():
     others = reports.accuracy[1:]
     return reports, {
         "mean_rise": float(rises.mean()),
+        "least_rise": float(rises.min()),
+        "greatest_rise": float(rises.max()),
         "rising": int((rises > 0).sum()),
+        "least_loss_100": float(reports.loss_100.min()),
+        "greatest_loss_100": float(reports.loss_100.max()),
+        "least_loss_500": float(reports.loss_500.min()),
+        "greatest_loss_500": float(reports.loss_500.max()),
         "reports": len(reports),
         "original": float(reports.accuracy[0]),
+        "worst": float(reports.accuracy.min()),
         "best": float(reports.accuracy.max()),
         "others_mean": float(others.mean()),
         "others_interval": interval_of_mean(others),

@@ -218,10 +218,10 @@ class Summary:
         self.ledger.claim("training_time", minutes, "min", run)
         self.run = run
         self.trained = Training(
-            epochs="1 epoch" if epochs == 1 else f"{epochs} epochs",
+            epochs=results.count_of(epochs, "epoch"),
             minutes=minutes,
             device=run.device,
-            machine=f"{run.info['choices']['threads']} threads of {run.device}",
+            machine=f"{results.count_of(run.info['choices']['threads'], 'thread')} of {run.device}",
             source=run.info["source"],
         )
         return self.trained

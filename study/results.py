@@ -1,6 +1,7 @@
 """What the study claims, tabulates and concludes, from its stored runs."""
 import statistics
 
+import numpy as np
 import pandas as pd
 
 from analysis import run_statistics
@@ -9,6 +10,7 @@ from analysis.results import (
     accuracy_rows,
     claim_epoch,
     in_points,
+    plus_minus,
     published_rows,
 )
 from study.experiments import FAST, LONG
@@ -154,34 +156,78 @@ def mechanism_table():
     return pd.DataFrame(rows, columns=columns)
 
 
-def claim_epochs(ledger, epochs, before):
-    """Claim what one more epoch did to the network of the run `before`; return means by group.
+def epochs_from(runs, parent):
+    """Return the runs that start from the weights of the run `parent`: a list.
 
-    `epochs` is a dict name -> run, of all that start from `before`. The means over runs that differ
-    by their seeds are claimed as well: a dict group -> dict of `run_statistics.mean_over_runs`.
+    `runs` is a dict name -> run.
+    """
+    return [run for run in runs.values() if run.info["config"]["start"] == parent.key]
+
+
+def claim_epochs(ledger, epochs, before):
+    """Claim what more epochs did to the network of the run `before`; return it by group.
+
+    `epochs` are the runs that start from `before`, a list. The result is a dict group -> measures,
+    see `run_statistics.epoch_measures`. Those of several runs that differ by their seeds are means,
+    see `run_statistics.mean_over_runs`, and claimed as well.
     """
     measures = {}
-    for run in epochs.values():
-        control = run_statistics.control_of(run, epochs.values())
+    for run in epochs:
+        control = run_statistics.control_of(run, epochs)
         group = run_statistics.group_name(run.name)
         measures.setdefault(group, []).append(claim_epoch(ledger, run, before, control))
     means = {}
-    for group in ("long-restart", "long-restart-control"):
-        mean = run_statistics.mean_over_runs(measures[group])
-        means[group] = ledger.claim_all(group, mean)
+    for group, measured in measures.items():
+        means[group] = run_statistics.mean_over_runs(measured)
+        if len(measured) > 1:
+            ledger.claim_all(group, means[group])
     return means
 
 
-def mean_block_autocorrelation(epochs):
-    """Return the mean of `run_statistics.block_autocorrelation` over the restarts in `epochs`.
+def mean_losses(runs):
+    """Return the loss of each step, the mean over runs of one epoch: float (steps,)."""
+    return np.mean([run.losses for run in runs], axis=0)
 
-    `epochs` is a dict name -> run of one epoch, with the control of each restart.
+
+def replication_table(published, parents, measures):
+    """Return the running mean of the loss and the accuracy, published and ours: a DataFrame.
+
+    `published` is the dict of `run_statistics.published`; `parents` is a dict label -> group and
+    the run that its epochs start from; `measures` is what `claim_epochs` returns, of all parents.
+    """
+    ranges = []
+    for name in ("loss_100", "loss_500", "rise"):
+        least = published[f"least_{name}"]
+        greatest = published[f"greatest_{name}"]
+        ranges.append(f"{least:.3f} to {greatest:.3f}")
+    accuracies = f"{published['worst']:.2f} to {published['best']:.2f}"
+    rows = [("six reports, range", *ranges, "unknown", accuracies)]
+    for label, (group, before) in parents.items():
+        for name, row_label in ((group, label), (f"{group}-control", "its control")):
+            values = measures[name]
+            rows.append((
+                row_label,
+                plus_minus(values, "running_mean_first"),
+                plus_minus(values, "running_mean_last"),
+                plus_minus(values, "running_mean_rise"),
+                f"{before.accuracy:.2f}",
+                plus_minus(values, "accuracy"),
+            ))
+    columns = ["one more epoch from", "step 100", "step 500", "rise", "before (%)", "after (%)"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def mean_block_autocorrelation(epochs):
+    """Return the mean of `run_statistics.block_autocorrelation` over runs with a control.
+
+    `epochs` are runs of one epoch from one parent, a list, with their controls.
     """
     correlations = []
-    for order in range(3):
-        losses = epochs[f"long-restart-{order}"].losses
-        differences = losses - epochs[f"long-restart-{order}-control"].losses
-        correlations.append(run_statistics.block_autocorrelation(differences))
+    for run in epochs:
+        control = run_statistics.control_of(run, epochs)
+        if control.name != run.name:
+            differences = run.losses - control.losses
+            correlations.append(run_statistics.block_autocorrelation(differences))
     return statistics.mean(correlations)
 
 

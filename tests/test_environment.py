@@ -18,7 +18,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
 
 from report import fonts
-from tools import run_notebook
+from tools import colab, run_notebook
+from tools.__main__ import SETTINGS
 
 REQUIREMENTS = [
     line
@@ -126,6 +127,35 @@ def test_clean_removes_build_and_caches_only(tmp_path):
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
     others = {".venv", ".venv/__pycache__", "data", "data/train", "checkpoints", "checkpoints/a b"}
     assert left == others | {"tests"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("EPOCH=1", "There is no setting EPOCH. Did you mean EPOCHS?"),
+        ("epochs=1", "There is no setting epochs. Did you mean EPOCHS?"),
+        ("EPOCHS=1", ""),
+        ("ROSTER=a JOB=b", ""),  # a name with a space, not a setting JOB
+        ("OMP_NUM_THREADS=1", ""),
+    ],
+)
+def test_a_misspelt_setting_is_named(tmp_path, setting, fault):
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"all:\n\t@{sys.executable} -m tools\n", encoding="utf-8")
+    done = make("-f", str(makefile), setting)
+    assert (done.returncode == 0) == (not fault)
+    assert fault in done.stderr
+    assert ("Did you mean" in done.stderr) == bool(fault)
+    command = [sys.executable, "-m", "tools", setting]
+    alone = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert alone.stderr.strip() == fault
+    assert alone.returncode == bool(fault)
+
+
+def test_the_settings_of_the_commands_include_those_of_the_notebook():
+    assert set(colab.SETTINGS) < set(SETTINGS)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert set(re.findall(r"\(([A-Z]+)=", makefile)) < set(SETTINGS)
 
 
 # tools/setup.sh, on a simulated machine: its PATH holds a few real programs, and some that only

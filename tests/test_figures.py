@@ -60,8 +60,7 @@ DRAWINGS = {
     "training": lambda: figures.plot_training(Run(-0.001)),
     "classes": lambda: figures.plot_classes(confusion(), CLASSES),
     "one more epoch": lambda: figures.plot_one_more_epoch(
-        Run(-0.001),
-        Run(0),
+        {"one more epoch": Run(-0.001).losses, "control": Run(0).losses},
         run_statistics.published()[0],
         run_statistics.published_running_mean(),
     ),

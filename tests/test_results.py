@@ -32,6 +32,11 @@ def test_differences_have_a_sign():
     assert results.plus_minus(values, "rise", signed=True) == "+0.021 ± 0.005"
 
 
+def test_a_noun_has_the_number_of_its_count():
+    assert results.count_of(1, "thread") == "1 thread"
+    assert results.count_of(2, "thread") == "2 threads"
+
+
 def test_small_numbers_have_a_power_of_ten():
     assert results.power_of_ten(4.1e-6) == r"$4.1 \times 10^{-6}$"
     assert results.power_of_ten(-123456, digits=3) == r"$-1.23 \times 10^{5}$"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -20,7 +21,7 @@ from analysis import figures, run_statistics
 from grading.archive import read
 from grading.policy import read_policy
 from grading.verify import judge
-from study import experiments, gradients, image_losses, networks
+from study import experiments, gradients, image_losses, networks, results
 from study.course_network import CourseBlock, CourseNetwork
 from study.store import Store
 
@@ -216,7 +217,12 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     assert measures["change"] == pytest.approx(later.accuracy - parent.accuracy)
     assert measures["jump"] == pytest.approx((later.losses - control.losses)[1:11].mean())
     assert {"rise_epoch_1", "rise_epoch_2_interval", "train_loss_change"} <= set(measures)
-    assert "rise" not in run_statistics.epoch_measures(control, parent, control)
+    assert measures["gap"] == pytest.approx(
+        control.history.train_accuracy.iloc[-1] - parent.accuracy
+    )
+    rise = measures["running_mean_last"] - measures["running_mean_first"]
+    assert measures["running_mean_rise"] == pytest.approx(rise)
+    assert not {"rise", "gap"} & set(run_statistics.epoch_measures(control, parent, control))
 
     curve = image_losses.loss_since_seen(later, control)
     assert (curve.steps.diff().dropna() > 0).all()
@@ -242,6 +248,60 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
 def test_steps_since_an_image_was_seen(batches, gaps):
     images = np.array(batches).reshape(2, 2, 2)  # two epochs of two steps
     assert image_losses.steps_since_seen(images).reshape(4, 2).tolist() == gaps
+
+
+def test_the_generalisation_gap_has_the_interval_of_both_accuracies():
+    parent = SimpleNamespace(accuracy=50.0, predictions={"labels": torch.zeros(100)})
+    history = pd.DataFrame({"train_accuracy": [20.0, 90.0]})
+    control = SimpleNamespace(history=history, info={"train_images": 400})
+    gap, interval = run_statistics.generalisation_gap(control, parent)
+    assert gap == 40
+    assert interval == pytest.approx(1.96 * (0.5 * 0.5 / 100 + 0.9 * 0.1 / 400) ** 0.5 * 100)
+
+
+def test_published_values_span_the_table_of_reports():
+    reports, published = run_statistics.published()
+    rises = reports.loss_500 - reports.loss_100
+    assert published["least_rise"] == rises.min() < published["mean_rise"]
+    assert published["greatest_rise"] == rises.max() > published["mean_rise"]
+    for column in ("loss_100", "loss_500"):
+        values = reports[column]
+        assert published[f"least_{column}"] == values.min() < values.max()
+        assert published[f"greatest_{column}"] == values.max()
+    assert published["worst"] == reports.accuracy.min() < published["best"]
+
+
+class Claims(dict):
+    """Collects claims as a Ledger does."""
+
+    def claim_all(self, prefix, values, unit="", run=None):
+        self |= {f"{prefix}/{name}": value for name, value in values.items()}
+        return values
+
+
+def test_epochs_are_claimed_by_run_and_as_means_over_orders():
+    runs = {folder.name: training.load_run(folder) for folder in STORED.glob("long-*")}
+    epochs = results.epochs_from(runs, runs["long-0"])
+    assert {"long-restart-0", "long-restart-2-control"} <= {run.name for run in epochs}
+    assert runs["long-0"] not in epochs
+    claims = Claims()
+    measures = results.claim_epochs(claims, epochs, runs["long-0"])
+    losses = [claims[f"long-restart-{order}/running_mean_last"] for order in range(3)]
+    assert measures["long-restart"]["running_mean_last"] == pytest.approx(np.mean(losses))
+    assert claims["long-restart/rise_interval"] == measures["long-restart"]["rise_interval"]
+    restarts = [runs[f"long-restart-{order}"] for order in range(3)]
+    mean = results.mean_losses(restarts)
+    assert mean.mean() == pytest.approx(np.mean(losses))
+
+    _, published = run_statistics.published()
+    parents = {"our network": ("long-restart", runs["long-0"])}
+    table = results.replication_table(published, parents, measures)
+    assert list(table.iloc[:, 0]) == ["six reports, range", "our network", "its control"]
+    assert table["rise"][0] == "0.005 to 0.040"
+    assert table["before (%)"][1] == f"{runs['long-0'].accuracy:.2f}"
+    assert table["step 500"][1].startswith(f"{np.mean(losses):.3f} ± ")
+    restart_alone = [run for run in epochs if run.name.startswith("long-restart")]
+    assert abs(results.mean_block_autocorrelation(restart_alone)) < 0.6
 
 
 def test_the_rise_is_that_of_the_running_mean():

@@ -5,6 +5,7 @@
 They run in the active environment; only make installs what is missing.
 """
 
+import difflib
 import os
 import re
 import runpy
@@ -16,6 +17,14 @@ from tools.terminal import replace_unprintable
 
 ASSIGNMENT = "notebooks/assignment2.ipynb"
 STUDY = "notebooks/study.ipynb"
+# The settings of all commands; those of the notebook are also in its cell tagged parameters.
+SETTINGS = (
+    *("SEED", "EPOCHS", "BATCH_SIZE", "CIFAR10_DIR", "DATASET", "FRESH", "RUNS"),
+    *("DRAFT", "STRICT", "WEIGHTS", "SUBMISSION", "RERUN", "SUBMISSIONS", "ROSTER", "JOBS"),
+)
+# A setting on make's command line, as make passes it on in MAKEFLAGS: not an option, and not part
+# of a value with escaped spaces.
+MAKE_SETTING = re.compile(r"(?:^|(?<!\\)\s)([A-Za-z_]\w*)=")
 
 
 def run(module, *arguments, **settings):
@@ -100,11 +109,24 @@ def list_commands():
             print(f"  {name:12}{words}")
 
 
+def refuse_misspelt(names):
+    """Exit with a sentence if a name is much like a setting's, but is none.
+
+    Other names are left alone: they are environment variables of other programs.
+    """
+    for name in names:
+        similar = difflib.get_close_matches(name.upper(), SETTINGS, n=1, cutoff=0.75)
+        if name not in SETTINGS and similar:
+            sys.exit(f"There is no setting {name}. Did you mean {similar[0]}?")
+
+
 def main():
     """Run the command that the command line names, with its settings as environment variables."""
     replace_unprintable()
     names = [word for word in sys.argv[1:] if "=" not in word]
     settings = [word.split("=", 1) for word in sys.argv[1:] if "=" in word]
+    from_make = MAKE_SETTING.findall(os.environ.get("MAKEFLAGS", ""))
+    refuse_misspelt([*(name for name, _ in settings), *from_make])
     if not names:
         list_commands()
     elif len(names) > 1 or names[0] not in COMMANDS:
