@@ -19,7 +19,7 @@ from grading.policy import is_number
 from grading.schema import Place, SchemaError, read_table, read_value
 from report.freshness import file_hash
 from tools.errors import SubmissionError
-from tools.project_files import ROOT
+from tools.project_files import ROOT, is_handout
 from training.runs import WEIGHTS
 
 HISTORY = "epoch,train_loss,train_accuracy,learning_rate,seconds"
@@ -156,8 +156,11 @@ def check_run_data(main, data):
 
 
 def check_own_training(submission, main, policy):
-    """A list with a Finding if the main run is one that this copy has stored, or an empty one."""
-    if main is None or submission.is_own_copy:
+    """A list with a Finding if the main run is one that this copy has stored, or an empty one.
+
+    A student's own folder has no runs but the student's.
+    """
+    if main is None or submission.is_own_copy or is_handout():
         return []
     weights = submission.hash(f"{policy.files.runs}/{main.folder}/{WEIGHTS}")
     for folder in sorted((ROOT / policy.files.runs).glob("*/")):

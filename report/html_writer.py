@@ -34,10 +34,10 @@ SIDES = {"c": "centre", "r": "right"}
 MULTIROW = re.compile(r"\s*\\multirow(?:\[\w*\])?\{(\d{1,3})\}")
 RULE = re.compile("midrule|hline")
 NUMBERED_HEADINGS = ("h1", "h2", "h3")
-# a number and the one behind its ±, between which no line ends
-TOGETHER = re.compile(
-    "<button [^>]*>[^<]*</button>[^<]{0,3}\u00a0±\u00a0<button [^>]*>[^<]*</button>"
-)
+CLAIM = "<button [^>]*>[^<]*</button>"
+# a number, the one behind its ±, and a per cent sign, between which no line ends
+TOGETHER = re.compile(f"{CLAIM}[^<]{{0,3}}\u00a0±\u00a0{CLAIM}(?:\u00a0%)?|{CLAIM}\u00a0%")
+PER_CENT = re.compile(r"(?:(?<=\d)|^) %")  # at the start: behind a number that opens a passport
 NO_PASSPORTS = ["a", "code", "pre"]
 
 
@@ -482,6 +482,7 @@ def _escape_text(text, node):
         for typed, letter in DASHES:
             text = text.replace(typed, letter)
         text = text.replace(" ± ", "\u00a0±\u00a0")
+        text = PER_CENT.sub("\u00a0%", text)
     return escape(text)
 
 

@@ -218,14 +218,14 @@ def replication_table(published, parents, measures):
 
 
 def mean_block_autocorrelation(epochs):
-    """Return the mean of `run_statistics.block_autocorrelation` over runs with a control.
+    """Return the mean of `run_statistics.block_autocorrelation` over runs of one epoch.
 
-    `epochs` are runs of one epoch from one parent, a list, with their controls.
+    `epochs` are runs with their controls, a list.
     """
     correlations = []
     for run in epochs:
         control = run_statistics.control_of(run, epochs)
-        if control.name != run.name:
+        if control.name != run.name and len(run.history) == 1:
             differences = run.losses - control.losses
             correlations.append(run_statistics.block_autocorrelation(differences))
     return statistics.mean(correlations)

@@ -3,6 +3,7 @@
 import ast
 import copy
 import re
+import subprocess
 import sys
 
 import nbformat
@@ -220,6 +221,25 @@ def test_the_hand_out_holds_nothing_of_ours(handout):
     assert len(solutions) == len(PLACE.findall("\n".join(code_of(handout).values()))) == 6
     for solution in solutions:
         assert not set(solution.split("\n")) & set("\n".join(code_of(handout).values()).split("\n"))
+
+
+def test_the_hand_out_lists_only_commands_that_it_has(handout):
+    makefile = (handout / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"(?m)^([a-z-]+):  ## ", makefile)
+    given = ["report", "submission", "paper", "zip", "colab", "verify", "grade", "clean"]
+    assert targets == given
+    phony = re.search(r"(?m)^\.PHONY: (.*)", makefile)[1].split()
+    assert phony == ["help", *targets]
+    assert set(assignment.OMITTED_COMMANDS).isdisjoint(targets)
+    command = [sys.executable, "-m", "tools"]
+    listed = subprocess.run(command, cwd=handout, capture_output=True, encoding="utf-8")
+    assert re.findall(r"(?m)^  ([a-z-]+)", listed.stdout) == targets[:-1]  # make alone cleans
+    for name in assignment.OMITTED_COMMANDS:
+        done = subprocess.run(
+            [*command, name], cwd=handout, capture_output=True, encoding="utf-8"
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"python -m tools knows no command '{name}'; it takes")
 
 
 def test_the_hand_out_for_colab_carries_the_others(handout, tmp_path, monkeypatch):

@@ -389,6 +389,19 @@ def test_a_failing_cell_is_named_and_the_target_kept(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_cell_that_lacks_a_students_code_is_named(tmp_path):
+    body = "    # YOUR CODE HERE: add 1\n    raise NotImplementedError"
+    cells = "# Sizes", f"def size(n):\n{body}", "## Check", "size(3)"
+    _, err = start(tmp_path, *cells).communicate()
+    lines = err.splitlines()
+    assert "Cell 2 of 2 (Check) failed:" in lines
+    words = "Your code is missing in the cell 'Sizes: def size(n):': write it, then run this again."
+    assert words in lines
+    other = start(tmp_path, "# Sizes", "def size():\n    raise NotImplementedError", "size()")
+    assert "Your code is missing" not in other.communicate()[1]
+
+
+@pytest.mark.slow
 def test_a_dying_kernel_is_reported(tmp_path):
     runner = start(tmp_path, "# Title", "import os\nos._exit(9)")
     err = runner.communicate()[1]

@@ -440,6 +440,10 @@ def test_the_templates_stored_run_is_asked_about(world, no_paper, tmp_path, monk
     assert verdict.code == 2 and "is the one that comes with the template" in verdict.reason
     submission = forgeries.submission(world)
     runs, _ = records.load_runs(submission, ["fast-0"], world.policy)
+    monkeypatch.setattr(records, "is_handout", lambda: True)  # the runs are then the student's
+    assert not records.check_own_training(submission, runs["fast-0"], world.policy)
+    monkeypatch.setattr(records, "is_handout", lambda: False)
+    assert records.check_own_training(submission, runs["fast-0"], world.policy)
     record = json.dumps(info | {"seconds": 1.0})
     (folder / "run.json").write_text(record, encoding="utf-8")
     assert not records.check_own_training(submission, runs["fast-0"], world.policy)

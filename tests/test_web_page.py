@@ -7,9 +7,10 @@ import re
 import shutil
 import subprocess
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from helpers import ROOT
+from helpers import NOTEBOOK, ROOT
 from nbformat.v4 import new_notebook
 from paper_helpers import code, figure, front, latex_of, markdown, table
 from PIL import Image
@@ -186,6 +187,14 @@ def test_numbers_open_the_passports_of_their_claims():
         "0.018": ["epoch/change_interval"],
         "64.4": ["class_accuracy/cat"],
     }
+
+
+def test_no_line_ends_between_a_number_and_its_unit_or_interval():
+    text = "It reaches 82.57 % and changes by −0.034 ± 0.018 in 31 % of cases."
+    page = page_of(computed(text), record_cell())
+    together = [span.get_text() for span in page.select("main .together")]
+    assert together == ["82.57\u00a0%", "−0.034\u00a0±\u00a00.018"]
+    assert "31\u00a0% of cases" in page.main.get_text()
 
 
 @pytest.mark.parametrize(
@@ -386,3 +395,32 @@ def test_a_passport_opens_without_scripts(tmp_path):
         assert page.locator("main").evaluate("main => main.scrollWidth") <= 390
         browser.close()
     assert [url for url in requests if not url.startswith("data:")] == requests[:1]
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium (Debian: apt-get install chromium)")
+def test_the_committed_paper_is_an_accessible_page(tmp_path):
+    """By axe's rules: contrast, names of controls, order of headings, descriptions of figures."""
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    about = {"metadata": {"name": "notebook", "path": str(ROOT / "notebooks")}}
+    about["results"] = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))
+    notebook = nbformat.read(ROOT / NOTEBOOK, 4)
+    _, resources = latex_of(notebook, about, page=True, check_freshness=False)
+    file = tmp_path / "page.html"
+    file.write_text(resources["page"], encoding="utf-8")
+    reports = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            size = {"width": width, "height": 900}
+            page = browser.new_page(viewport=size, color_scheme=scheme)
+            page.goto(file.as_uri())
+            found = Axe().run(page)
+            assert len(found.response["passes"]) > 10
+            if found.violations_count:
+                reports[scheme] = found.generate_report()
+        browser.close()
+    assert reports == {}

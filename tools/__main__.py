@@ -100,13 +100,18 @@ COMMANDS = {
 }
 
 
+def described_commands():
+    """The commands that the Makefile lists, name -> what they do; a hand-out's has fewer."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    described = re.findall(r"(?m)^([a-z-]+): *## (.*)", makefile)
+    return {name: words for name, words in described if name in COMMANDS}
+
+
 def list_commands():
     """Print the commands with the words that `make` prints."""
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     print("python -m tools COMMAND [SETTING=value]... runs in the active environment:")
-    for name, words in re.findall(r"(?m)^([a-z-]+): *## (.*)", makefile):
-        if name in COMMANDS:
-            print(f"  {name:12}{words}")
+    for name, words in described_commands().items():
+        print(f"  {name:12}{words}")
 
 
 def refuse_misspelt(names):
@@ -129,10 +134,10 @@ def main():
     refuse_misspelt([*(name for name, _ in settings), *from_make])
     if not names:
         list_commands()
-    elif len(names) > 1 or names[0] not in COMMANDS:
+    elif len(names) > 1 or names[0] not in described_commands():
         sys.exit(
             f"python -m tools knows no command {' '.join(names)!r}; it takes one of "
-            f"{', '.join(COMMANDS)}, and settings such as EPOCHS=3."
+            f"{', '.join(described_commands())}, and settings such as EPOCHS=3."
         )
     else:
         os.chdir(ROOT)

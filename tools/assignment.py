@@ -21,12 +21,15 @@ from grading.policy import read_policy
 from tools.errors import SubmissionError
 from tools.packing import PLACEHOLDERS, QUESTION, print_written, write_archive, write_colab
 from tools.project_files import ROOT, project_files
+from tools.run_notebook import CODE_PLACEHOLDER
 from tools.terminal import replace_unprintable
 
 NOTEBOOK = "notebooks/assignment2.ipynb"
 COLAB = "assignment2_colab.ipynb"
 README = "tools/assignment_readme.md"  # becomes the hand-out's README.md
 POLICY = "grading/policy.toml"
+# Commands whose files students do not get.
+OMITTED_COMMANDS = ("study", "assignment", "test", "test-fast", "bench")
 BEGIN = re.compile(r"(?P<indent>\s*)#+ *BEGIN SOLUTION:? *(?P<hint>.*)")
 END = re.compile(r"\s*#+ *END SOLUTION.*")
 PROMPT = re.compile(r"<!--\s*PROMPT\b\s*(?P<text>.*?)\s*-->\n*", re.DOTALL)
@@ -80,7 +83,7 @@ def blank_code(source, cell):
 
 def placeholder(indent, hint):
     """The lines that stand in the place of a solution."""
-    first = f"{indent}# YOUR CODE HERE"
+    first = f"{indent}{CODE_PLACEHOLDER}"
     if hint:
         first += f": {hint}"
     return [first, f"{indent}raise NotImplementedError"]
@@ -236,6 +239,14 @@ def check_points(in_text, in_policy):
 # ------------------------------------------------------------------------------------------ files
 
 
+def makefile_of_students(text):
+    """Return the text of the Makefile without the commands whose files students do not get."""
+    for name in OMITTED_COMMANDS:
+        text = re.sub(rf"(?m)^{name}:.*\n(?:\t.*\n)*\n?", "", text)
+        text = re.sub(rf"(?m)^(\.PHONY:.*) {name}(?= |$)", r"\1", text)
+    return text
+
+
 def write_assignment(target):
     """Write the hand-out to the folder `target`, whose previous content is removed.
 
@@ -249,6 +260,9 @@ def write_assignment(target):
         copy = target / ("README.md" if name == README else name)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
+    makefile = target / "Makefile"
+    text = makefile_of_students(makefile.read_text(encoding="utf-8"))
+    makefile.write_text(text, encoding="utf-8", newline="\n")
     (target / NOTEBOOK).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target / NOTEBOOK)
     write_colab(notebook, files_below(target), target / COLAB, target)

@@ -91,6 +91,11 @@ ROLES = {
 }
 
 
+def is_handout(root=ROOT):
+    """Whether a folder is an assignment handed out to a student, who does not get the study."""
+    return not (root / "study").is_dir()
+
+
 def project_files(role, root=ROOT):
     """Existing files that play a role: a sorted list of paths.
 

@@ -25,10 +25,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from report.fonts import missing_letters
-from report.freshness import MIME_TYPE, is_unpacking, visible_outputs
+from report.freshness import MIME_TYPE, cell_names, is_unpacking, visible_outputs
 from tools.errors import CheckError, SubmissionError
 from tools.terminal import replace_unprintable
 
+CODE_PLACEHOLDER = "# YOUR CODE HERE"  # where the hand-out has a place for a student's code
 INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
 
 
@@ -177,14 +178,35 @@ def set_front_matter(notebook):
                         notebook.metadata[key] = front[key]
 
 
-def summarize(error, cell):
-    """Lines of a traceback that help: the cell's line, the last two of other files, the error."""
+def summarize(error, cell, notebook):
+    """Lines of a traceback that help: the cell's line, the last two of other files, the error.
+
+    Of code that a student has still to write, the cell to edit is named.
+    """
     if error.ename == CheckError.__name__:
         return error.evalue
     traceback = "\n".join(line for output in cell.outputs for line in output.get("traceback", []))
-    without_colours = re.sub(r"\x1b\[[\d;]*m", "", traceback)
-    marked = re.findall(r"^-+> *\d+ .*", without_colours, re.MULTILINE)
-    return "\n".join([*marked[:1], *marked[1:][-2:], f"{error.ename}: {error.evalue}"])
+    traceback = re.sub(r"\x1b\[[\d;]*m", "", traceback)  # without colours
+    marked = re.findall(r"^-+> *\d+ .*", traceback, re.MULTILINE)
+    lines = [*marked[:1], *marked[1:][-2:], f"{error.ename}: {error.evalue}"]
+    name = unwritten_cell(traceback, notebook)
+    if error.ename == "NotImplementedError" and name:
+        lines.append(f"Your code is missing in the cell {name!r}: write it, then run this again.")
+    return "\n".join(lines)
+
+
+def unwritten_cell(traceback, notebook):
+    """The heading and the first words of the cell that raised an error, as one text.
+
+    It is "" for a cell without a place for a student's code.
+    """
+    executed = re.findall(r"Cell In\[(\d+)\]", traceback)
+    for cell, name in zip(notebook.cells, cell_names(notebook)):
+        is_last = executed and str(cell.get("execution_count")) == executed[-1]
+        if is_last and CODE_PLACEHOLDER in cell.source:
+            _, _, words = name.partition("(")  # without its number: messages count code cells
+            return words.removesuffix(")")
+    return ""
 
 
 def front_matter_text(notebook):
@@ -260,7 +282,7 @@ async def run_cells(notebook, folder):
             try:
                 await client.async_execute_cell(cell, index)  # does nothing for Markdown
             except CellExecutionError as error:
-                failed.append(f"{position} failed:\n{summarize(error, cell)}")
+                failed.append(f"{position} failed:\n{summarize(error, cell, notebook)}")
                 if error.ename != CheckError.__name__:
                     break
             if interrupt.requested:
