@@ -374,12 +374,14 @@ def plot_one_more_epoch(losses, reports, logged):
     label -> the loss of each step (steps,) of at most six epochs, `reports` a DataFrame with a row
     for each report, `logged` steps and running means over public logs, two arrays.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(COLUMN_INCHES, 1.75))
     published_steps, _ = logged
-    _plot_reports(left, right, reports, published_steps)
     lines = {"mean of five reports": logged}
     for label, values in losses.items():
         lines[label] = run_statistics.running_means(values, len(published_steps))
+    legend_rows = -(-(1 + len(lines)) // 2)  # of two columns, rounded up
+    size = (COLUMN_INCHES, 1.35 + 0.2 * legend_rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size)
+    _plot_reports(left, right, reports, published_steps)
     published_line = {"color": BLACK, "marker": "D", "linestyle": "-"}
     for (label, (steps, means)), line in zip(lines.items(), (published_line, *LINES)):
         x = published_steps[-1] * steps / steps[-1]  # an epoch on other data has fewer steps
