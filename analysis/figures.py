@@ -405,23 +405,18 @@ def _plot_reports(left, right, reports, steps):
         right.plot(ends, (0, report.loss_500 - report.loss_100), color="0.75", linewidth=0.8)
 
 
-def plot_windows_by_run(runs):
-    """Draw losses minus their control's over several epochs, in windows: a line for each run.
+def plot_excess(differences):
+    """Draw how far the loss is above the control's within one epoch, as means of blocks of steps.
 
-    `runs` is a dict label -> differences, float (epochs, steps), of at most six runs. A band is
-    half of a 95 % interval to each side.
+    `differences` is a dict label -> losses minus the control's (steps,), of at most six epochs.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.2))
-    for (label, differences), line in zip(runs.items(), LINES):
-        for epoch, values in enumerate(differences):
-            ends, means, intervals = run_statistics.window_means(values)
-            epochs = epoch + ends / len(values)
-            axes.plot(epochs, means, **line, markersize=MARKER,
-                      label=label if epoch == 0 else None)
-            axes.fill_between(epochs, means - intervals, means + intervals, color=line["color"],
-                              alpha=0.2, linewidth=0)
-    axes.set(xlabel="epoch after the restart", ylabel="loss minus the control's")
-    axes.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True, min_n_ticks=1))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.8))
+    axes.axhline(0, color="0.75", linewidth=0.6)
+    for (label, losses), line in zip(differences.items(), LINES):
+        means = run_statistics.block_means(losses)
+        steps = len(losses) / len(means) * (np.arange(len(means)) + 0.5)  # the middle of each block
+        axes.plot(steps, means, **line, markersize=MARKER, label=label)
+    axes.set(xlabel="step", ylabel="loss minus the control's")
     figure.legend(**LEGEND, ncols=2)
     return figure
 

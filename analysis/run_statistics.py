@@ -227,18 +227,40 @@ def rise(losses):
 
 
 def rise_interval(losses):
-    """Return half of the 95 % interval of `rise`, by Student's t.
+    """Return half of the 95 % interval of `rise`.
 
     `rise` is the mean of the steps after the first fifth minus that of the first fifth, times the
-    share of these later steps. This is the two-sample t interval of that difference, with pooled
-    variance, of the means of blocks of steps.
+    share of these later steps; this is the interval of that difference.
     """
     blocks = block_means(losses)
     first, rest = np.split(blocks, [first_window(blocks)])
-    degrees_of_freedom = len(blocks) - 2
-    squares = ((first - first.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()
+    return len(rest) / len(blocks) * difference_interval(first, rest)
+
+
+def later_rise(losses):
+    """Return the mean loss of the last fifth of an epoch minus that of its second fifth.
+
+    The second value is half of the 95 % interval. `losses` are those of one epoch (steps,). The
+    difference tells a loss that keeps rising from one that rises once, then stays or falls.
+    """
+    blocks = block_means(losses)
+    length = first_window(blocks)
+    second = blocks[length:2 * length]
+    last = blocks[-length:]
+    return float(last.mean() - second.mean()), difference_interval(second, last)
+
+
+def difference_interval(values, others):
+    """Return half of the 95 % interval of the difference of two means, of independent values.
+
+    It is the two-sample interval by Student's t with pooled variance; NaN for a single value each.
+    """
+    degrees_of_freedom = len(values) + len(others) - 2
+    if degrees_of_freedom < 1:
+        return float("nan")
+    squares = ((values - values.mean()) ** 2).sum() + ((others - others.mean()) ** 2).sum()
     variance = squares / degrees_of_freedom
-    error = len(rest) / len(blocks) * (variance * (1 / len(first) + 1 / len(rest))) ** 0.5
+    error = (variance * (1 / len(values) + 1 / len(others))) ** 0.5
     return float(stats.t.ppf(0.975, degrees_of_freedom) * error)
 
 
@@ -292,6 +314,7 @@ def epoch_measures(run, before, control):
     - excess: that of all steps of the last epoch
     - rise: of the running mean of the difference from the control, in the last epoch;
       rise_epoch_<n> in each of several
+    - later_rise: see `later_rise`, of the difference from the control in the last epoch
     - change_from_control: of the test accuracy, beyond that of a control of as many epochs
     - train_loss_change: of the first training images without augmentation, beyond that of such a
       control
@@ -332,19 +355,22 @@ def generalisation_gap(control, parent):
 
 
 def loss_differences(differences, zero_rate_epochs):
-    """Return jump, excess and rise of `epoch_measures`, with intervals: a dict.
+    """Return jump, excess, rise and later_rise of `epoch_measures`, with intervals: a dict.
 
     `differences` are those of `difference_by_epoch`, float (epochs, steps); weights do not change
     in the first `zero_rate_epochs` epochs.
     """
     last = differences[-1]
     first_epoch = min(zero_rate_epochs, len(differences) - 1)  # with updates
+    later, later_interval = later_rise(last)
     return {
         "jump": differences[first_epoch, 1:11].mean(),  # the first step's weights are the start's
         "excess": last.mean(),
         "excess_interval": interval_of_mean(block_means(last)),
         "rise": rise(last),
         "rise_interval": rise_interval(last),
+        "later_rise": later,
+        "later_rise_interval": later_interval,
     }
 
 
@@ -408,12 +434,14 @@ def published():
     """
     reports = pd.read_csv(PUBLISHED)
     rises = reports.loss_500 - reports.loss_100
+    windows = pd.read_csv(PUBLISHED_WINDOWS).loss
     others = reports.accuracy[1:]
     return reports, {
         "mean_rise": float(rises.mean()),
         "least_rise": float(rises.min()),
         "greatest_rise": float(rises.max()),
         "rising": int((rises > 0).sum()),
+        "later_rise": float(windows.iloc[-1] - windows.iloc[1]),  # of the five public logs
         "least_loss_100": float(reports.loss_100.min()),
         "greatest_loss_100": float(reports.loss_100.max()),
         "least_loss_500": float(reports.loss_500.min()),

@@ -64,7 +64,7 @@ DRAWINGS = {
         run_statistics.published()[0],
         run_statistics.published_running_mean(),
     ),
-    "windows": lambda: figures.plot_windows_by_run(dict.fromkeys(LABELS, DIFFERENCES)),
+    "excess": lambda: figures.plot_excess(dict.fromkeys(LABELS, DIFFERENCES[0])),
     "since last seen": lambda: figures.plot_since_last_seen(dict.fromkeys(LABELS, CURVE)),
     "gradients": lambda: figures.plot_gradient_norms(dict.fromkeys(LABELS, [0.05, 2.0, 90.0])),
 }

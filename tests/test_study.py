@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import ROOT, tiny
+from scipy import stats
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -217,6 +218,7 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     assert measures["change"] == pytest.approx(later.accuracy - parent.accuracy)
     assert measures["jump"] == pytest.approx((later.losses - control.losses)[1:11].mean())
     assert {"rise_epoch_1", "rise_epoch_2_interval", "train_loss_change"} <= set(measures)
+    assert {"later_rise", "later_rise_interval"} <= set(measures)
     assert measures["gap"] == pytest.approx(
         control.history.train_accuracy.iloc[-1] - parent.accuracy
     )
@@ -268,6 +270,7 @@ def test_published_values_span_the_table_of_reports():
         values = reports[column]
         assert published[f"least_{column}"] == values.min() < values.max()
         assert published[f"greatest_{column}"] == values.max()
+    assert published["later_rise"] == pytest.approx(0.319 - 0.291)
     assert published["worst"] == reports.accuracy.min() < published["best"]
 
 
@@ -292,6 +295,9 @@ def test_epochs_are_claimed_by_run_and_as_means_over_orders():
     restarts = [runs[f"long-restart-{order}"] for order in range(3)]
     mean = results.mean_losses(restarts)
     assert mean.mean() == pytest.approx(np.mean(losses))
+    differences = results.differences_from_control(restarts, epochs)
+    assert differences.shape == (3, 500)
+    assert differences.mean() == pytest.approx(measures["long-restart"]["excess"])
 
     _, published = run_statistics.published()
     parents = {"our network": ("long-restart", runs["long-0"])}
@@ -307,6 +313,19 @@ def test_the_rise_is_that_of_the_running_mean():
     losses = np.linspace(1, 2, 500)
     running = np.cumsum(losses) / np.arange(1, 501)
     assert run_statistics.rise(losses) == pytest.approx(running[499] - running[99])
+
+
+def test_the_later_rise_leaves_out_the_first_fifth():
+    losses = np.array([9.0] * 100 + [1.0, 3.0] * 50 + [7.0] * 200 + [4.0, 6.0] * 50)
+    change, interval = run_statistics.later_rise(losses)
+    assert change == pytest.approx(3)
+    assert interval == pytest.approx(0)  # all blocks of a fifth have one mean
+    draw = np.random.default_rng(1)
+    values, others = draw.normal(size=4), draw.normal(size=9)
+    bounds = stats.ttest_ind(values, others).confidence_interval()
+    half = run_statistics.difference_interval(values, others)
+    assert half == pytest.approx((bounds.high - bounds.low) / 2)
+    assert np.isnan(run_statistics.difference_interval(values[:1], others[:1]))
 
 
 def test_running_means_end_with_the_epoch():
@@ -327,10 +346,14 @@ def test_window_means_have_intervals():
     assert intervals == pytest.approx(run_statistics.interval_of_mean([0.5, 2.5, 4.5, 6.5]))
 
 
-def test_figures_of_several_epochs_have_a_line_for_each_run():
-    differences = np.random.default_rng(0).normal(size=(2, 40))
-    figure = figures.plot_windows_by_run({"a": differences, "b": differences + 1})
-    assert len(figure.axes[0].lines) == 4  # two runs of two epochs
+def test_figures_of_differences_have_a_line_for_each_epoch():
+    losses = np.random.default_rng(0).normal(size=40)
+    figure = figures.plot_excess({"a": losses, "b": losses + 1})
+    _, first, second = figure.axes[0].lines  # after that of zero
+    means = losses.reshape(20, 2).mean(1)
+    assert first.get_xdata() == pytest.approx(2 * np.arange(20) + 1)  # the middle of each block
+    assert first.get_ydata() == pytest.approx(means)
+    assert second.get_ydata() == pytest.approx(means + 1)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     curve = pd.DataFrame({"steps": [1, 2], "mean": [0.1, 0.2], "interval": [0.1, 0.1]})
     figure = figures.plot_since_last_seen({"a": curve})
@@ -551,15 +574,22 @@ def test_the_readmes_findings_are_the_studys():
     """Its sentences, with the numbers computed; the text has to hold each of them."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     c = CLAIMS
-    rise = c["published/mean_rise"]
-    fall = -c["long-restart/change_from_control"]
+    falls = []
+    for group in ("restart-0", "long-restart"):
+        change = f"{group}/change_from_control"
+        falls.append(f"{-c[change]:.1f} ± {c[f'{change}_interval']:.1f}")
+    rises = []
+    for order in range(3):
+        rises.append(f"{c[f'restart-0-{order}/running_mean_rise']:+.3f}".replace("-", "−"))
     expected = [
         f"one more epoch | | | {c['published/original']:.2f} |",
         f"in {c['published/rising']} of {c['published/reports']} reports",
-        f"{c['long-restart/excess']:.3f} ± {c['long-restart/excess_interval']:.3f} above",
-        f"falls by {fall:.1f} ± {c['long-restart/change_from_control_interval']:.1f} points more",
-        f"by −{-c['long-restart/rise']:.3f} ± {c['long-restart/rise_interval']:.3f} within",
-        f"show +{rise:.3f} on average",
+        f"{c['restart-0/excess']:.3f} ± {c['restart-0/excess_interval']:.3f} above",
+        f"{c['long-restart/excess']:.3f} ± {c['long-restart/excess_interval']:.3f}. Test",
+        f"falls by {falls[0]} and {falls[1]} points more",
+        f"by {rises[0]}, {rises[1]} and {rises[2]} in three orders",
+        f"by −{-c['long-restart/rise']:.3f} ± {c['long-restart/rise_interval']:.3f} beyond",
+        f"show {c['published/mean_rise']:+.3f} on average",
         f"is {-c['ablation-no-shortcuts/gain']:.1f} ± "
         f"{c['ablation-no-shortcuts/gain_interval']:.1f} points lower",
     ]
