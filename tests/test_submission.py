@@ -31,6 +31,15 @@ def test_the_notebook_was_run_in_order_without_errors():
         assert not any(output.output_type == "error" for output in cell.outputs)
 
 
+@pytest.mark.parametrize("name", ["assignment2", "study"])
+def test_no_output_shows_an_object_in_place_of_its_content(name):
+    """Such as <Styler at 0x7f54>, which a PDF of the notebook prints where a page has a table."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
+    shown = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+    assert len(shown) > 1000
+    assert re.findall(r"<[\w.]+[^<>]* at 0x[0-9a-f]+>", shown) == []
+
+
 def test_the_figures_are_those_of_the_notebook():
     shown = 0
     for cell in CELLS:
