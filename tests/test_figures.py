@@ -125,7 +125,7 @@ def test_lines_differ_in_more_than_colour():
 @pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs pdftotext")
 def test_signs_are_copied_as_what_they_are(tmp_path):
     words = ""
-    for name in ("blocks", "windows", "gradients"):
+    for name in ("blocks", "excess", "gradients"):
         path = tmp_path / f"{name}.pdf"
         DRAWINGS[name]().savefig(path)
         words += pdf_text(path)
