@@ -91,9 +91,9 @@ ROLES = {
 }
 
 
-def is_handout(root=ROOT):
-    """Whether a folder is an assignment handed out to a student, who does not get the study."""
-    return not (root / "study").is_dir()
+def is_handout():
+    """Whether this project is an assignment handed out to a student, who does not get the study."""
+    return not (ROOT / "study").is_dir()
 
 
 def project_files(role, root=ROOT):

@@ -189,8 +189,7 @@ def summarize(error, cell, notebook):
     traceback = re.sub(r"\x1b\[[\d;]*m", "", traceback)  # without colours
     marked = re.findall(r"^-+> *\d+ .*", traceback, re.MULTILINE)
     lines = [*marked[:1], *marked[1:][-2:], f"{error.ename}: {error.evalue}"]
-    name = unwritten_cell(traceback, notebook)
-    if error.ename == "NotImplementedError" and name:
+    if error.ename == "NotImplementedError" and (name := unwritten_cell(traceback, notebook)):
         lines.append(f"Your code is missing in the cell {name!r}: write it, then run this again.")
     return "\n".join(lines)
 
