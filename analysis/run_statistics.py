@@ -276,18 +276,6 @@ def block_means(values, blocks=BLOCKS):
     return values[:blocks * length].reshape(blocks, length).mean(1)
 
 
-def window_means(values, count=WINDOWS):
-    """Return the means of `count` windows of one epoch's values (steps,).
-
-    Three arrays (count,): the last step of each window, its mean, and half of the mean's 95 %
-    interval, from blocks of steps.
-    """
-    width = len(values) // count
-    windows = values[:count * width].reshape(count, width)
-    intervals = [interval_of_mean(block_means(window, blocks=4)) for window in windows]
-    return width * np.arange(1, count + 1), windows.mean(1), np.array(intervals)
-
-
 def block_autocorrelation(differences):
     """Return the correlation of neighbouring blocks' means of one epoch, after its first fifth.
 

@@ -30,6 +30,7 @@ class Entry:
     key: str
     type: str  # in lower case: "article", "misc"
     fields: dict  # name in lower case -> text for people, without braces and commands
+    names: str  # authors, or else editors, in the syntax of BibTeX: braces keep a name together
     line: int  # of the file, counted from 1
 
     @property
@@ -52,11 +53,13 @@ def read_bibliography(path=BIBLIOGRAPHY):
     middleware = [ResolveStringReferencesMiddleware(), RemoveEnclosingMiddleware()]
     entries = {}
     for block in _parse(_read(path), path, middleware):
-        fields = {}
+        sources = {}
         for field in block.fields:  # of two fields with one name, BibTeX takes the first
-            fields.setdefault(field.key.lower(), plain_text(field.key, field.value))
+            sources.setdefault(field.key.lower(), field.value)
+        fields = {name: plain_text(name, source) for name, source in sources.items()}
+        names = sources.get("author") or sources.get("editor") or ""
         line = block.start_line + 1
-        entries[block.key] = Entry(block.key, block.entry_type.lower(), fields, line)
+        entries[block.key] = Entry(block.key, block.entry_type.lower(), fields, names, line)
     return entries
 
 

@@ -4,10 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-import bibtexparser
-from bibtexparser.middlewares import RemoveEnclosingMiddleware, ResolveStringReferencesMiddleware
-
-from report.bibliography import BIBLIOGRAPHY, escaped_bibliography, read_bibliography
+from report.bibliography import BIBLIOGRAPHY, plain_text, read_bibliography
 from report.links import WEB_ADDRESS
 
 WHERE = ("journal", "booktitle", "howpublished", "institution", "school", "publisher", "note")
@@ -86,7 +83,6 @@ class Reference:
 def list_references(keys, path=BIBLIOGRAPHY):
     """The References with these keys, in the list's order: the first has the number 1."""
     entries = read_bibliography(path)
-    raw = _author_fields(path)
     found = []
     for key in set(keys) & entries.keys():
         fields = entries[key].fields
@@ -99,7 +95,7 @@ def list_references(keys, path=BIBLIOGRAPHY):
         found.append(
             Reference(
                 key,
-                _read_names(raw.get(key, "")),
+                _read_names(entries[key].names),
                 fields.get("title", ""),
                 details,
                 address,
@@ -107,16 +103,6 @@ def list_references(keys, path=BIBLIOGRAPHY):
             )
         )
     return sorted(found, key=lambda reference: reference.sort_key)
-
-
-def _author_fields(path):
-    """Key -> authors or editors, with the braces that keep a group's name together."""
-    middleware = [ResolveStringReferencesMiddleware(), RemoveEnclosingMiddleware()]
-    found = {}
-    for entry in bibtexparser.parse_string(escaped_bibliography(path), middleware).entries:
-        fields = {field.key.lower(): field.value for field in entry.fields}
-        found[entry.key] = fields.get("author") or fields.get("editor") or ""
-    return found
 
 
 def _read_names(text):
@@ -128,12 +114,12 @@ def _read_names(text):
             last, first = part, ""
         elif not comma:
             first, _, last = part.rpartition(" ")
-        names.append(Name(_plain(first), _plain(last)))
+        names.append(Name(_plain_name(first), _plain_name(last)))
     return names
 
 
-def _plain(text):
-    return re.sub(r"\\([&%#_$])", r"\1", text).replace("{", "").replace("}", "").strip()
+def _plain_name(text):
+    return plain_text("author", text).strip()
 
 
 def _purified(text):

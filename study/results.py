@@ -190,11 +190,15 @@ def mean_losses(runs):
 
 
 def differences_from_control(runs, epochs):
-    """Return the losses of runs of one epoch minus those of their controls, float (runs, steps).
+    """Return the losses of the runs' last epoch minus those of their controls, (runs, steps).
 
-    `epochs` are runs among which the controls are, a list.
+    They are floats. `epochs` are runs among which the controls are, a list.
     """
-    return np.array([run.losses - run_statistics.control_of(run, epochs).losses for run in runs])
+    differences = []
+    for run in runs:
+        control = run_statistics.control_of(run, epochs)
+        differences.append(run_statistics.difference_by_epoch(run, control)[-1])
+    return np.array(differences)
 
 
 def replication_table(published, parents, measures):
@@ -234,7 +238,7 @@ def mean_block_autocorrelation(epochs):
     for run in epochs:
         control = run_statistics.control_of(run, epochs)
         if control.name != run.name and len(run.history) == 1:
-            differences = run.losses - control.losses
+            (differences,) = run_statistics.difference_by_epoch(run, control)
             correlations.append(run_statistics.block_autocorrelation(differences))
     return statistics.mean(correlations)
 

@@ -339,13 +339,6 @@ def test_running_means_end_with_the_epoch():
     assert steps.tolist() == [1, 2, 3]
 
 
-def test_window_means_have_intervals():
-    ends, means, intervals = run_statistics.window_means(np.arange(40.0))
-    assert ends.tolist() == [8, 16, 24, 32, 40]
-    assert means.tolist() == [3.5, 11.5, 19.5, 27.5, 35.5]
-    assert intervals == pytest.approx(run_statistics.interval_of_mean([0.5, 2.5, 4.5, 6.5]))
-
-
 def test_figures_of_differences_have_a_line_for_each_epoch():
     losses = np.random.default_rng(0).normal(size=40)
     figure = figures.plot_excess({"a": losses, "b": losses + 1})
