@@ -13,6 +13,7 @@ from nbconvert.filters import escape_latex
 from analysis.notebook_run import OUTPUT_FOLDER, cell_options
 from report.bibliography import entries_of
 from report.freshness import MIME_TYPE, text_hash
+from report.reference_list import list_references
 from tools.errors import SubmissionError
 
 KINDS = {"fig": "Figure", "tbl": "Table"}  # the first letters of a label, and what captions say
@@ -198,18 +199,13 @@ def reference_list(document="report"):
     """
     markdown = []
     latex = []
-    for entry in entries_of(document):
-        fields = entry.fields
-        author = f"{fields.get('author', entry.key)} ({fields.get('year', 'no date')}): "
-        title = fields.get("title", "")
-        details = ", ".join(fields[name] for name in DETAILS if name in fields)
-        markdown.append(f'- <a id="ref-{entry.key}"></a>{author}*{title}*. {details}')
-        latex.append(rf"\item\phantomsection\label{{ref-{entry.key}}}{escape_latex(author)}"
-                     rf"\emph{{{escape_latex(title)}}}. {escape_latex(details)}")
+    for listed in list_references(entry.key for entry in entries_of(document)):
+        authors = f"{listed.authors or listed.key}: "
+        details = ", ".join(filter(None, [*listed.details, listed.address]))
+        markdown.append(f'- <a id="ref-{listed.key}"></a>{authors}*{listed.title}*. {details}')
+        latex.append(rf"\item\phantomsection\label{{ref-{listed.key}}}{escape_latex(authors)}"
+                     rf"\emph{{{escape_latex(listed.title)}}}. {escape_latex(details)}")
     display({
         "text/markdown": "\n".join(markdown),
         "text/latex": "\n".join([r"\begin{itemize}", *latex, r"\end{itemize}"]),
     }, raw=True)
-
-
-DETAILS = ("journal", "booktitle", "institution", "howpublished", "note", "url")  # where to find it

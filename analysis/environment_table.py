@@ -11,7 +11,7 @@ from analysis.run_statistics import group_name
 from report.freshness import code_hash, text_hash
 from training import ENGINE, environment, short_hash
 
-COLUMNS = ("what", "on", "with", "hash", "min")
+COLUMNS = ("item", "source or machine", "version, date", "hash", "minutes")
 
 
 def environment_table(data, runs):

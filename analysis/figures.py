@@ -341,9 +341,11 @@ def _plot_accuracies(axes, run):
     history = run.history
     axes.plot(history.epoch, history.train_accuracy, color=BLACK, linestyle="--", marker="s",
               markersize=MARKER, label="training")
-    axes.plot(len(history), run.accuracy, color=ORANGE, marker="o", markersize=4,
-              linestyle="none", label="test")
+    # hollow: the last training accuracy may be behind it
+    axes.plot(len(history), run.accuracy, color=ORANGE, marker="o", markersize=5,
+              markerfacecolor="none", linestyle="none", label="test")
     axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    axes.set_xlim(left=0)
 
 
 def plot_classes(confusion, names):

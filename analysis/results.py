@@ -93,7 +93,13 @@ NAMES_OF_FIELDS = {
     "crop": "random shifts",
     "flip": "random mirroring",
 }
-NAMES_OF_VALUES = {"muon": "Muon", "adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
+NAMES_OF_VALUES = {
+    "muon": "Muon",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sgd": "SGD",
+    "whitening": "principal components",
+}
 
 
 def recipe_table(recipes, continued=()):
@@ -166,4 +172,4 @@ def compare(value, interval, reference):
         return "below"
     if value - interval > reference:
         return "above"
-    return "about as much as"
+    return "close to"

@@ -99,18 +99,24 @@ class OneMoreEpoch:
     """What one more epoch does, beside a control run with a learning rate of zero.
 
     Accuracies are in per cent and their changes in points, losses in nats; what each measure is
-    says `run_statistics.epoch_measures`.
+    says `run_statistics.epoch_measures`. The running mean is that at `first_step`, after a fifth of
+    the epoch, and at `last_step`, its end. `all_reports_rise` says whether it rises in all of the
+    published reports.
     """
+    first_step: int
+    last_step: int
     accuracy: float
     control_accuracy: float
     running_mean_first: float
     running_mean_last: float
-    jump: float
+    control_running_mean_first: float
+    control_running_mean_last: float
     excess: Estimate
     rise: Estimate
     change: Estimate
     control_change: Estimate
     change_beyond_control: Estimate
+    all_reports_rise: bool
 
     @property
     def direction(self):
@@ -132,39 +138,66 @@ class OneMoreEpoch:
 
     @property
     def effect_on_accuracy(self):
-        """What the updates do to the test accuracy, compared with the control: a clause."""
-        points = self.change_beyond_control.points
-        if not self.change_beyond_control.is_clear:
-            return f"no effect of the updates on the test accuracy is shown ({points} points)"
-        return f"the updates change the test accuracy by {points} points"
+        """What the updates do to the test accuracy, beyond the control: a sentence."""
+        change = self.change_beyond_control
+        difference = f"The difference of the two changes, {change.points} points,"
+        if not change.is_clear:
+            return f"{difference} cannot be distinguished from zero."
+        return f"{difference} is the effect of the updates."
 
     @property
-    def outcome(self):
-        """Both effects in short: a clause."""
-        loss = "does not differ clearly from that of the control"
-        if self.excess.is_clear:
-            loss = f"is {'above' if self.excess.value > 0 else 'below'} that of the control"
-        accuracy = "no effect on the test accuracy is shown"
-        if self.change_beyond_control.is_clear:
-            accuracy = f"the test accuracy changes by {self.change_beyond_control.points} points"
-        return f"the loss {loss}, and {accuracy}"
+    def changes(self):
+        """How the test accuracy changes, with and without updates: three sentences."""
+        return (
+            f"One more epoch changes the test accuracy by {self.change.points} points. In a "
+            "control run with a learning rate of zero, whose weights stay the same, it changes by "
+            f"{self.control_change.points} points. {self.effect_on_accuracy}"
+        )
+
+    @property
+    def comparison_with_reports(self):
+        """Whether the running mean of the loss rises as in the published reports: a sentence."""
+        sentence = f"The running mean of the loss {self.direction} within the epoch"
+        if not self.all_reports_rise:
+            return f"{sentence}."
+        if self.direction == "rises":
+            return f"{sentence}, as in all reports."
+        return f"{sentence}, while it rises in all reports."
 
     def table(self):
-        """Return the measures with their meaning: a DataFrame of strings."""
-        first = f"{self.running_mean_first:.4f}"
-        last = f"{self.running_mean_last:.4f}"
+        """Return the measures of both runs and their difference: a DataFrame of strings."""
+        first, last = self.first_step, self.last_step
+        rise = self.running_mean_last - self.running_mean_first
+        control_rise = self.control_running_mean_last - self.control_running_mean_first
         rows = [
-            ("test accuracy, %", f"{self.accuracy:.2f}"),
-            ("change of the test accuracy, points", self.change.points),
-            ("the same in the control", self.control_change.points),
-            ("the difference of the two", self.change_beyond_control.points),
-            ("loss minus the control's, steps 2 to 11", f"{self.jump:+.3f}".replace("-", "−")),
-            ("loss minus the control's, all steps", self.excess.signed),
-            ("running mean of the loss after 1/5 of the steps", first),
-            ("running mean of the loss after all steps", last),
-            ("rise of the running mean, minus the control's", self.rise.signed),
+            ("test accuracy, %", f"{self.accuracy:.2f}", f"{self.control_accuracy:.2f}", ""),
+            (
+                "change of the test accuracy, points",
+                self.change.points,
+                self.control_change.points,
+                self.change_beyond_control.points,
+            ),
+            (
+                f"running mean of the loss at step {first}",
+                f"{self.running_mean_first:.4f}",
+                f"{self.control_running_mean_first:.4f}",
+                "",
+            ),
+            (
+                f"running mean of the loss at step {last}, the end",
+                f"{self.running_mean_last:.4f}",
+                f"{self.control_running_mean_last:.4f}",
+                self.excess.signed,
+            ),
+            (
+                f"change of the running mean since step {first}",
+                f"{rise:+.4f}".replace("-", "−"),
+                f"{control_rise:+.4f}".replace("-", "−"),
+                self.rise.signed,
+            ),
         ]
-        return pd.DataFrame(rows, columns=["measure", "value"]).set_index("measure")
+        columns = ["measure", "one more epoch", "control", "difference"]
+        return pd.DataFrame(rows, columns=columns).set_index("measure")
 
 
 class Summary:
@@ -263,22 +296,27 @@ class Summary:
         self.ledger.claim(f"{self.run.name}/accuracy", self.run.accuracy, "%", self.run)
         after = results.claim_epoch(self.ledger, restart, self.run, control)
         after_control = results.claim_epoch(self.ledger, control, self.run, control)
-        self.claim_published()
+        published = self.claim_published()
+        first_step, *_, last_step = run_statistics.running_means(restart.losses)[0]
 
         def estimate(values, name):
             return Estimate(values[name], values[f"{name}_interval"])
 
         self.epoch = OneMoreEpoch(
+            first_step=int(first_step),
+            last_step=int(last_step),
             accuracy=after["accuracy"],
             control_accuracy=after_control["accuracy"],
             running_mean_first=after["running_mean_first"],
             running_mean_last=after["running_mean_last"],
-            jump=after["jump"],
+            control_running_mean_first=after_control["running_mean_first"],
+            control_running_mean_last=after_control["running_mean_last"],
             excess=estimate(after, "excess"),
             rise=estimate(after, "rise"),
             change=estimate(after, "change"),
             control_change=estimate(after_control, "change"),
             change_beyond_control=estimate(after, "change_from_control"),
+            all_reports_rise=published["rising"] == published["reports"],
         )
         return self.epoch
 
@@ -293,11 +331,12 @@ class Summary:
         accuracies = {}
         if self.evaluation:
             images = self.evaluation.images
-            accuracies["ours, from scratch"] = self.evaluation.accuracy.value
-            accuracies["… with TTA"] = self.evaluation.accuracy_with_tta
+            accuracies["ours"] = self.evaluation.accuracy.value
+            accuracies["ours, with TTA"] = self.evaluation.accuracy_with_tta
         if self.epoch:
             images = len(self.data.test_labels)
-            accuracies["… and one more epoch"] = self.epoch.accuracy
+            accuracies["ours, after one more epoch"] = self.epoch.accuracy
+            accuracies["ours, after its control"] = self.epoch.control_accuracy
         return results.accuracy_table(accuracies, images, self.claim_published())
 
     def conclusions(self):
@@ -309,7 +348,7 @@ class Summary:
             comparison = results.compare(accuracy.value, accuracy.half_interval, original)
             sentences.append(
                 f"The network, trained from scratch for {self.trained.epochs}, reaches "
-                f"{accuracy.value:.2f} % ± {accuracy.half_interval:.2f}, {comparison} the "
+                f"{accuracy.value:.2f} ± {accuracy.half_interval:.2f} %, {comparison} the "
                 f"{original:.2f} % of the original report."
             )
         elif self.trained:
@@ -317,7 +356,7 @@ class Summary:
         elif self.network:
             sentences.append("The network is built and checked; it is not trained here.")
         if self.epoch:
-            sentences.append(f"In one more epoch, {self.epoch.outcome}.")
+            sentences += [self.epoch.changes, self.epoch.comparison_with_reports]
         return " ".join(sentences)
 
     def abstract(self):
@@ -332,19 +371,15 @@ class Summary:
             sentences.append(self._training_sentence())
         if self.evaluation:
             sentences.append(
-                "The student report that this assignment follows, the original report, reaches "
-                f"{self.evaluation.original:.2f} % with another network, after one more epoch from "
-                "a checkpoint of the course."
+                "An earlier student report, the *original report*, trained a checkpoint of the "
+                "course, with another network, for one more epoch and reached "
+                f"{self.evaluation.original:.2f} %."
             )
         if self.epoch:
-            sentences.append(
-                "We train our network for one more epoch in the same way, beside a control run "
-                f"with a learning rate of zero: {self.epoch.effect_on_loss}; "
-                f"{self.epoch.effect_on_accuracy}."
-            )
+            sentences.append(f"We train ours for one more epoch, too. {self.epoch.changes}")
         sentences.append(
-            "Accuracies are recomputed from the stored weights; losses and times are checked "
-            "against the records of the runs."
+            "A program recomputes accuracies from stored weights and predictions, and compares "
+            "losses with the records of the runs."
         )
         return " ".join(sentences)
 

@@ -5,7 +5,6 @@ import unicodedata
 from dataclasses import dataclass
 
 from report.bibliography import BIBLIOGRAPHY, plain_text, read_bibliography
-from report.links import WEB_ADDRESS
 
 WHERE = ("journal", "booktitle", "howpublished", "institution", "school", "publisher", "note")
 AND = re.compile(r"\s+and\s+", re.IGNORECASE)
@@ -54,7 +53,8 @@ class Reference:
     @property
     def link(self):
         """The address if a browser may follow it, else ""."""
-        return self.address if WEB_ADDRESS.match(self.address) else ""
+        is_web_address = self.address.lower().startswith(("http://", "https://"))
+        return self.address if is_web_address else ""
 
     @property
     def authors(self):

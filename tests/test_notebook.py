@@ -369,14 +369,15 @@ PARTS = {
     "evaluation": (
         summary.Evaluation(estimate(82.5), 83.5, None, "cat and dog", 15.0, 10_000, 82.37),
         "82.50 % of the test images",
-        "82.50 % ± 0.50, about as much as the 82.37 %",
+        "82.50 ± 0.50 %, close to the 82.37 %",
     ),
     "epoch": (
         summary.OneMoreEpoch(
-            80, 80, 0.6, 0.5, 0.1, *(estimate(value) for value in (1.0, 2.0, -3.0, -1.0, -2.0))
+            100, 500, 80, 82, 0.6, 0.5, 0.4, 0.4,
+            *(estimate(value) for value in (1.0, 2.0, -3.0, -1.0, -2.0)), True,
         ),
-        "the updates change the test accuracy by −2.00 ± 0.50 points",
-        "above that of the control, and the test accuracy changes by −2.00 ± 0.50 points",
+        "The difference of the two changes, −2.00 ± 0.50 points, is the effect of the updates.",
+        "falls within the epoch, while it rises in all reports",
     ),
 }
 

@@ -14,6 +14,7 @@ ANALYSIS = (
     "report/cell_options.py",
     "report/freshness.py",
     "report/geometry.py",
+    "report/reference_list.py",
     "report/references.bib",
 )
 PAPER = ("report/*.py", "report/references.bib", "report/twocolumn/*", "report/webpage/*")
