@@ -5,11 +5,12 @@ give. A claim that is required and missing is caught here, too.
 """
 from dataclasses import dataclass
 
-from analysis import run_statistics
+from analysis import image_losses, run_statistics
 from grading.findings import Finding, Measurement, format_value, join_names
 from grading.policy import EXACT, Tolerance
 from grading.schema import Place, SchemaError, read_table
 from report.freshness import record
+from tools.errors import SubmissionError
 
 MAX_CLAIMS = 2_000
 MAX_VALUE_LENGTH = 60
@@ -270,7 +271,22 @@ def _values_of_run(run, claimed):
         candidates = [other for other in claimed if _can_control(run, other)]
         control = run_statistics.control_of(run, candidates)
         values |= run_statistics.epoch_measures(run, before[0], control)
+        values |= _slope_since_seen(run, control)
     return values
+
+
+def _slope_since_seen(run, control):
+    """How an image's loss depends on the epochs since it was seen: {} without such losses."""
+    if control is None or run.image_losses is None or control.image_losses is None:
+        return {}
+    controls = control.image_losses[:len(run.image_losses)]  # a control may have more epochs
+    if run.image_losses.shape != controls.shape:
+        return {}
+    differences = run.image_losses - controls
+    try:
+        return image_losses.slope_since_seen(run, differences)
+    except SubmissionError:  # this copy does not know the run's recipe
+        return {}
 
 
 def _gain(group, members, groups):

@@ -20,9 +20,10 @@ from grading.schema import Place, SchemaError, read_table, read_value
 from report.freshness import file_hash
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, is_handout
-from training.runs import WEIGHTS
+from training.runs import IMAGE_LOSSES, WEIGHTS
 
 HISTORY = "epoch,train_loss,train_accuracy,learning_rate,seconds"
+HALF_PRECISION = 1e-3  # relative error of a number stored in half precision, rounded up
 RECIPE_TYPES = {setting.name: type(setting.default) for setting in fields(training.Recipe)}
 
 
@@ -109,9 +110,13 @@ class RunRecord:
 
 @dataclass
 class SubmittedRun(training.Run):
-    """A run of a submission, with the typed content of its run.json."""
+    """A run of a submission, with the typed content of its run.json.
+
+    `image_losses` are the losses of single images, float (epochs, steps, batch size), or None.
+    """
 
     record: RunRecord = field(kw_only=True)
+    image_losses: np.ndarray | None = field(kw_only=True, default=None)
 
 
 # ------------------------------------------------------------------------------------------- data
@@ -242,7 +247,28 @@ def _load_run(submission, name, folder):
         losses=losses,
         predictions=submission.tensors(f"{folder}/predictions.safetensors"),
         record=record,
+        image_losses=_load_image_losses(submission, f"{folder}/{IMAGE_LOSSES}", record, losses),
     )
+
+
+def _load_image_losses(submission, file, record, losses):
+    """The losses of single images, (epochs, steps, batch size); None without them.
+
+    Raises ArchiveError if there are not as many as the run's steps and batches say, or if their
+    means are not the losses of the steps.
+    """
+    if file not in submission.files:
+        return None
+    config = record.config
+    steps = record.train_images // config.batch_size
+    expected_shape = (config.epochs * steps, config.batch_size)
+    found = submission.tensors(file).get("image_losses")
+    if found is None or tuple(found.shape) != expected_shape or len(losses) != len(found):
+        raise ArchiveError(f"its {IMAGE_LOSSES} does not hold a loss for each image of each step")
+    found = found.double().numpy()
+    if not np.allclose(found.mean(1), losses, rtol=HALF_PRECISION, atol=HALF_PRECISION):
+        raise ArchiveError(f"the means of its {IMAGE_LOSSES} are not the losses of its steps")
+    return found.reshape(config.epochs, steps, config.batch_size)
 
 
 def check_predictions(run, known):

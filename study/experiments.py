@@ -169,17 +169,21 @@ def order_name(kind):
 
 
 def orders(plan):
-    """List two epochs from the oldest parent for each kind of order of the images."""
-    return all_orders(parent_name(0, plan.ages[-1]), CourseNetwork, RESTART)
+    """List two epochs from the oldest parent for each kind of order of the images but one.
+
+    New permutations have no run of their own here: `later_epochs` begins with these two epochs.
+    """
+    kinds = [kind for kind in Recipe.CHOICES["order"] if kind != RESTART.order]
+    return all_orders(kinds, parent_name(0, plan.ages[-1]), CourseNetwork, RESTART)
 
 
-def all_orders(start, network, recipe, prefix=""):
-    """List two epochs from the run `start` for each kind of order of the images.
+def all_orders(kinds, start, network, recipe, prefix=""):
+    """List two epochs from the run `start` for each of some kinds of order of the images.
 
     `prefix` starts the names of the runs.
     """
     experiments = []
-    for kind in Recipe.CHOICES["order"]:
+    for kind in kinds:
         name = prefix + order_name(kind)
         two_epochs = replace(recipe, epochs=2, order=kind)
         experiment = Experiment(name, network, two_epochs, start, keep_image_losses=True)
@@ -224,7 +228,8 @@ def from_long_recipe():
 def orders_from_long_recipe():
     """List two epochs from our network of the long recipe for each kind of order of the images."""
     recipe = Recipe(seed=FIRST_ORDER)
-    return all_orders("long-0", networks.submission_network, recipe, prefix="long-")
+    kinds = Recipe.CHOICES["order"]
+    return all_orders(kinds, "long-0", networks.submission_network, recipe, prefix="long-")
 
 
 def ablations(plan):

@@ -4,7 +4,7 @@ import statistics
 import numpy as np
 import pandas as pd
 
-from analysis import run_statistics
+from analysis import image_losses, run_statistics
 from analysis.results import (
     OFFICIAL_IMAGES,
     accuracy_rows,
@@ -14,6 +14,7 @@ from analysis.results import (
     published_rows,
 )
 from study.experiments import FAST, LONG
+from training.runs import IMAGE_LOSSES
 
 # What a group of runs changes in its recipe or network, as the table of ablations says it.
 CHANGES = {
@@ -175,13 +176,36 @@ def claim_epochs(ledger, epochs, before):
     for run in epochs:
         control = run_statistics.control_of(run, epochs)
         group = run_statistics.group_name(run.name)
-        measures.setdefault(group, []).append(claim_epoch(ledger, run, before, control))
+        of_run = claim_epoch(ledger, run, before, control)
+        of_run |= ledger.claim_all(run.name, slope_since_seen(run, control), run=run)
+        measures.setdefault(group, []).append(of_run)
     means = {}
     for group, measured in measures.items():
         means[group] = run_statistics.mean_over_runs(measured)
         if len(measured) > 1:
             ledger.claim_all(group, means[group])
     return means
+
+
+def slope_since_seen(run, control):
+    """Return `image_losses.slope_since_seen` of a run; {} if losses of images were not stored."""
+    differences = image_loss_differences(run, control)
+    if differences is None:
+        return {}
+    return image_losses.slope_since_seen(run, differences)
+
+
+def image_loss_differences(run, control):
+    """Return the loss of each image minus the control's, float (epochs, steps, batch size).
+
+    It is None for a control, and if the losses of images were not stored.
+    """
+    if control is None or control.name == run.name:
+        return None
+    if not all((each.folder / IMAGE_LOSSES).exists() for each in (run, control)):
+        return None
+    losses = image_losses.read_image_losses(run)
+    return losses - image_losses.read_image_losses(control)[:len(losses)]
 
 
 def mean_losses(runs):

@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import training
 import utils
-from analysis import figures, run_statistics
+from analysis import figures, image_losses, run_statistics
 from grading.archive import read
 from grading.policy import read_policy
 from grading.verify import judge
-from study import experiments, gradients, image_losses, networks, results
+from study import experiments, gradients, networks, results
 from study.course_network import CourseBlock, CourseNetwork
 from study.store import Store
 
@@ -226,16 +226,18 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     assert measures["running_mean_rise"] == pytest.approx(rise)
     assert not {"rise", "gap"} & set(run_statistics.epoch_measures(control, parent, control))
 
-    curve = image_losses.loss_since_seen(later, control)
+    losses = image_losses.read_image_losses(later)
+    differences = losses - image_losses.read_image_losses(control)
+    curve = image_losses.loss_since_seen(later, differences)
     assert (curve.steps.diff().dropna() > 0).all()
     assert curve.interval.gt(0).all()
     in_same_order = copy.deepcopy(later)
     in_same_order.info["config"]["order"] = "same"
     one_step = "all images of a step were last seen in one step"
     with pytest.raises(utils.SubmissionError, match=one_step):
-        image_losses.loss_since_seen(in_same_order, control)
+        image_losses.loss_since_seen(in_same_order, differences)
+    assert image_losses.slope_since_seen(in_same_order, differences) == {}
     images = image_losses.images_by_step(later)
-    losses = image_losses.image_losses(later)
     assert losses.mean(2).flatten() == pytest.approx(later.losses, rel=1e-3)
     assert images.shape == losses.shape
 
@@ -250,6 +252,18 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
 def test_steps_since_an_image_was_seen(batches, gaps):
     images = np.array(batches).reshape(2, 2, 2)  # two epochs of two steps
     assert image_losses.steps_since_seen(images).reshape(4, 2).tolist() == gaps
+
+
+def test_the_slope_by_the_epochs_since_an_image_was_seen():
+    """Drift of the weights, the same for all images of a step, has no part in it."""
+    recipe = training.Recipe(epochs=3, batch_size=50)
+    run = SimpleNamespace(recipe=recipe, info={"train_images": 5_000})
+    gaps = image_losses.steps_since_seen(image_losses.images_by_step(run))
+    noise = np.random.default_rng(0).normal(size=gaps.shape)
+    drift = np.sin(np.arange(300)).reshape(3, 100, 1)
+    measured = image_losses.slope_since_seen(run, 0.2 * gaps / 100 + drift + 0.1 * noise)
+    assert 0 < measured["slope_interval"] < 0.02
+    assert measured["slope"] == pytest.approx(0.2, abs=2 * measured["slope_interval"])
 
 
 def test_the_generalisation_gap_has_the_interval_of_both_accuracies():
