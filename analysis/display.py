@@ -168,9 +168,10 @@ def required_option(options, name, example):
 def prose(text, handle=None):
     """Show a paragraph of Markdown; with a display `handle`, in the place of what that one shows.
 
-    Per cent signs stay with their numbers, and hyphens before numbers become minus signs.
+    Per cent signs and ± stay with their numbers, and hyphens before numbers become minus signs.
     """
     text = text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" -", " −")
+    text = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     shown.text_hashes.append(text_hash(text))
     if handle:
         handle.update(Markdown(text))

@@ -11,7 +11,7 @@ from analysis.run_statistics import group_name
 from report.freshness import code_hash, text_hash
 from training import ENGINE, environment, short_hash
 
-COLUMNS = ("item", "source or machine", "version, date", "hash", "minutes")
+COLUMNS = ("item", "machine", "version, date", "hash", "min.")
 
 
 def environment_table(data, runs):
@@ -54,7 +54,7 @@ def notebook_row():
 def group_row(what, machine, versions, runs):
     """Return the table's row for runs of one group."""
     if len(runs) > 1:
-        what = f"{what}, {len(runs)} runs"
+        what = f"{len(runs)} runs {what}"
     dates = sorted({run.info["finished"] for run in runs})
     period = dates[0]
     if len(dates) > 1:

@@ -138,20 +138,19 @@ class OneMoreEpoch:
 
     @property
     def effect_on_accuracy(self):
-        """What the updates do to the test accuracy, beyond the control: a sentence."""
-        change = self.change_beyond_control
-        difference = f"The difference of the two changes, {change.points} points,"
-        if not change.is_clear:
-            return f"{difference} cannot be distinguished from zero."
-        return f"{difference} is the effect of the updates."
+        """What the updates do to the test accuracy, beyond the control: a clause."""
+        points = self.change_beyond_control.points
+        if self.change_beyond_control.is_clear:
+            return f"the difference, {points} points, is the effect of the updates"
+        return f"the difference, {points} points, cannot be distinguished from zero"
 
     @property
     def changes(self):
-        """How the test accuracy changes, with and without updates: three sentences."""
+        """How the test accuracy changes, with and without updates: a sentence."""
         return (
-            f"One more epoch changes the test accuracy by {self.change.points} points. In a "
-            "control run with a learning rate of zero, whose weights stay the same, it changes by "
-            f"{self.control_change.points} points. {self.effect_on_accuracy}"
+            f"One more epoch changes the test accuracy by {self.change.points} points, and the "
+            "control, a run with a learning rate of zero, changes it by "
+            f"{self.control_change.points} points; {self.effect_on_accuracy}."
         )
 
     @property
@@ -336,7 +335,6 @@ class Summary:
         if self.epoch:
             images = len(self.data.test_labels)
             accuracies["ours, after one more epoch"] = self.epoch.accuracy
-            accuracies["ours, after its control"] = self.epoch.control_accuracy
         return results.accuracy_table(accuracies, images, self.claim_published())
 
     def conclusions(self):
@@ -356,7 +354,11 @@ class Summary:
         elif self.network:
             sentences.append("The network is built and checked; it is not trained here.")
         if self.epoch:
-            sentences += [self.epoch.changes, self.epoch.comparison_with_reports]
+            sentences.append(
+                f"One more epoch changes the test accuracy by {self.epoch.change.points} points, "
+                f"the control by {self.epoch.control_change.points} points. "
+                f"{self.epoch.comparison_with_reports}"
+            )
         return " ".join(sentences)
 
     def abstract(self):
@@ -376,7 +378,7 @@ class Summary:
                 f"{self.evaluation.original:.2f} %."
             )
         if self.epoch:
-            sentences.append(f"We train ours for one more epoch, too. {self.epoch.changes}")
+            sentences.append(self.epoch.changes)
         sentences.append(
             "A program recomputes accuracies from stored weights and predictions, and compares "
             "losses with the records of the runs."

@@ -376,7 +376,7 @@ PARTS = {
             100, 500, 80, 82, 0.6, 0.5, 0.4, 0.4,
             *(estimate(value) for value in (1.0, 2.0, -3.0, -1.0, -2.0)), True,
         ),
-        "The difference of the two changes, −2.00 ± 0.50 points, is the effect of the updates.",
+        "the difference, −2.00 ± 0.50 points, is the effect of the updates.",
         "falls within the epoch, while it rises in all reports",
     ),
 }
