@@ -12,7 +12,7 @@ from nbconvert.filters import escape_latex
 
 from analysis.notebook_run import OUTPUT_FOLDER, cell_options
 from report.bibliography import entries_of
-from report.freshness import MIME_TYPE, text_hash
+from report.freshness import MIME_TYPE, text_hash, with_no_break_spaces
 from report.reference_list import list_references
 from tools.errors import SubmissionError
 
@@ -170,8 +170,7 @@ def prose(text, handle=None):
 
     Per cent signs and ± stay with their numbers, and hyphens before numbers become minus signs.
     """
-    text = text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" -", " −")
-    text = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    text = with_no_break_spaces(text).replace(" -", " −")
     shown.text_hashes.append(text_hash(text))
     if handle:
         handle.update(Markdown(text))

@@ -2,9 +2,10 @@
 import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
+from scipy import stats
 
 import training
-from analysis.run_statistics import BLOCKS, NORMAL_QUANTILE, interval_of_mean
+from analysis.run_statistics import BLOCKS, NORMAL_QUANTILE
 from tools.errors import SubmissionError
 from training.runs import IMAGE_LOSSES
 
@@ -23,7 +24,12 @@ def images_by_step(run):
 
 
 def read_image_losses(run):
-    """Return the loss of each image in each step, float64 (epochs, steps, batch size)."""
+    """Return the loss of each image in each step, float64 (epochs, steps, batch size).
+
+    It is None if they were not stored.
+    """
+    if not (run.folder / IMAGE_LOSSES).exists():
+        return None
     losses = load_file(run.folder / IMAGE_LOSSES)["image_losses"].double().numpy()
     batch_size = losses.shape[1]
     return losses.reshape(len(run.history), -1, batch_size)
@@ -62,45 +68,72 @@ def loss_since_seen(run, differences, bins=10):
             f"in the run {run.name} all images of a step were last seen in one step: images of a "
             "step cannot be compared by it"
         )
-    frame["difference"] -= frame.groupby("step").difference.transform("mean")
     frame["bin"] = pd.qcut(frame.gap, bins, labels=False, duplicates="drop")
     groups = frame.groupby("bin")
     return pd.DataFrame({
         "steps": groups.gap.mean(),
-        "mean": groups.difference.mean(),
-        "interval": NORMAL_QUANTILE * groups.difference.sem(),
+        "mean": groups.centred_difference.mean(),
+        "interval": NORMAL_QUANTILE * groups.centred_difference.sem(),
     })
 
 
 def slope_since_seen(run, differences):
     """Return how much the loss of an image grows for each epoch that has passed since it was seen.
 
-    A dict: "slope" in nats, and "slope_interval", the half-width of its 95 % interval, from blocks
-    of steps. It is empty if images of a step cannot be compared; see `loss_since_seen`, also for
-    the arguments. The slope is that of a line through the images of a step: their losses, minus the
-    control's, by the epochs since each was last seen.
+    A dict: "slope" in nats, and "slope_interval", the half-width of its 95 % interval. It is empty
+    if images of a step cannot be compared; see `loss_since_seen`, also for the arguments. The slope
+    is that of a line through the images of each step, the same for all steps: their losses, minus
+    the control's, by the epochs since each was last seen. The interval is that of the jackknife
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11): the slope is
+    computed without each block of steps in turn.
     """
     frame = differences_since_seen(run, differences)
-    centred = frame - frame.groupby("step").transform("mean")
     steps_per_epoch = differences.shape[1]
     blocks = frame.step // max(1, steps_per_epoch // BLOCKS)
-    products = (centred.gap * centred.difference).groupby(blocks).sum()
-    squares = (centred.gap**2).groupby(blocks).sum()
-    if not (squares > 0).all():
+    products = (frame.centred_gap * frame.centred_difference).groupby(blocks).sum().to_numpy()
+    squares = (frame.centred_gap**2).groupby(blocks).sum().to_numpy()
+    if np.count_nonzero(squares) < 2:
         return {}
-    slopes = steps_per_epoch * products / squares
-    return {"slope": float(slopes.mean()), "slope_interval": interval_of_mean(slopes.to_list())}
+    slope = steps_per_epoch * products.sum() / squares.sum()
+    without_block = (products.sum() - products) / (squares.sum() - squares)
+    blocks_left = len(products) - 1
+    variance = blocks_left * np.var(steps_per_epoch * without_block)
+    quantile = stats.t.ppf(0.975, blocks_left)
+    return {"slope": float(slope), "slope_interval": float(quantile * variance**0.5)}
 
 
 def differences_since_seen(run, differences):
     """Return a DataFrame with a row for each image of a step that had been seen before.
 
-    The columns are step, gap (the steps since it was seen) and difference, of `differences`, float
-    (epochs, steps, batch size).
+    The columns are step, gap (the steps since it was seen), and both centred_gap and
+    centred_difference: the gap and the number in `differences`, float (epochs, steps, batch size),
+    minus their means over the images of the step.
     """
     gaps = steps_since_seen(images_by_step(run))
     epochs, steps, _ = gaps.shape
     step = np.arange(epochs * steps).reshape(epochs, steps, 1)
     step = np.broadcast_to(step, gaps.shape)
     seen = gaps > 0
-    return pd.DataFrame({"step": step[seen], "gap": gaps[seen], "difference": differences[seen]})
+    frame = pd.DataFrame({"step": step[seen], "gap": gaps[seen], "difference": differences[seen]})
+    means = frame.groupby("step")[["gap", "difference"]].transform("mean")
+    return pd.DataFrame({
+        "step": frame.step,
+        "gap": frame.gap,
+        "centred_gap": frame.gap - means.gap,
+        "centred_difference": frame.difference - means.difference,
+    })
+
+
+def differences_from_control(run, control, read):
+    """Return the loss of each image minus the control's, float (epochs, steps, batch size).
+
+    `read` returns the losses of a run's images in this shape, or None if they were not stored. The
+    result is None without them, and for a control.
+    """
+    if control is None or control.name == run.name:
+        return None
+    losses = read(run)
+    control_losses = read(control)
+    if losses is None or control_losses is None:
+        return None
+    return losses - control_losses[:len(losses)]  # a control may have more epochs

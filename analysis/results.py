@@ -154,7 +154,7 @@ def in_points(value, interval):
 
     Accuracies have two decimals everywhere, so differences of such numbers agree with them.
     """
-    return f"{value:+.2f} ± {interval:.2f}".replace("-", "−")
+    return f"{value:+z.2f} ± {interval:.2f}".replace("-", "−")
 
 
 def power_of_ten(value, digits=2):

@@ -301,7 +301,7 @@ def epoch_measures(run, before, control):
     - jump: the loss of ten steps after the first update minus the control's
     - excess: that of all steps of the last epoch
     - rise: of the running mean of the difference from the control, in the last epoch;
-      rise_epoch_<n> in each of several
+      rise_epoch_<n> in each of several, rise_in_later_epochs the mean of those after the first
     - later_rise: see `later_rise`, of the difference from the control in the last epoch
     - change_from_control: of the test accuracy, beyond that of a control of as many epochs
     - train_loss_change: of the first training images without augmentation, beyond that of such a
@@ -318,7 +318,7 @@ def epoch_measures(run, before, control):
         "running_mean_rise": means[-1] - means[0],
     }
     if control and control.name != run.name:
-        gap, gap_interval = generalisation_gap(control, before)
+        gap, gap_interval = generalisation_gap(control)
         measures |= {"gap": gap, "gap_interval": gap_interval}
         differences = difference_by_epoch(run, control)
         measures.update(loss_differences(differences, run.recipe.zero_rate_epochs))
@@ -328,17 +328,18 @@ def epoch_measures(run, before, control):
     return {name: float(value) for name, value in measures.items()}
 
 
-def generalisation_gap(control, parent):
+def generalisation_gap(control):
     """Return the training accuracy of a parent minus its test accuracy, and half its interval.
 
-    Both are in points. The training accuracy is that of `control`, the zero-learning-rate control
-    of an epoch from the parent: it has the parent's weights, sees each training image once, as
-    training changes it, and normalises by the statistics of the batch.
+    Both are in points. They are those of `control`, the zero-learning-rate control of an epoch from
+    the parent, which has the parent's weights. It sees each training image once, as training
+    changes it, so the gap on images as they are is larger. In training it normalises by the
+    statistics of the batch, in testing by the running statistics of the same batches.
     """
     training_accuracy = control.history.train_accuracy.iloc[-1]
     training_interval = accuracy_interval(training_accuracy, control.info["train_images"])
-    test_interval = accuracy_interval(parent.accuracy, len(parent.predictions["labels"]))
-    gap = training_accuracy - parent.accuracy
+    test_interval = accuracy_interval(control.accuracy, len(control.predictions["labels"]))
+    gap = training_accuracy - control.accuracy
     return float(gap), float(np.hypot(training_interval, test_interval))
 
 
@@ -378,13 +379,20 @@ def final_differences(run, control):
 def rise_by_epoch(differences):
     """Return the rise in each of several epochs, with intervals: a dict; {} for one epoch.
 
-    `differences` are those of `difference_by_epoch`, float (epochs, steps).
+    `differences` are those of `difference_by_epoch`, float (epochs, steps). With more than two
+    epochs, the mean of the rises after the first epoch is `rise_in_later_epochs`, with the interval
+    over these epochs.
     """
+    if len(differences) == 1:
+        return {}
     rises = {}
-    if len(differences) > 1:
-        for number, losses in enumerate(differences, 1):
-            rises[f"rise_epoch_{number}"] = rise(losses)
-            rises[f"rise_epoch_{number}_interval"] = rise_interval(losses)
+    for number, losses in enumerate(differences, 1):
+        rises[f"rise_epoch_{number}"] = rise(losses)
+        rises[f"rise_epoch_{number}_interval"] = rise_interval(losses)
+    if len(differences) > 2:
+        later = [rise(losses) for losses in differences[1:]]
+        rises["rise_in_later_epochs"] = statistics.mean(later)
+        rises["rise_in_later_epochs_interval"] = interval_of_mean(later)
     return rises
 
 
@@ -418,14 +426,17 @@ def published():
 
     The DataFrame has a row for each report, the original first. A rise is that of the running mean
     from step 100 to step 500. No test is made of it: all reports start from one checkpoint, and
-    one of them suggested the question.
+    one of them suggested the question. "slope" is that of a loss which grows evenly and has the
+    mean rise: in nats for an epoch of 500 steps, in which the running mean grows half as fast.
     """
     reports = pd.read_csv(PUBLISHED)
     rises = reports.loss_500 - reports.loss_100
+    share_of_epoch = (500 - 100) / 500
     windows = pd.read_csv(PUBLISHED_WINDOWS).loss
     others = reports.accuracy[1:]
     return reports, {
         "mean_rise": float(rises.mean()),
+        "slope": float(2 * rises.mean() / share_of_epoch),
         "least_rise": float(rises.min()),
         "greatest_rise": float(rises.max()),
         "rising": int((rises > 0).sum()),

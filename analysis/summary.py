@@ -120,10 +120,12 @@ class OneMoreEpoch:
 
     @property
     def direction(self):
-        """Whether the running mean of the loss "rises" or "falls"."""
+        """Whether the running mean of the loss "rises" or "falls", or "stays level"."""
         if self.running_mean_last > self.running_mean_first:
             return "rises"
-        return "falls"
+        if self.running_mean_last < self.running_mean_first:
+            return "falls"
+        return "stays level"
 
     @property
     def effect_on_loss(self):
@@ -190,8 +192,8 @@ class OneMoreEpoch:
             ),
             (
                 f"change of the running mean since step {first}",
-                f"{rise:+.4f}".replace("-", "−"),
-                f"{control_rise:+.4f}".replace("-", "−"),
+                f"{rise:+z.4f}".replace("-", "−"),
+                f"{control_rise:+z.4f}".replace("-", "−"),
                 self.rise.signed,
             ),
         ]
@@ -296,14 +298,14 @@ class Summary:
         after = results.claim_epoch(self.ledger, restart, self.run, control)
         after_control = results.claim_epoch(self.ledger, control, self.run, control)
         published = self.claim_published()
-        first_step, *_, last_step = run_statistics.running_means(restart.losses)[0]
+        steps, _ = run_statistics.running_means(restart.last_epoch)
 
         def estimate(values, name):
             return Estimate(values[name], values[f"{name}_interval"])
 
         self.epoch = OneMoreEpoch(
-            first_step=int(first_step),
-            last_step=int(last_step),
+            first_step=int(steps[0]),
+            last_step=int(steps[-1]),
             accuracy=after["accuracy"],
             control_accuracy=after_control["accuracy"],
             running_mean_first=after["running_mean_first"],

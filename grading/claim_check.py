@@ -10,7 +10,6 @@ from grading.findings import Finding, Measurement, format_value, join_names
 from grading.policy import EXACT, Tolerance
 from grading.schema import Place, SchemaError, read_table
 from report.freshness import record
-from tools.errors import SubmissionError
 
 MAX_CLAIMS = 2_000
 MAX_VALUE_LENGTH = 60
@@ -277,16 +276,10 @@ def _values_of_run(run, claimed):
 
 def _slope_since_seen(run, control):
     """How an image's loss depends on the epochs since it was seen: {} without such losses."""
-    if control is None or run.image_losses is None or control.image_losses is None:
-        return {}
-    controls = control.image_losses[:len(run.image_losses)]  # a control may have more epochs
-    if run.image_losses.shape != controls.shape:
-        return {}
-    differences = run.image_losses - controls
-    try:
-        return image_losses.slope_since_seen(run, differences)
-    except SubmissionError:  # this copy does not know the run's recipe
-        return {}
+    differences = image_losses.differences_from_control(
+        run, control, lambda each: each.image_losses
+    )
+    return {} if differences is None else image_losses.slope_since_seen(run, differences)
 
 
 def _gain(group, members, groups):

@@ -247,11 +247,11 @@ def _load_run(submission, name, folder):
         losses=losses,
         predictions=submission.tensors(f"{folder}/predictions.safetensors"),
         record=record,
-        image_losses=_load_image_losses(submission, f"{folder}/{IMAGE_LOSSES}", record, losses),
+        image_losses=load_image_losses(submission, f"{folder}/{IMAGE_LOSSES}", record, losses),
     )
 
 
-def _load_image_losses(submission, file, record, losses):
+def load_image_losses(submission, file, record, losses):
     """The losses of single images, (epochs, steps, batch size); None without them.
 
     Raises ArchiveError if there are not as many as the run's steps and batches say, or if their
@@ -263,7 +263,8 @@ def _load_image_losses(submission, file, record, losses):
     steps = record.train_images // config.batch_size
     expected_shape = (config.epochs * steps, config.batch_size)
     found = submission.tensors(file).get("image_losses")
-    if found is None or tuple(found.shape) != expected_shape or len(losses) != len(found):
+    is_half_precision = found is not None and found.dtype == torch.float16
+    if not is_half_precision or tuple(found.shape) != expected_shape or len(losses) != len(found):
         raise ArchiveError(f"its {IMAGE_LOSSES} does not hold a loss for each image of each step")
     found = found.double().numpy()
     if not np.allclose(found.mean(1), losses, rtol=HALF_PRECISION, atol=HALF_PRECISION):

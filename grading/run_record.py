@@ -22,6 +22,7 @@ from report.freshness import (
     results_hash,
     text_hash,
     visible_outputs,
+    with_no_break_spaces,
 )
 from training.runs import WEIGHTS
 
@@ -262,7 +263,7 @@ def _compare_outputs(notebook, recorded, changed):
             shown = _picture_hashes(data)
             text = data.get("text/latex") or data.get("text/markdown")
             if text is not None:
-                variants = {text_hash(variant) for variant in _variants(text)}
+                variants = {text_hash(variant) for variant in text_variants(text)}
                 missing -= variants
                 if not variants & texts:
                     foreign_texts.append(name)
@@ -301,12 +302,12 @@ def _output_findings(foreign_texts, foreign_pictures, other_pictures, missing):
     return findings
 
 
-def _variants(text):
+def text_variants(text):
     """A text as editors save it: with other line ends, without blanks at its end or a no-break."""
     lines = text.replace("\r\n", "\n")
     for variant in (text, lines, lines.strip(), f"{lines.strip()}\n"):
         yield variant
-        yield variant.replace(" %", "\N{NO-BREAK SPACE}%")
+        yield with_no_break_spaces(variant)
 
 
 def _has_recorded_figure(cell, recorded):

@@ -22,6 +22,11 @@ def text_hash(text):
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
+def with_no_break_spaces(text):
+    """A text whose per cent signs and ± stay with their numbers at the end of a line."""
+    return re.sub(" (?=[%±])|(?<=±) ", "\N{NO-BREAK SPACE}", text)
+
+
 def file_hash(path):
     """SHA-256 of a file, "missing" if there is none."""
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The list of references of a web page, in BibTeX's order and with its numbers."""
+"""The list of references of a notebook or a web page, in BibTeX's order."""
 
 import re
 import unicodedata

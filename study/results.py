@@ -14,7 +14,6 @@ from analysis.results import (
     published_rows,
 )
 from study.experiments import FAST, LONG
-from training.runs import IMAGE_LOSSES
 
 # What a group of runs changes in its recipe or network, as the table of ablations says it.
 CHANGES = {
@@ -169,8 +168,8 @@ def claim_epochs(ledger, epochs, before):
     """Claim what more epochs did to the network of the run `before`; return it by group.
 
     `epochs` are the runs that start from `before`, a list. The result is a dict group -> measures,
-    see `run_statistics.epoch_measures`. Those of several runs that differ by their seeds are means,
-    see `run_statistics.mean_over_runs`, and claimed as well.
+    see `run_statistics.epoch_measures` and `image_losses.slope_since_seen`. Those of several runs
+    that differ by their seeds are means, see `run_statistics.mean_over_runs`, and claimed as well.
     """
     measures = {}
     for run in epochs:
@@ -189,23 +188,10 @@ def claim_epochs(ledger, epochs, before):
 
 def slope_since_seen(run, control):
     """Return `image_losses.slope_since_seen` of a run; {} if losses of images were not stored."""
-    differences = image_loss_differences(run, control)
-    if differences is None:
-        return {}
-    return image_losses.slope_since_seen(run, differences)
-
-
-def image_loss_differences(run, control):
-    """Return the loss of each image minus the control's, float (epochs, steps, batch size).
-
-    It is None for a control, and if the losses of images were not stored.
-    """
-    if control is None or control.name == run.name:
-        return None
-    if not all((each.folder / IMAGE_LOSSES).exists() for each in (run, control)):
-        return None
-    losses = image_losses.read_image_losses(run)
-    return losses - image_losses.read_image_losses(control)[:len(losses)]
+    differences = image_losses.differences_from_control(
+        run, control, image_losses.read_image_losses
+    )
+    return {} if differences is None else image_losses.slope_since_seen(run, differences)
 
 
 def mean_losses(runs):
@@ -251,6 +237,56 @@ def replication_table(published, parents, measures):
             ))
     columns = ["one more epoch from", "step 100", "step 500", "rise", "before (%)", "after (%)"]
     return pd.DataFrame(rows, columns=columns)
+
+
+# Labels of kinds of order, the group of runs of each, and how many times its sawtooth is as steep
+# as with a new permutation in each epoch.
+ORDERS = {
+    "new": ("five-epochs", 1),
+    "same": ("order-same", 0),
+    "reversed": ("order-reversed", 2),
+    "replacement": ("order-with-replacement", 0),
+}
+
+
+def rises_by_epoch(measures, mean_rise):
+    """Return the rises in the epochs of the run five-epochs, a DataFrame as in `plot_rises`.
+
+    `measures` is what `claim_epochs` returns, `mean_rise` that of the reports.
+    """
+    values = measures["five-epochs"]
+    rows = []
+    for number in range(1, 6):
+        name = f"rise_epoch_{number}"
+        rows.append((str(number), values[name], values[f"{name}_interval"], mean_rise))
+    return pd.DataFrame(rows, columns=["label", "rise", "interval", "predicted"])
+
+
+def rises_by_order(measures, mean_rise):
+    """Return the rise in the second epoch by kind of order, a DataFrame as in `plot_rises`.
+
+    For the arguments see `rises_by_epoch`.
+    """
+    rows = []
+    for label, (group, steepness) in ORDERS.items():
+        values = measures[group]
+        rise = values["rise_epoch_2"]
+        rows.append((label, rise, values["rise_epoch_2_interval"], steepness * mean_rise))
+    return pd.DataFrame(rows, columns=["label", "rise", "interval", "predicted"])
+
+
+def curves_since_seen(runs):
+    """Return the curves of `figures.plot_since_last_seen`: a dict label -> DataFrame.
+
+    `runs` is a dict label -> run and its control.
+    """
+    curves = {}
+    for label, (run, control) in runs.items():
+        differences = image_losses.differences_from_control(
+            run, control, image_losses.read_image_losses
+        )
+        curves[label] = image_losses.loss_since_seen(run, differences)
+    return curves
 
 
 def mean_block_autocorrelation(epochs):

@@ -36,7 +36,7 @@ from torch import nn
 
 import training
 from analysis import layer_table
-from grading import paper_comparison, plain_notebook, records, sandbox, verify
+from grading import paper_comparison, plain_notebook, records, run_record, sandbox, verify
 from grading.archive import ArchiveError, Submission, read
 from grading.cell_code import find_definitions
 from grading.claim_check import Claim, compare
@@ -47,6 +47,7 @@ from grading.plausibility import check_plausibility
 from grading.policy import Tolerance
 from grading.run_record import compare_with_record, read_record
 from grading.sandbox_tasks import definition_facts, network_class
+from report.freshness import with_no_break_spaces
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
 
@@ -451,6 +452,12 @@ def test_the_templates_stored_run_is_asked_about(world, no_paper, tmp_path, monk
     (folder / "weights.safetensors").write_bytes(weights)
     (finding,) = records.check_own_training(submission, runs["fast-0"], world.policy)
     assert "has the same weights as the one that comes" in finding.message
+
+
+def test_a_text_that_an_editor_saved_without_no_break_spaces_is_the_recorded_one():
+    text = "It reaches 82.57 ± 0.74 %, a change of −2.52 ± 0.63 points."
+    assert with_no_break_spaces(text).count("\N{NO-BREAK SPACE}") == 5
+    assert with_no_break_spaces(text) in run_record.text_variants(text)
 
 
 def test_one_epoch_is_no_reason_to_ask(own_network):

@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import training
 import utils
 from analysis import figures, image_losses, run_statistics
-from grading.archive import read
+from grading import records
+from grading.archive import ArchiveError, read
 from grading.policy import read_policy
 from grading.verify import judge
 from study import experiments, gradients, networks, results
@@ -220,7 +221,7 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     assert {"rise_epoch_1", "rise_epoch_2_interval", "train_loss_change"} <= set(measures)
     assert {"later_rise", "later_rise_interval"} <= set(measures)
     assert measures["gap"] == pytest.approx(
-        control.history.train_accuracy.iloc[-1] - parent.accuracy
+        control.history.train_accuracy.iloc[-1] - control.accuracy
     )
     rise = measures["running_mean_last"] - measures["running_mean_first"]
     assert measures["running_mean_rise"] == pytest.approx(rise)
@@ -254,9 +255,22 @@ def test_steps_since_an_image_was_seen(batches, gaps):
     assert image_losses.steps_since_seen(images).reshape(4, 2).tolist() == gaps
 
 
-def test_the_slope_by_the_epochs_since_an_image_was_seen():
+def test_the_rise_in_later_epochs_leaves_out_the_first():
+    flat = np.zeros(500)
+    steps = np.arange(500) / 500
+    differences = np.stack([100 * steps, steps, 2 * steps, flat])
+    rises = run_statistics.rise_by_epoch(differences)
+    assert rises["rise_in_later_epochs"] == pytest.approx(0.4)  # 400 steps, half as fast
+    expected = run_statistics.interval_of_mean([0.4, 0.8, 0.0])
+    assert rises["rise_in_later_epochs_interval"] == pytest.approx(expected)
+    assert "rise_in_later_epochs" not in run_statistics.rise_by_epoch(differences[:2])
+    assert run_statistics.rise_by_epoch(differences[:1]) == {}
+
+
+@pytest.mark.parametrize("order", ["permutation", "with replacement"])
+def test_the_slope_by_the_epochs_since_an_image_was_seen(order):
     """Drift of the weights, the same for all images of a step, has no part in it."""
-    recipe = training.Recipe(epochs=3, batch_size=50)
+    recipe = training.Recipe(epochs=3, batch_size=50, order=order)
     run = SimpleNamespace(recipe=recipe, info={"train_images": 5_000})
     gaps = image_losses.steps_since_seen(image_losses.images_by_step(run))
     noise = np.random.default_rng(0).normal(size=gaps.shape)
@@ -266,11 +280,40 @@ def test_the_slope_by_the_epochs_since_an_image_was_seen():
     assert measured["slope"] == pytest.approx(0.2, abs=2 * measured["slope_interval"])
 
 
+def test_one_epoch_in_which_no_image_was_seen_before_has_no_slope():
+    run = SimpleNamespace(recipe=training.Recipe(batch_size=50), info={"train_images": 500})
+    assert image_losses.slope_since_seen(run, np.zeros((1, 10, 50))) == {}
+
+
+STORED_LOSSES = torch.tensor([[0.5, 1.5], [2.0, 0.0]], dtype=torch.float16)
+
+
+@pytest.mark.parametrize("stored, message", [
+    (STORED_LOSSES, ""),
+    (STORED_LOSSES.double(), "does not hold a loss for each image"),
+    (STORED_LOSSES[:1], "does not hold a loss for each image"),
+    (STORED_LOSSES.flatten(), "does not hold a loss for each image"),
+    (STORED_LOSSES + 1, "are not the losses of its steps"),
+], ids=["right", "other type", "too few", "other shape", "other means"])
+def test_losses_of_images_that_do_not_fit_the_run_are_refused(stored, message):
+    submission = SimpleNamespace(files={"losses"}, tensors=lambda _: {"image_losses": stored})
+    record = SimpleNamespace(config=SimpleNamespace(epochs=2, batch_size=2), train_images=3)
+    arguments = (submission, "losses", record, np.array([1.0, 1.0]))
+    if message:
+        with pytest.raises(ArchiveError, match=message):
+            records.load_image_losses(*arguments)
+        return
+    assert records.load_image_losses(*arguments).tolist() == [[[0.5, 1.5]], [[2.0, 0.0]]]
+    assert records.load_image_losses(submission, "no such file", *arguments[2:]) is None
+
+
 def test_the_generalisation_gap_has_the_interval_of_both_accuracies():
-    parent = SimpleNamespace(accuracy=50.0, predictions={"labels": torch.zeros(100)})
     history = pd.DataFrame({"train_accuracy": [20.0, 90.0]})
-    control = SimpleNamespace(history=history, info={"train_images": 400})
-    gap, interval = run_statistics.generalisation_gap(control, parent)
+    control = SimpleNamespace(
+        accuracy=50.0, predictions={"labels": torch.zeros(100)}, history=history,
+        info={"train_images": 400},
+    )
+    gap, interval = run_statistics.generalisation_gap(control)
     assert gap == 40
     assert interval == pytest.approx(1.96 * (0.5 * 0.5 / 100 + 0.9 * 0.1 / 400) ** 0.5 * 100)
 
