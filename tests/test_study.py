@@ -634,12 +634,14 @@ def test_the_readmes_findings_are_the_studys():
     expected = [
         f"one more epoch | | | {c['published/original']:.2f} |",
         f"in {c['published/rising']} of {c['published/reports']} reports",
-        f"{c['restart-0/excess']:.3f} ± {c['restart-0/excess_interval']:.3f} above",
-        f"{c['long-restart/excess']:.3f} ± {c['long-restart/excess_interval']:.3f}. Test",
+        f"by {c['restart-0/excess']:.3f} ± {c['restart-0/excess_interval']:.3f} for the course's",
+        f"by {c['long-restart/excess']:.3f} ± {c['long-restart/excess_interval']:.3f} for our",
         f"falls by {falls[0]} and {falls[1]} points more",
         f"by {rises[0]}, {rises[1]} and {rises[2]} in three orders",
         f"by −{-c['long-restart/rise']:.3f} ± {c['long-restart/rise_interval']:.3f} beyond",
         f"show {c['published/mean_rise']:+.3f} on average",
+        f"rises, too, by {c['five-epochs/rise_in_later_epochs']:.3f} ± "
+        f"{c['five-epochs/rise_in_later_epochs_interval']:.3f}.",
         f"is {-c['ablation-no-shortcuts/gain']:.1f} ± "
         f"{c['ablation-no-shortcuts/gain_interval']:.1f} points lower",
     ]
