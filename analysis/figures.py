@@ -423,29 +423,23 @@ def plot_excess(differences):
     return figure
 
 
-def plot_rises(by_epoch, by_order):
-    """Draw how much the running mean of the loss rises, by epoch and by kind of order.
+def plot_rises(rises):
+    """Draw how much the running mean of the loss rises in some epochs, each in a row.
 
-    `by_epoch` and `by_order` are DataFrames with a row for each point: label, rise, interval, and
+    `rises` is a DataFrame with a row for each epoch, from top to bottom: label, rise, interval, and
     predicted, the rise that a sawtooth of the reported size predicts.
     """
-    widths = {"width_ratios": (len(by_epoch), len(by_order))}
-    size = (COLUMN_INCHES, 2.2)
-    figure, panels = plt.subplots(1, 2, figsize=size, sharey=True, gridspec_kw=widths)
-    for axes, rises in zip(panels, (by_epoch, by_order)):
-        axes.axhline(0, color="0.75", linewidth=0.6)
-        places = np.arange(len(rises))
-        axes.hlines(rises.predicted, places - 0.4, places + 0.4, color="0.5", linewidth=2,
-                    label="predicted by a sawtooth")
-        axes.errorbar(places, rises.rise, rises.interval, color=ORANGE, marker="o",
-                      markersize=MARKER, linestyle="none", label="measured")
-        axes.set_xticks(places, rises.label)
-        axes.set_xlim(-0.6, len(rises) - 0.4)
-    left, right = panels
-    left.set(xlabel="epoch", ylabel="rise of the running mean")
-    right.set_xlabel("order of the second epoch")
-    right.tick_params(axis="x", rotation=30)
-    figure.legend(*left.get_legend_handles_labels(), **LEGEND, ncols=2)
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 0.7 + 0.17 * len(rises)))
+    places = np.arange(len(rises))
+    axes.axvline(0, color="0.75", linewidth=0.6)
+    axes.vlines(rises.predicted, places - 0.4, places + 0.4, color="0.5", linewidth=2,
+                label="predicted by a sawtooth")
+    axes.errorbar(rises.rise, places, xerr=rises.interval, color=ORANGE, marker="o",
+                  markersize=MARKER, linestyle="none", label="measured")
+    axes.set_yticks(places, rises.label)
+    axes.invert_yaxis()
+    axes.set(xlabel="rise of the running mean")
+    figure.legend(**LEGEND, ncols=2)
     return figure
 
 

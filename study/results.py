@@ -239,40 +239,31 @@ def replication_table(published, parents, measures):
     return pd.DataFrame(rows, columns=columns)
 
 
-# Labels of kinds of order, the group of runs of each, and how many times its sawtooth is as steep
-# as with a new permutation in each epoch.
-ORDERS = {
-    "new": ("five-epochs", 1),
-    "same": ("order-same", 0),
-    "reversed": ("order-reversed", 2),
-    "replacement": ("order-with-replacement", 0),
-}
+# Other orders of the images in the second epoch: label, the group of runs, and how many times their
+# sawtooth is as steep as with a new permutation in each epoch.
+OTHER_ORDERS = [
+    ("2, same order", "order-same", 0),
+    ("2, reversed order", "order-reversed", 2),
+    ("2, with replacement", "order-with-replacement", 0),
+]
 
 
-def rises_by_epoch(measures, mean_rise):
-    """Return the rises in the epochs of the run five-epochs, a DataFrame as in `plot_rises`.
+def rises_in_epochs(measures, mean_rise):
+    """Return the rises in epochs of the course parent, a DataFrame as in `figures.plot_rises`.
 
     `measures` is what `claim_epochs` returns, `mean_rise` that of the reports.
     """
-    values = measures["five-epochs"]
     rows = []
     for number in range(1, 6):
-        name = f"rise_epoch_{number}"
-        rows.append((str(number), values[name], values[f"{name}_interval"], mean_rise))
-    return pd.DataFrame(rows, columns=["label", "rise", "interval", "predicted"])
-
-
-def rises_by_order(measures, mean_rise):
-    """Return the rise in the second epoch by kind of order, a DataFrame as in `plot_rises`.
-
-    For the arguments see `rises_by_epoch`.
-    """
-    rows = []
-    for label, (group, steepness) in ORDERS.items():
-        values = measures[group]
-        rise = values["rise_epoch_2"]
-        rows.append((label, rise, values["rise_epoch_2_interval"], steepness * mean_rise))
-    return pd.DataFrame(rows, columns=["label", "rise", "interval", "predicted"])
+        rows.append((f"{number}, new order", "five-epochs", number, 1))
+    for label, group, steepness in OTHER_ORDERS:
+        rows.append((label, group, 2, steepness))
+    rises = []
+    for label, group, number, steepness in rows:
+        rise = measures[group][f"rise_epoch_{number}"]
+        interval = measures[group][f"rise_epoch_{number}_interval"]
+        rises.append((label, rise, interval, steepness * mean_rise))
+    return pd.DataFrame(rises, columns=["label", "rise", "interval", "predicted"])
 
 
 def curves_since_seen(runs):

@@ -13,6 +13,7 @@ from torch import nn
 
 from analysis import figures, run_statistics
 from report.geometry import COLUMN_INCHES, PAGE_INCHES
+from study.results import OTHER_ORDERS
 
 matplotlib.use("pdf")
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -53,6 +54,8 @@ def confusion():
 
 DIFFERENCES = np.random.default_rng(0).normal(size=(2, 40)) - 1
 CURVE = pd.DataFrame({"steps": [1, 200], "mean": [-0.1, 0.2], "interval": [0.1, 0.1]})
+EPOCHS = [*(f"{number}, new order" for number in range(1, 6)), *(row[0] for row in OTHER_ORDERS)]
+RISES = pd.DataFrame({"label": EPOCHS, "rise": 0.01, "interval": 0.02, "predicted": 0.021})
 LABELS = ("no shortcuts", "shortcuts, γ = 1", "shortcuts, γ = 0")
 DRAWINGS = {
     "blocks": lambda: figures.plot_residual_blocks(Block(), Block()),
@@ -65,6 +68,7 @@ DRAWINGS = {
         run_statistics.published_running_mean(),
     ),
     "excess": lambda: figures.plot_excess(dict.fromkeys(LABELS, DIFFERENCES[0])),
+    "rises": lambda: figures.plot_rises(RISES),
     "since last seen": lambda: figures.plot_since_last_seen(dict.fromkeys(LABELS, CURVE)),
     "gradients": lambda: figures.plot_gradient_norms(dict.fromkeys(LABELS, [0.05, 2.0, 90.0])),
 }
