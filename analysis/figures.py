@@ -413,14 +413,18 @@ def plot_excess(differences):
     `differences` is a dict label -> losses minus the control's (steps,), of at most six epochs.
     """
     figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.8))
+    _plot_excess(axes, differences)
+    figure.legend(**LEGEND, ncols=2)
+    return figure
+
+
+def _plot_excess(axes, differences):
     axes.axhline(0, color="0.75", linewidth=0.6)
     for (label, losses), line in zip(differences.items(), LINES):
         means = run_statistics.block_means(losses)
         steps = len(losses) / len(means) * (np.arange(len(means)) + 0.5)  # the middle of each block
         axes.plot(steps, means, **line, markersize=MARKER, label=label)
     axes.set(xlabel="step", ylabel="loss minus the control's")
-    figure.legend(**LEGEND, ncols=2)
-    return figure
 
 
 def plot_rises(rises):
@@ -443,18 +447,21 @@ def plot_rises(rises):
     return figure
 
 
-def plot_since_last_seen(curves):
-    """Draw the loss of an image, minus the control's, by the steps since it was last seen.
+def plot_images_and_optimizers(curves, differences):
+    """Draw the loss of an image by the steps since it was last seen, and what `plot_excess` draws.
 
     `curves` is a dict label -> DataFrame with the columns steps, mean and interval, of at most six
-    curves, as analysis.image_losses.loss_since_seen returns them.
+    curves, as analysis.image_losses.loss_since_seen returns them; for `differences` see
+    `plot_excess`.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_INCHES, 2.2))
     for (label, curve), line in zip(curves.items(), LINES):
-        axes.errorbar(curve["steps"], curve["mean"], curve["interval"], **line, markersize=MARKER,
+        left.errorbar(curve["steps"], curve["mean"], curve["interval"], **line, markersize=MARKER,
                       elinewidth=0.6, label=label)
-    axes.set(xlabel="steps since the image was last seen", ylabel="relative loss")
-    figure.legend(**LEGEND, ncols=2)
+    left.set(xlabel="steps since the image was last seen", ylabel="relative loss")
+    _plot_excess(right, differences)
+    for axes in (left, right):
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
 
 

@@ -267,7 +267,7 @@ def rises_in_epochs(measures, mean_rise):
 
 
 def curves_since_seen(runs):
-    """Return the curves of `figures.plot_since_last_seen`: a dict label -> DataFrame.
+    """Return the curves of `figures.plot_images_and_optimizers`, a dict label -> DataFrame.
 
     `runs` is a dict label -> run and its control.
     """
@@ -324,7 +324,7 @@ def abstract(fast, best, loss_without_shortcuts, measures, rises):
         f"again; the running mean changes by {rises} in three orders of the batches. In later "
         f"epochs it rises by {later_rise}, and the loss of an image grows until it is seen again. "
         f"From our network of the long recipe, the restart raises the loss by {long_excess}, "
-        "without a peak. Whether the reports show such a peak, a sawtooth, or both, remains open."
+        "without such a peak. Which of these the reports show remains open."
     )
 
 
@@ -355,6 +355,10 @@ def conclude(ledger, published):
             "five-epochs/slope", "<", published["slope"]
         ),
         "the running mean rises with filled moments": ("filled-moments/rise", ">", 0),
+        "it rises with the same order in both epochs": ("order-same/rise_epoch_2", ">", 0),
+        "a rise of the published size is excluded at a tenth of the rate": (
+            "rate-0.0001/rise", "<", mean_rise
+        ),
     }
     holds = {}
     for name, (claim, comparison, bound) in conclusions.items():

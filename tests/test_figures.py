@@ -69,7 +69,9 @@ DRAWINGS = {
     ),
     "excess": lambda: figures.plot_excess(dict.fromkeys(LABELS, DIFFERENCES[0])),
     "rises": lambda: figures.plot_rises(RISES),
-    "since last seen": lambda: figures.plot_since_last_seen(dict.fromkeys(LABELS, CURVE)),
+    "images and optimizers": lambda: figures.plot_images_and_optimizers(
+        dict.fromkeys(LABELS, CURVE), dict.fromkeys(LABELS, DIFFERENCES[0])
+    ),
     "gradients": lambda: figures.plot_gradient_norms(dict.fromkeys(LABELS, [0.05, 2.0, 90.0])),
 }
 

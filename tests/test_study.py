@@ -640,8 +640,8 @@ def test_the_readmes_findings_are_the_studys():
         f"by {rises[0]}, {rises[1]} and {rises[2]} in three orders",
         f"by −{-c['long-restart/rise']:.3f} ± {c['long-restart/rise_interval']:.3f} beyond",
         f"show {c['published/mean_rise']:+.3f} on average",
-        f"rises, too, by {c['five-epochs/rise_in_later_epochs']:.3f} ± "
-        f"{c['five-epochs/rise_in_later_epochs_interval']:.3f}.",
+        f"rises, too**, by {c['five-epochs/rise_in_later_epochs']:.3f} ± "
+        f"{c['five-epochs/rise_in_later_epochs_interval']:.3f},",
         f"is {-c['ablation-no-shortcuts/gain']:.1f} ± "
         f"{c['ablation-no-shortcuts/gain_interval']:.1f} points lower",
     ]
