@@ -406,8 +406,10 @@ def test_figures_of_differences_have_a_line_for_each_epoch():
     assert second.get_ydata() == pytest.approx(means + 1)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     curve = pd.DataFrame({"steps": [1, 2], "mean": [0.1, 0.2], "interval": [0.1, 0.1]})
-    figure = figures.plot_since_last_seen({"a": curve})
-    assert figure.axes[0].get_xlabel() == "steps since the image was last seen"
+    figure = figures.plot_images_and_optimizers({"a": curve}, {"b": losses})
+    left, right = figure.axes
+    assert left.get_xlabel() == "steps since the image was last seen"
+    assert right.lines[1].get_ydata() == pytest.approx(means)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
