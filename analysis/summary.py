@@ -150,7 +150,7 @@ class OneMoreEpoch:
     def changes(self):
         """How the test accuracy changes, with and without updates: a sentence."""
         return (
-            f"One more epoch changes the test accuracy by {self.change.points} points, and the "
+            f"One more epoch changes our test accuracy by {self.change.points} points, and the "
             "control, a run with a learning rate of zero, changes it by "
             f"{self.control_change.points} points; {self.effect_on_accuracy}."
         )
@@ -357,7 +357,7 @@ class Summary:
             sentences.append("The network is built and checked; it is not trained here.")
         if self.epoch:
             sentences.append(
-                f"One more epoch changes the test accuracy by {self.epoch.change.points} points, "
+                f"One more epoch changes our test accuracy by {self.epoch.change.points} points, "
                 f"the control by {self.epoch.control_change.points} points. "
                 f"{self.epoch.comparison_with_reports}"
             )
@@ -382,7 +382,7 @@ class Summary:
         if self.epoch:
             sentences.append(self.epoch.changes)
         sentences.append(
-            "A program recomputes accuracies from stored weights and predictions, and compares "
+            "A program recomputes accuracies from stored weights or predictions, and compares "
             "losses with the records of the runs."
         )
         return " ".join(sentences)
