@@ -186,11 +186,15 @@ def claim_epochs(ledger, epochs, before):
     return means
 
 
+def stored_image_differences(run, control):
+    """Return `image_losses.differences_from_control` of losses stored with the runs."""
+    read = image_losses.read_image_losses
+    return image_losses.differences_from_control(run, control, read)
+
+
 def slope_since_seen(run, control):
     """Return `image_losses.slope_since_seen` of a run; {} if losses of images were not stored."""
-    differences = image_losses.differences_from_control(
-        run, control, image_losses.read_image_losses
-    )
+    differences = stored_image_differences(run, control)
     return {} if differences is None else image_losses.slope_since_seen(run, differences)
 
 
@@ -274,9 +278,7 @@ def curves_since_seen(runs):
     """
     curves = {}
     for label, (run, control) in runs.items():
-        differences = image_losses.differences_from_control(
-            run, control, image_losses.read_image_losses
-        )
+        differences = stored_image_differences(run, control)
         curves[label] = image_losses.loss_since_seen(run, differences)
     return curves
 
@@ -321,11 +323,11 @@ def abstract(fast, best, loss_without_shortcuts, measures, rises):
         "points less than with them (one seed). The gradient does not vanish without them at the "
         "start of training; it grows towards the first block. In all six reports of one more "
         "epoch that we know, the running mean of the loss rises. We repeat this epoch from the "
-        "course's network, which we trained anew. The "
-        f"learning-rate restart raises the loss by {excess}. The loss climbs to a peak and falls "
-        f"again; the running mean changes by {rises} in three orders of the batches. In later "
-        f"epochs it rises by {later_rise}, and the loss of an image grows until it is seen again. "
-        f"From our network of the long recipe, the restart raises the loss by {long_excess}, "
+        "course's network, which we trained anew. The learning-rate restart raises the loss by "
+        f"{excess}. The loss climbs to a peak and falls again; the running mean changes by {rises} "
+        f"in three orders of the batches. In later epochs it rises by {later_rise}, and the loss "
+        "of an image grows until it is seen again. From our network of the long recipe, the "
+        f"restart raises the loss by {long_excess}, "
         "without such a peak. Which of these the reports show remains open."
     )
 
