@@ -24,12 +24,11 @@ pytestmark = [
 ERROR = "[data-mime-type='application/vnd.jupyter.error']"
 CURVE = "img[alt*='loss of each step']"
 
-# The notebook still runs: no cell failed, and the last reference is not yet shown or a prompt is
-# that of a running cell.
-RUNNING = f"""() => !document.querySelector("{ERROR}")
-    && (!/jooeun9199 .2022/.test(document.body.innerText)
-        || [...document.querySelectorAll(".jp-InputPrompt")].some(
-            prompt => prompt.innerText.includes("*")))"""
+# Whether the run is over: a cell has failed, or the last one has its outputs and the kernel rests.
+IS_OVER = f"""() => document.querySelector("{ERROR}")
+    || ([...document.querySelectorAll(".jp-CodeCell")].at(-1).querySelector(".jp-OutputArea-output")
+        && document.querySelector("#jp-main-statusbar").innerText.includes("| Idle"))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,7 @@ def test_run_all_in_jupyterlab(lab, page):
     page.get_by_text("| Idle").first.wait_for(timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(f"!({RUNNING})()", timeout=600_000)
+    page.wait_for_function(IS_OVER, timeout=600_000)
     assert page.locator(ERROR).all_inner_texts() == []
     curve = page.locator(CURVE)
     curve.scroll_into_view_if_needed()
