@@ -65,12 +65,20 @@ def group_row(what, machine, versions, runs):
 
 
 def describe_run(run, names):
-    """Return the name of a run's group, or the run that it starts from by `names`, key -> name."""
+    """Return the kind of a run, or the run that it starts from by `names`, key -> name."""
     start = names.get(run.info["config"]["start"])
-    what = f"from {start}" if start else group_name(run.name)
+    what = f"from {start}" if start else kind_of_run(run.name)
     if any(entry.get("engine") != ENGINE for entry in run.environments):
         what += " *"
     return what
+
+
+def kind_of_run(name):
+    """Return the name of a run's group; all ablations are of one kind, and so are all trials."""
+    for kind in ("ablation", "trial"):
+        if name.startswith(f"{kind}-"):
+            return kind
+    return group_name(name)
 
 
 def describe_versions(run):

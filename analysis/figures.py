@@ -412,7 +412,7 @@ def plot_excess(differences):
 
     `differences` is a dict label -> losses minus the control's (steps,), of at most six epochs.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.8))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.65))
     _plot_excess(axes, differences)
     figure.legend(**LEGEND, ncols=2)
     return figure
@@ -470,7 +470,7 @@ def plot_gradient_norms(norms):
 
     `norms` is a dict label -> list of floats, of at most six networks.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.9))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.7))
     for (label, values), line in zip(norms.items(), LINES):
         blocks = range(1, len(values) + 1)
         axes.plot(blocks, values, **line, markersize=MARKER, label=label)

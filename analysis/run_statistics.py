@@ -300,6 +300,7 @@ def epoch_measures(run, before, control):
     - gap: see `generalisation_gap`
     - jump: the loss of ten steps after the first update minus the control's
     - excess: that of all steps of the last epoch
+    - peak: the greatest mean of a block of its steps, see `block_means`
     - rise: of the running mean of the difference from the control, in the last epoch;
       rise_epoch_<n> in each of several, rise_in_later_epochs the mean of those after the first
     - later_rise: see `later_rise`, of the difference from the control in the last epoch
@@ -344,7 +345,9 @@ def generalisation_gap(control):
 
 
 def loss_differences(differences, zero_rate_epochs):
-    """Return jump, excess, rise and later_rise of `epoch_measures`, with intervals: a dict.
+    """Return jump, excess, peak, rise and later_rise of `epoch_measures`, a dict.
+
+    Jump and peak have no interval, the others have that from blocks of steps.
 
     `differences` are those of `difference_by_epoch`, float (epochs, steps); weights do not change
     in the first `zero_rate_epochs` epochs.
@@ -356,6 +359,7 @@ def loss_differences(differences, zero_rate_epochs):
         "jump": differences[first_epoch, 1:11].mean(),  # the first step's weights are the start's
         "excess": last.mean(),
         "excess_interval": interval_of_mean(block_means(last)),
+        "peak": block_means(last).max(),
         "rise": rise(last),
         "rise_interval": rise_interval(last),
         "later_rise": later,

@@ -195,18 +195,23 @@ def optimizers(plan):
     """List the restart with one thing changed.
 
     That is β2, SGD instead of Adam, the learning rate, or one epoch at a rate of zero before the
-    first update, which fills Adam's moments.
+    first update, which fills Adam's moments. β2 is changed in all orders of the batches, the others
+    in one.
     """
+    start = parent_name(0, plan.ages[-1])
+    experiments = []
+    for beta2 in (0.9, 0.99):
+        for order in range(plan.orders):
+            recipe = replace(RESTART, seed=FIRST_ORDER + order, beta2=beta2)
+            experiments.append(Experiment(f"beta2-{beta2}-{order}", CourseNetwork, recipe, start))
     changes = {
-        "beta2-0.9": {"beta2": 0.9},
-        "beta2-0.99": {"beta2": 0.99},
         "sgd": {"optimizer": "sgd", "learning_rate": 0.01},
         "rate-0.0001": {"learning_rate": 1e-4},
         "filled-moments": {"epochs": 2, "zero_rate_epochs": 1},
     }
-    start = parent_name(0, plan.ages[-1])
-    return [Experiment(name, CourseNetwork, replace(RESTART, **change), start)
-            for name, change in changes.items()]
+    for name, change in changes.items():
+        experiments.append(Experiment(name, CourseNetwork, replace(RESTART, **change), start))
+    return experiments
 
 
 def from_long_recipe():

@@ -325,20 +325,23 @@ def abstract(fast, best, loss_without_shortcuts, measures, rises):
         "epoch that we know, the running mean of the loss rises. We repeat this epoch from the "
         "course's network, which we trained anew. The learning-rate restart raises the loss by "
         f"{excess}. The loss climbs to a peak and falls again; the running mean changes by {rises} "
-        f"in three orders of the batches. In later epochs it rises by {later_rise}, and the loss "
-        "of an image grows until it is seen again. From our network of the long recipe, the "
-        f"restart raises the loss by {long_excess}, "
-        "without such a peak. Which of these the reports show remains open."
+        "in three orders of the batches. With β₂ = 0.9 in Adam there is no such peak. In later "
+        f"epochs the running mean rises by {later_rise}, and the loss of an image grows until it "
+        "is seen again. From our network of the long recipe, the restart raises the loss by "
+        f"{long_excess}, without such a peak. Which of these the reports show remains open."
     )
 
 
-def conclude(ledger, published):
+def conclude(ledger, published, measures):
     """Enter what the text concludes; return whether each conclusion holds, a Series.
 
+    `published` is the dict of `run_statistics.published`, `measures` what `claim_epochs` returns.
     The text is the notebook's cell `conclusions`. Raises SubmissionError as `Ledger.conclude` does.
     """
     best_report = published["best"]
     mean_rise = published["mean_rise"]
+    restart = measures["restart-0"]
+    least_peak = restart["peak"] - restart["peak_interval"]  # the lower end of its interval
     conclusions = {
         "the long recipe goes beyond all reports": ("long-0/accuracy", ">", best_report),
         "the network is worse without shortcuts": ("ablation-no-shortcuts/gain", "<", 0),
@@ -359,7 +362,11 @@ def conclude(ledger, published):
             "five-epochs/slope", "<", published["slope"]
         ),
         "the running mean rises with filled moments": ("filled-moments/rise", ">", 0),
-        "it rises with the same order in both epochs": ("order-same/rise_epoch_2", ">", 0),
+        "the peak is lower with β2 = 0.9": ("beta2-0.9/peak", "<", least_peak),
+        "the restart raises the loss with β2 = 0.9, too": ("beta2-0.9/excess", ">", 0),
+        "the running mean rises with the same order in both epochs": (
+            "order-same/rise_epoch_2", ">", 0
+        ),
         "a rise of the published size is excluded at a tenth of the rate": (
             "rate-0.0001/rise", "<", mean_rise
         ),

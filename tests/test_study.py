@@ -218,6 +218,7 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     measures = run_statistics.epoch_measures(later, parent, control)
     assert measures["change"] == pytest.approx(later.accuracy - parent.accuracy)
     assert measures["jump"] == pytest.approx((later.losses - control.losses)[1:11].mean())
+    assert measures["peak"] >= measures["excess"]
     assert {"rise_epoch_1", "rise_epoch_2_interval", "train_loss_change"} <= set(measures)
     assert {"later_rise", "later_rise_interval"} <= set(measures)
     assert measures["gap"] == pytest.approx(
@@ -370,6 +371,14 @@ def test_the_rise_is_that_of_the_running_mean():
     losses = np.linspace(1, 2, 500)
     running = np.cumsum(losses) / np.arange(1, 501)
     assert run_statistics.rise(losses) == pytest.approx(running[499] - running[99])
+
+
+def test_the_peak_is_the_greatest_mean_of_a_block_of_steps():
+    losses = np.zeros((2, 500))
+    losses[0] = 8                 # another epoch
+    losses[1, 100:125] = 2        # a block
+    losses[1, 300] = 20           # a single step, less than 2 on average over its block
+    assert run_statistics.loss_differences(losses, 0)["peak"] == 2
 
 
 def test_the_later_rise_leaves_out_the_first_fifth():
