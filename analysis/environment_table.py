@@ -15,11 +15,11 @@ COLUMNS = ("item", "machine", "version, date", "hash", "min.")
 
 
 def environment_table(data, runs):
-    """Return a DataFrame of what the results depend on: rows for data, notebook, groups of runs.
+    """Return a DataFrame of what the results depend on: rows for data, notebook and runs.
 
     `data` is a utils.Data, None if no cell loads data; `runs` a list of training.Run. Runs of one
-    group, machine and versions share a row. A star marks runs that another version of the training
-    code made.
+    kind or start, on one kind of machine and with the same versions, share a row. A star marks runs
+    that another version of the training code made.
     """
     rows = []
     if data is not None:
@@ -52,7 +52,7 @@ def notebook_row():
 
 
 def group_row(what, machine, versions, runs):
-    """Return the table's row for runs of one group."""
+    """Return the table's row for runs of one kind or start."""
     if len(runs) > 1:
         what = f"{len(runs)} runs {what}"
     dates = sorted({run.info["finished"] for run in runs})
@@ -75,9 +75,10 @@ def describe_run(run, names):
 
 def kind_of_run(name):
     """Return the name of a run's group; all ablations are of one kind, and so are all trials."""
-    for kind in ("ablation", "trial"):
-        if name.startswith(f"{kind}-"):
-            return kind
+    if name.startswith("ablation-"):
+        return "of ablations"
+    if name.startswith("trial-"):
+        return "of trials"
     return group_name(name)
 
 

@@ -424,7 +424,7 @@ def _plot_excess(axes, differences):
         means = run_statistics.block_means(losses)
         steps = len(losses) / len(means) * (np.arange(len(means)) + 0.5)  # the middle of each block
         axes.plot(steps, means, **line, markersize=MARKER, label=label)
-    axes.set(xlabel="step", ylabel="loss minus the control's")
+    axes.set(xlabel="step", ylabel="loss minus control")
 
 
 def plot_rises(rises):

@@ -300,7 +300,8 @@ def epoch_measures(run, before, control):
     - gap: see `generalisation_gap`
     - jump: the loss of ten steps after the first update minus the control's
     - excess: that of all steps of the last epoch
-    - peak: the greatest mean of a block of its steps, see `block_means`
+    - highest_block: the greatest mean of that over a block of steps of the last epoch, see
+      `block_means`; it lies above excess also if the loss has no peak, since blocks scatter
     - rise: of the running mean of the difference from the control, in the last epoch;
       rise_epoch_<n> in each of several, rise_in_later_epochs the mean of those after the first
     - later_rise: see `later_rise`, of the difference from the control in the last epoch
@@ -345,9 +346,9 @@ def generalisation_gap(control):
 
 
 def loss_differences(differences, zero_rate_epochs):
-    """Return jump, excess, peak, rise and later_rise of `epoch_measures`, a dict.
+    """Return jump, excess, highest_block, rise and later_rise of `epoch_measures`, a dict.
 
-    Jump and peak have no interval, the others have that from blocks of steps.
+    The first and the third have no interval, the others have that from blocks of steps.
 
     `differences` are those of `difference_by_epoch`, float (epochs, steps); weights do not change
     in the first `zero_rate_epochs` epochs.
@@ -359,7 +360,7 @@ def loss_differences(differences, zero_rate_epochs):
         "jump": differences[first_epoch, 1:11].mean(),  # the first step's weights are the start's
         "excess": last.mean(),
         "excess_interval": interval_of_mean(block_means(last)),
-        "peak": block_means(last).max(),
+        "highest_block": block_means(last).max(),
         "rise": rise(last),
         "rise_interval": rise_interval(last),
         "later_rise": later,
@@ -421,6 +422,31 @@ def mean_over_runs(measured):
     means = {name: statistics.mean(numbers) for name, numbers in values.items()}
     intervals = {f"{name}_interval": interval_of_mean(numbers) for name, numbers in values.items()}
     return means | intervals
+
+
+def changes_from_default_beta2(measures):
+    """Return what another β2 of Adam changes in one more epoch: a dict group -> dict of changes.
+
+    `measures` is a dict group -> dict seed -> dict of `epoch_measures`. Groups named "beta2-…" are
+    compared with the group "restart-0", which has the default β2, seed by seed.
+    "highest_block_change" is the mean over seeds, "highest_block_change_interval" half of its 95 %
+    interval. Groups of one run, or without runs to compare with, are left out.
+    """
+    changes = {}
+    for group, by_seed in measures.items():
+        if not group.startswith("beta2-"):
+            continue
+        differences = []
+        for seed, of_run in by_seed.items():
+            of_default = measures.get("restart-0", {}).get(seed, {})
+            if "highest_block" in of_run and "highest_block" in of_default:
+                differences.append(of_run["highest_block"] - of_default["highest_block"])
+        if len(differences) > 1:
+            changes[group] = {
+                "highest_block_change": statistics.mean(differences),
+                "highest_block_change_interval": interval_of_mean(differences),
+            }
+    return changes
 
 
 # ------------------------------------------------------------------------------------ published

@@ -242,14 +242,18 @@ def recorded_measurements(main, runs, claims):
         values_of[name] = _values_of_run(run, claimed)
         measurements += _measurements(name, values_of[name], source)
         groups.setdefault(run_statistics.group_name(run.name), []).append(run)
+    by_seed = {}
     for group, members in groups.items():
         values = {}
+        by_seed[group] = {run.recipe.seed: values_of[str(run.folder)] for run in members}
         if len(members) > 1:
             of_members = [values_of[str(run.folder)] for run in members]
             values |= run_statistics.mean_over_runs(of_members)
             values |= run_statistics.summarize_seeds(members)
         values |= _gain(group, members, groups)
         measurements += _measurements(group, values, source)
+    for group, changes in run_statistics.changes_from_default_beta2(by_seed).items():
+        measurements += _measurements(group, changes, source)
     return measurements
 
 

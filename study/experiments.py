@@ -194,9 +194,9 @@ def all_orders(kinds, start, network, recipe, prefix=""):
 def optimizers(plan):
     """List the restart with one thing changed.
 
-    That is β2, SGD instead of Adam, the learning rate, or one epoch at a rate of zero before the
-    first update, which fills Adam's moments. β2 is changed in all orders of the batches, the others
-    in one.
+    That is β2, SGD instead of Adam (at a rate of its own), the learning rate, or one epoch at a
+    rate of zero before the first update, which fills Adam's moments. β2 is changed in all orders of
+    the batches, the others in one.
     """
     start = parent_name(0, plan.ages[-1])
     experiments = []

@@ -24,9 +24,11 @@ pytestmark = [
 ERROR = "[data-mime-type='application/vnd.jupyter.error']"
 CURVE = "img[alt*='loss of each step']"
 
+LAST_CELL = ".jp-Notebook .jp-CodeCell:nth-last-child(1 of .jp-CodeCell)"
+
 # Whether the run is over: a cell has failed, or the last one has its outputs and the kernel rests.
 IS_OVER = f"""() => document.querySelector("{ERROR}")
-    || ([...document.querySelectorAll(".jp-CodeCell")].at(-1).querySelector(".jp-OutputArea-output")
+    || (document.querySelector("{LAST_CELL} .jp-OutputArea-output")
         && document.querySelector("#jp-main-statusbar").innerText.includes("| Idle"))
 """
 

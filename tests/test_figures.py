@@ -56,6 +56,7 @@ DIFFERENCES = np.random.default_rng(0).normal(size=(2, 40)) - 1
 CURVE = pd.DataFrame({"steps": [1, 200], "mean": [-0.1, 0.2], "interval": [0.1, 0.1]})
 EPOCHS = [*(f"{number}, new order" for number in range(1, 6)), *(row[0] for row in OTHER_ORDERS)]
 RISES = pd.DataFrame({"label": EPOCHS, "rise": 0.01, "interval": 0.02, "predicted": 0.021})
+OPTIMIZERS = [f"Adam, moments filled {number}" for number in range(6)]
 LABELS = ("no shortcuts", "shortcuts, γ = 1", "shortcuts, γ = 0")
 DRAWINGS = {
     "blocks": lambda: figures.plot_residual_blocks(Block(), Block()),
@@ -70,7 +71,7 @@ DRAWINGS = {
     "excess": lambda: figures.plot_excess(dict.fromkeys(LABELS, DIFFERENCES[0])),
     "rises": lambda: figures.plot_rises(RISES),
     "images and optimizers": lambda: figures.plot_images_and_optimizers(
-        dict.fromkeys(LABELS, CURVE), dict.fromkeys(LABELS, DIFFERENCES[0])
+        dict.fromkeys(LABELS, CURVE), dict.fromkeys(OPTIMIZERS, DIFFERENCES[0])
     ),
     "gradients": lambda: figures.plot_gradient_norms(dict.fromkeys(LABELS, [0.05, 2.0, 90.0])),
 }
@@ -91,6 +92,8 @@ def visible_texts(figure):
         texts += legend.get_texts()
     for axes in figure.axes:
         texts += [axes.title, *axes.texts]
+        if axes.get_legend():
+            texts += axes.get_legend().get_texts()
         if axes.axison:
             texts += axis_texts(axes.xaxis) + axis_texts(axes.yaxis)
     return [text for text in texts if text.get_text().strip()]

@@ -136,6 +136,18 @@ def test_every_run_has_a_name_of_its_own_a_start_before_it_and_a_control(plan):
             assert experiment.start == run.start
             for field in ("epochs", *run_statistics.BATCHES):
                 assert getattr(experiment.recipe, field) == getattr(run.recipe, field)
+        if experiment.start:
+            assert any(can_control(other, experiment) for other in listed.values()), name
+
+
+def can_control(control, experiment):
+    """Whether an experiment has the start and the batches of another one, at a rate of zero."""
+    if control.recipe.learning_rate or control.start != experiment.start:
+        return False
+    if control.recipe.epochs < experiment.recipe.epochs:
+        return False
+    return all(getattr(control.recipe, field) == getattr(experiment.recipe, field)
+               for field in run_statistics.BATCHES)
 
 
 def test_no_restart_repeats_the_batches_of_a_parent():
@@ -218,7 +230,9 @@ def test_a_store_measures_one_more_epoch(small_groups, digits, tmp_path):
     measures = run_statistics.epoch_measures(later, parent, control)
     assert measures["change"] == pytest.approx(later.accuracy - parent.accuracy)
     assert measures["jump"] == pytest.approx((later.losses - control.losses)[1:11].mean())
-    assert measures["peak"] >= measures["excess"]
+    differences = run_statistics.difference_by_epoch(later, control)
+    highest = run_statistics.block_means(differences[-1]).max()
+    assert measures["highest_block"] == pytest.approx(highest)
     assert {"rise_epoch_1", "rise_epoch_2_interval", "train_loss_change"} <= set(measures)
     assert {"later_rise", "later_rise_interval"} <= set(measures)
     assert measures["gap"] == pytest.approx(
@@ -373,12 +387,27 @@ def test_the_rise_is_that_of_the_running_mean():
     assert run_statistics.rise(losses) == pytest.approx(running[499] - running[99])
 
 
-def test_the_peak_is_the_greatest_mean_of_a_block_of_steps():
+def test_the_highest_block_is_that_of_the_last_epoch():
     losses = np.zeros((2, 500))
     losses[0] = 8                 # another epoch
     losses[1, 100:125] = 2        # a block
     losses[1, 300] = 20           # a single step, less than 2 on average over its block
-    assert run_statistics.loss_differences(losses, 0)["peak"] == 2
+    assert run_statistics.loss_differences(losses, 0)["highest_block"] == 2
+
+
+def test_another_beta2_is_compared_with_the_default_seed_by_seed():
+    measures = {
+        "restart-0": {100: {"highest_block": 5.0}, 101: {"highest_block": 9.0}, 102: {}},
+        "beta2-0.9": {101: {"highest_block": 8.0}, 100: {"highest_block": 2.0}},
+        "beta2-0.99": {100: {"highest_block": 2.0}},   # a single run
+        "beta2-0.5": {103: {"highest_block": 1.0}, 102: {"highest_block": 1.0}},  # no pairs
+    }
+    changes = run_statistics.changes_from_default_beta2(measures)
+    assert list(changes) == ["beta2-0.9"]
+    assert changes["beta2-0.9"]["highest_block_change"] == -2  # of -3 and -1
+    interval = changes["beta2-0.9"]["highest_block_change_interval"]
+    assert interval == pytest.approx(stats.t.ppf(0.975, 1) * 1)  # the standard error is 1
+    assert run_statistics.changes_from_default_beta2({"beta2-0.9": measures["beta2-0.9"]}) == {}
 
 
 def test_the_later_rise_leaves_out_the_first_fifth():
@@ -519,6 +548,8 @@ def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
 @pytest.mark.parametrize("name, group", [
     ("fast-0", "fast"),
     ("fast-gpu-4", "fast-gpu"),
+    ("beta2-0.9-0", "beta2-0.9"),
+    ("restart-0-0-control", "restart-0-control"),
     ("long-restart-2-control", "long-restart-control"),
     ("trial-rate-0.005", "trial-rate-0.005"),
     ("ablation-sgd-1", "ablation-sgd"),
