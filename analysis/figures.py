@@ -412,7 +412,7 @@ def plot_excess(differences):
 
     `differences` is a dict label -> losses minus the control's (steps,), of at most six epochs.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.65))
+    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.75))
     _plot_excess(axes, differences)
     figure.legend(**LEGEND, ncols=2)
     return figure

@@ -53,7 +53,19 @@ def paired_accuracy(run, other):
 
     Both are in points. The interval is that of the mean of the differences image by image.
     """
-    difference = 100 * (correct_predictions(run) - correct_predictions(other))
+    return mean_paired_accuracy([(run, other)])
+
+
+def mean_paired_accuracy(pairs):
+    """Return the mean over pairs of runs of what `paired_accuracy` returns for one pair.
+
+    All runs classified the same images. The interval is over images: it says nothing about pairs of
+    other seeds.
+    """
+    differences = []
+    for run, other in pairs:
+        differences.append(100 * (correct_predictions(run) - correct_predictions(other)))
+    difference = sum(differences) / len(differences)
     interval = NORMAL_QUANTILE * difference.std().item() / len(difference) ** 0.5
     return difference.mean().item(), interval
 
@@ -145,17 +157,20 @@ def same_machine(run, other):
     return all(machine == machines[0] for machine in machines)
 
 
+LEAST_SEEDS = 3  # for an interval over seeds; that of two is 12.7 standard errors to each side
+
+
 def gain(runs, others):
     """Return the mean difference of the accuracies of `runs` from `others`, seed by seed: a dict.
 
     "gain" and "gain_interval" are in points. Only runs of the same kind of machine and number
-    format are compared; raises KeyError if a run has no partner. With one seed, the interval is
-    that over test images of the two networks; it says nothing about other seeds.
+    format are compared; raises KeyError if a run has no partner. The interval is over seeds, by
+    Student's t, from LEAST_SEEDS on. For fewer it is over test images, see `mean_paired_accuracy`.
     """
     partners = {run.recipe.seed: run for run in others if same_machine(run, runs[0])}
     pairs = [(run, partners[run.recipe.seed]) for run in runs]
-    if len(pairs) == 1:
-        difference, interval = paired_accuracy(*pairs[0])
+    if len(pairs) < LEAST_SEEDS:
+        difference, interval = mean_paired_accuracy(pairs)
     else:
         differences = [run.accuracy - other.accuracy for run, other in pairs]
         difference = statistics.mean(differences)

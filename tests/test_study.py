@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import training
 import utils
-from analysis import figures, image_losses, run_statistics
+from analysis import environment_table, figures, image_losses, run_statistics
 from grading import records
 from grading.archive import ArchiveError, read
 from grading.policy import read_policy
@@ -519,7 +519,16 @@ def test_runs_are_compared_on_one_machine_alone():
         make_run("fast-gpu-0", 0, "gpu", 9),
         make_run("fast-1", 1, "cpu", 6),
     ]
-    assert run_statistics.gain(runs, others)["gain"] == pytest.approx(15)
+    of_two = run_statistics.gain(runs, others)
+    assert of_two["gain"] == pytest.approx(15)
+    by_image = 100 * np.array([0, 0, 0, 0, 0.5, 1, 0, 0, 0, 0])  # the mean of both seeds
+    assert of_two["gain_interval"] == pytest.approx(1.96 * stats.sem(by_image), rel=1e-3)
+    runs.append(make_run("x-2", 2, "cpu", 1))
+    others.append(make_run("fast-2", 2, "cpu", 4))
+    gains = [10, 20, 30]
+    of_three = run_statistics.gain(runs, others)
+    assert of_three["gain"] == pytest.approx(np.mean(gains))
+    assert of_three["gain_interval"] == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(gains))
     with pytest.raises(KeyError):
         run_statistics.gain(runs, others[:2])
     control = make_run("control", 0, "gpu", 5)
@@ -557,6 +566,18 @@ def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
 ])
 def test_groups_of_runs(name, group):
     assert run_statistics.group_name(name) == group
+
+
+def test_runs_of_one_kind_or_start_share_a_row_of_the_environment_table(monkeypatch):
+    """The notebook's row is left out: it needs a running notebook."""
+    monkeypatch.setattr(environment_table, "notebook_row", lambda: ("notebook", "", "", "", ""))
+    names = ["parent-0-16", "sgd", "beta2-0.9-0", "trial-base", "trial-decay-0.5", "long-0"]
+    runs = [training.load_run(ROOT / "checkpoints" / "study" / name) for name in names]
+    table = environment_table.environment_table(None, runs).set_index("item")
+    _, *items = [item.removesuffix(" *") for item in table.index]
+    assert items == ["parent-0-16", "2 runs from parent-0-16", "2 runs of trials", "long"]
+    minutes = (runs[1].info["seconds"] + runs[2].info["seconds"]) / 60
+    assert float(table["min."].iloc[2]) == pytest.approx(minutes, abs=0.05)
 
 
 # ---------------------------------------------------------------------- the study as committed
