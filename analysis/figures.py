@@ -474,7 +474,7 @@ def plot_gradient_norms(norms):
     for (label, values), line in zip(norms.items(), LINES):
         blocks = range(1, len(values) + 1)
         axes.plot(blocks, values, **line, markersize=MARKER, label=label)
-    axes.set(xlabel="block", ylabel="norm of the gradient", yscale="log")
+    axes.set(xlabel="block", ylabel="gradient norm", yscale="log")
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:g}")  # no exponents: their print would be smaller
     axes.yaxis.set_minor_formatter("")
