@@ -29,6 +29,8 @@ def claim_evaluation(ledger, run, accuracy, accuracy_with_tta, confusion, classe
     the names of the C classes.
     """
     ledger.claim("test_accuracy", accuracy, "%", run)
+    interval = run_statistics.accuracy_interval(accuracy, confusion.sum())
+    ledger.claim("test_accuracy_interval", float(interval), "points", run)
     ledger.claim("test_accuracy_flips_averaged", accuracy_with_tta, "%", run)
     class_accuracies = run_statistics.class_accuracies(confusion).tolist()
     ledger.claim_all("class_accuracy", dict(zip(classes, class_accuracies)), "%", run)

@@ -368,7 +368,7 @@ def weight_measurements(run, probabilities, data, source, is_main, policy):
 
 
 def accuracies(run, predicted, with_mirrored, labels, classes):
-    """What follows from predicted classes: claim -> value in per cent.
+    """What follows from predicted classes: claim -> value in per cent, of an interval in points.
 
     Args:
         run: the run's name.
@@ -385,6 +385,9 @@ def accuracies(run, predicted, with_mirrored, labels, classes):
         if classes:
             values[f"test_{name}"] = accuracy
     if classes:
+        values["test_accuracy_interval"] = run_statistics.accuracy_interval(
+            values["test_accuracy"], len(labels)
+        )
         confusion = run_statistics.confusion_matrix(predicted, labels, len(classes))
         for name, right, number in zip(classes, confusion.diagonal(), confusion.sum(1)):
             values[f"class_accuracy/{name}"] = float(100 * right / max(number, 1))

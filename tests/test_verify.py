@@ -12,6 +12,7 @@ from helpers import LEFT_OUT, NOTEBOOK, POLICY, ROOT, change_notebook, change_re
 
 from grading import paper_numbers
 from grading.archive import read
+from grading.findings import CODES
 from grading.run_record import compare_with_record
 from grading.verify import judge
 
@@ -27,6 +28,8 @@ def copy(tmp_path):
 def test_the_submission_holds():
     verdict = judge(read(ROOT, POLICY), POLICY)
     assert not [row.message for row in verdict.findings if row.verdict == "contradicted"]
+    unexplained = [row for row in verdict.findings if row.claim == "paper" and CODES[row.verdict]]
+    assert not [row.message for row in unexplained]
     assert not verdict.differences  # it is the template
     claims = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))["claims"]
     assert set(claims) <= {row.claim for row in verdict.findings}
