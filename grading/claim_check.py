@@ -245,7 +245,10 @@ def recorded_measurements(main, runs, claims):
     by_seed = {}
     for group, members in groups.items():
         values = {}
-        by_seed[group] = {run.recipe.seed: values_of[str(run.folder)] for run in members}
+        by_seed[group] = {}
+        for run in members:  # the recipe may be one that this copy does not know
+            seed = run.record.config.settings.get("seed", 0)
+            by_seed[group][seed] = values_of[str(run.folder)]
         if len(members) > 1:
             of_members = [values_of[str(run.folder)] for run in members]
             values |= run_statistics.mean_over_runs(of_members)

@@ -19,6 +19,7 @@ from forgeries import (
     POLICY,
     code_cell,
     edit_cell,
+    edit_info,
     edit_results,
     pack,
     read_notebook,
@@ -651,3 +652,10 @@ def test_another_block_than_the_references_is_for_a_person_to_decide():
         return compare(Claim(value, "", "block"), measured, bound, "holds").verdict
 
     assert verdict_on(0.99) == "unverified" and verdict_on(1e-6) == "contradicted"
+
+
+def test_a_run_may_have_an_optimizer_that_this_copy_does_not_know(world, no_paper):
+    edit_info(world, "fast-1", lambda info: info["config"].update(optimizer="lion"))
+    verdict = judged(world)
+    compared = [row.verdict for row in verdict.findings if row.claim == "fast-1/accuracy"]
+    assert compared == ["recorded"]
