@@ -258,7 +258,8 @@ def speaks_for(claim, number, text, around):
     if len(claim.words) > 1:
         return number.digits > 1 and bool(named)
     if around:
-        return bool(named)
+        says_words = any(character.isalpha() for character in text)  # a label, as "rate 0.01"
+        return bool(named) and not says_words
     return any(re.match(rf"{re.escape(word[:STEM])}", behind) for word in claim.words)
 
 

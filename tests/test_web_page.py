@@ -189,6 +189,18 @@ def test_numbers_open_the_passports_of_their_claims():
     }
 
 
+def test_a_number_in_a_tables_label_is_no_claim():
+    claim = passports.Claim("sgd/change", -0.21, "points", "sgd")
+    head = passports.Surroundings("change")
+
+    def is_claim(text):
+        *_, last = passports.NUMBER.finditer(text)
+        return passports.speaks_for(claim, passports.Written.read(last), text, head)
+
+    assert is_claim("0.2")
+    assert not is_claim("rate 0.01, weight decay 0.2")
+
+
 def test_no_line_ends_between_a_number_and_its_unit_or_interval():
     text = "It reaches 82.57 % and changes by −0.034 ± 0.018 in 31 % of cases."
     page = page_of(computed(text), record_cell())
