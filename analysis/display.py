@@ -5,6 +5,7 @@ import html
 import io
 import math
 import numbers
+import re
 
 import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
@@ -144,15 +145,24 @@ def latex_caption(options):
 
 
 def reference(label):
-    """Return a link to a figure or table with its number, as Markdown: "[Figure 3](#fig-loss)"."""
-    return f"[{KINDS[label[:3]]} {shown.number_of(label)}](#{label})"
+    """Return a link to a figure or table with its number, as Markdown: "[Figure 3](#fig-loss)".
+
+    Raises SubmissionError if `label` is of another kind.
+    """
+    return f"[{kind_of_label(label)} {shown.number_of(label)}](#{label})"
+
+
+def kind_of_label(label):
+    """Return "Figure" or "Table". Raises SubmissionError if `label` is of another kind."""
+    if label[:4] not in ("fig-", "tbl-"):
+        raise SubmissionError(f"the label {label} must start with fig- or tbl-")
+    return KINDS[label[:3]]
 
 
 def label_and_caption(options):
     """Return label and caption in a cell's options, two strings."""
     label = required_option(options, "label", "fig-… or tbl-…")
-    if label[:3] not in KINDS:
-        raise SubmissionError(f"the label {label} of this cell must start with fig- or tbl-")
+    kind_of_label(label)
     return label, required_option(options, f"{label[:3]}-cap", "…")
 
 
@@ -168,9 +178,10 @@ def required_option(options, name, example):
 def prose(text, handle=None):
     """Show a paragraph of Markdown; with a display `handle`, in the place of what that one shows.
 
-    Per cent signs and ± stay with their numbers, and hyphens before numbers become minus signs.
+    Per cent signs and ± stay with their numbers, and a hyphen between a space and a number becomes
+    a minus sign.
     """
-    text = with_no_break_spaces(text).replace(" -", " −")
+    text = re.sub(r"(?<=\s)-(?=\d)", "−", with_no_break_spaces(text))
     shown.text_hashes.append(text_hash(text))
     if handle:
         handle.update(Markdown(text))

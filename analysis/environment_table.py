@@ -28,7 +28,8 @@ def environment_table(data, runs):
     names = {run.key: run.name for run in runs}
     groups = {}
     for run in runs:
-        group = (describe_run(run, names), run.device, describe_versions(run))
+        what = describe_run(run, names)
+        group = (what, is_of_earlier_code(run), run.device, describe_versions(run))
         groups.setdefault(group, []).append(run)
     for group, members in groups.items():
         rows.append(group_row(*group, members))
@@ -51,10 +52,12 @@ def notebook_row():
     return "notebook", environment()["device"], versions, text_hash(code)[:8], ""
 
 
-def group_row(what, machine, versions, runs):
-    """Return the table's row for runs of one kind or start."""
+def group_row(what, is_old, machine, versions, runs):
+    """Return the table's row for runs of one kind or start; a star marks those of earlier code."""
     if len(runs) > 1:
-        what = f"{len(runs)} runs {what}"
+        what = f"{what} ({len(runs)} runs)"
+    if is_old:
+        what += " *"
     dates = sorted({run.info["finished"] for run in runs})
     period = dates[0]
     if len(dates) > 1:
@@ -67,18 +70,20 @@ def group_row(what, machine, versions, runs):
 def describe_run(run, names):
     """Return the kind of a run, or the run that it starts from by `names`, key -> name."""
     start = names.get(run.info["config"]["start"])
-    what = f"from {start}" if start else kind_of_run(run.name)
-    if any(entry.get("engine") != ENGINE for entry in run.environments):
-        what += " *"
-    return what
+    return f"from {start}" if start else kind_of_run(run.name)
+
+
+def is_of_earlier_code(run):
+    """Return whether another version of the training code made a run, or a part of it."""
+    return any(entry.get("engine") != ENGINE for entry in run.environments)
 
 
 def kind_of_run(name):
     """Return the name of a run's group; all ablations are of one kind, and so are all trials."""
     if name.startswith("ablation-"):
-        return "of ablations"
+        return "ablation"
     if name.startswith("trial-"):
-        return "of trials"
+        return "trial"
     return group_name(name)
 
 

@@ -61,6 +61,16 @@ MARKER = 2.8  # size of the markers in points
 LEGEND = {"loc": "outside upper center", "handlelength": 2, "columnspacing": 1}
 
 
+def line_styles(count):
+    """Return colour, marker and dashes of so many lines, a list of dicts.
+
+    Raises SubmissionError if there are more lines than styles.
+    """
+    if count > len(LINES):
+        raise SubmissionError(f"{count} lines are to be drawn, but there are {len(LINES)} styles")
+    return LINES[:count]
+
+
 # ----------------------------------------------------------------------------- residual blocks
 
 # Sizes in a drawing of blocks, in points.
@@ -384,8 +394,8 @@ def plot_one_more_epoch(losses, reports, logged):
     size = (COLUMN_INCHES, 1.35 + 0.2 * legend_rows)
     figure, (left, right) = plt.subplots(1, 2, figsize=size)
     _plot_reports(left, right, reports, published_steps)
-    published_line = {"color": BLACK, "marker": "D", "linestyle": "-"}
-    for (label, (steps, means)), line in zip(lines.items(), (published_line, *LINES)):
+    styles = [{"color": BLACK, "marker": "D", "linestyle": "-"}, *line_styles(len(losses))]
+    for (label, (steps, means)), line in zip(lines.items(), styles):
         x = published_steps[-1] * steps / steps[-1]  # an epoch on other data has fewer steps
         left.plot(x, means, **line, markersize=MARKER, label=label)
         right.plot(x, means - means[0], **line, markersize=MARKER)
@@ -420,7 +430,7 @@ def plot_excess(differences):
 
 def _plot_excess(axes, differences):
     axes.axhline(0, color="0.75", linewidth=0.6)
-    for (label, losses), line in zip(differences.items(), LINES):
+    for (label, losses), line in zip(differences.items(), line_styles(len(differences))):
         means = run_statistics.block_means(losses)
         steps = len(losses) / len(means) * (np.arange(len(means)) + 0.5)  # the middle of each block
         axes.plot(steps, means, **line, markersize=MARKER, label=label)
@@ -455,7 +465,7 @@ def plot_images_and_optimizers(curves, differences):
     `plot_excess`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_INCHES, 2.2))
-    for (label, curve), line in zip(curves.items(), LINES):
+    for (label, curve), line in zip(curves.items(), line_styles(len(curves))):
         left.errorbar(curve["steps"], curve["mean"], curve["interval"], **line, markersize=MARKER,
                       elinewidth=0.6, label=label)
     left.set(xlabel="steps since the image was last seen", ylabel="relative loss")
@@ -471,7 +481,7 @@ def plot_gradient_norms(norms):
     `norms` is a dict label -> list of floats, of at most six networks.
     """
     figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.7))
-    for (label, values), line in zip(norms.items(), LINES):
+    for (label, values), line in zip(norms.items(), line_styles(len(norms))):
         blocks = range(1, len(values) + 1)
         axes.plot(blocks, values, **line, markersize=MARKER, label=label)
     axes.set(xlabel="block", ylabel="gradient norm", yscale="log")

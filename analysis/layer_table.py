@@ -58,12 +58,7 @@ def run_layers(net):
         found.setdefault(layer, output)
 
     hooks = [layer.register_forward_hook(note_output) for layer in layers]
-    try:
-        with torch.no_grad():
-            net(torch.zeros(1, 3, 32, 32))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(net, hooks)
     return [(layers[layer], layer, output) for layer, output in found.items()]
 
 
@@ -180,8 +175,8 @@ def forward_cost(net):
 
     A multiply-add counts as two operations.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, 3, 32, 32))
+    with FlopCounterMode(display=False) as counter:
+        run_once(net)
     return counter.get_total_flops() / 1e9
 
 
@@ -203,11 +198,26 @@ def output_sizes(net):
 
     convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
     hooks = [convolution.register_forward_hook(note_sizes) for convolution in convolutions]
-    with torch.no_grad():
-        net(torch.zeros(1, 3, 32, 32))
-    for hook in hooks:
-        hook.remove()
+    run_once(net, hooks)
     return sizes
+
+
+def run_once(net, hooks=()):
+    """Run `net` on one black image and remove `hooks`; the network stays as it is.
+
+    Training mode would move the running statistics of its batch normalisation. The image is on the
+    device of the network.
+    """
+    was_training = net.training
+    net.eval()
+    parameter = next(net.parameters(), torch.zeros(()))
+    try:
+        with torch.no_grad():
+            net(torch.zeros(1, 3, 32, 32, device=parameter.device))
+    finally:
+        net.train(was_training)
+        for hook in hooks:
+            hook.remove()
 
 
 def torchvision_block(block):

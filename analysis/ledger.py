@@ -135,7 +135,7 @@ class Ledger:
             "cells": [code_hash(source) for source in sources],
             "failed": [code_hash(source) for source in failed_sources()],
             "files": {name: file_hash(file) for name, file in files.items()},
-            "standin": bool(data and data.is_fallback),
+            "is_fallback": bool(data and data.is_fallback),
             "texts": sorted(shown.text_hashes),
             "results": relative_path(self.results_file),
         }
@@ -165,7 +165,7 @@ def describe_data(data):
         "fingerprint": data.fingerprint,
         "train_images": len(data.train_labels),
         "test_images": len(data.test_labels),
-        "standin": data.is_fallback,
+        "is_fallback": data.is_fallback,
     }
 
 

@@ -22,20 +22,18 @@ def claim_network(ledger, table, parameters, forward_cost, block_difference):
         ledger.claim(f"layer_output/{row.Index + 1}", row.output)
 
 
-def claim_evaluation(ledger, run, accuracy, accuracy_with_tta, confusion, classes):
+def claim_evaluation(ledger, run, evaluation, classes):
     """Claim what the test images say of the network of `run`.
 
-    Accuracies are in per cent; `confusion` are counts (C, C), true classes in rows; `classes` are
-    the names of the C classes.
+    `evaluation` is a `summary.Evaluation`; `classes` are the names of the classes, in the order of
+    its confusion matrix.
     """
-    ledger.claim("test_accuracy", accuracy, "%", run)
-    interval = run_statistics.accuracy_interval(accuracy, confusion.sum())
-    ledger.claim("test_accuracy_interval", float(interval), "points", run)
-    ledger.claim("test_accuracy_flips_averaged", accuracy_with_tta, "%", run)
-    class_accuracies = run_statistics.class_accuracies(confusion).tolist()
+    ledger.claim("test_accuracy", evaluation.accuracy.value, "%", run)
+    ledger.claim("test_accuracy_interval", evaluation.accuracy.half_interval, "points", run)
+    ledger.claim("test_accuracy_with_tta", evaluation.accuracy_with_tta, "%", run)
+    class_accuracies = run_statistics.class_accuracies(evaluation.confusion).tolist()
     ledger.claim_all("class_accuracy", dict(zip(classes, class_accuracies)), "%", run)
-    _, _, share = run_statistics.most_confused(confusion)
-    ledger.claim("most_confused_share", float(share), "%", run)
+    ledger.claim("most_confused_share", float(evaluation.most_confused_share), "%", run)
 
 
 def claim_epoch(ledger, run, before, control):

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from tools.errors import SubmissionError
+
 PUBLISHED = Path(__file__).with_name("published.csv")  # a row for each report
 PUBLISHED_WINDOWS = Path(__file__).with_name("published_windows.csv")  # mean loss of each 100 steps
 NORMAL_QUANTILE = 1.96  # 95 % of a normal distribution lie within so many standard deviations
@@ -122,8 +124,13 @@ def summarize_seeds(runs):
 
 
 def group_name(name):
-    """Return a run's name without the number of its seed: "fast" for "fast-0"."""
-    return re.sub(r"-\d(?=$|-control$)", "", name)
+    """Return a run's name without the number of its seed: "fast" for "fast-0".
+
+    The number at the end of a parent's name is that of its epochs, and stays.
+    """
+    if name.startswith("parent-"):
+        return name
+    return re.sub(r"-\d+(?=$|-control$)", "", name)
 
 
 def group_runs(runs):
@@ -157,18 +164,32 @@ def same_machine(run, other):
     return all(machine == machines[0] for machine in machines)
 
 
+def reference_of(run, others):
+    """Return the run among `others` with the seed of `run`, of the same machine and number format.
+
+    Raises SubmissionError if there is none.
+    """
+    for other in others:
+        if other.recipe.seed == run.recipe.seed and same_machine(run, other):
+            return other
+    names = ", ".join(other.name for other in others)
+    raise SubmissionError(
+        f"the run {run.name} has no reference: none of {names or 'no runs'} has its seed, "
+        f"{run.recipe.seed}, its kind of device and its number format"
+    )
+
+
 LEAST_SEEDS = 3  # for an interval over seeds; that of two is 12.7 standard errors to each side
 
 
 def gain(runs, others):
     """Return the mean difference of the accuracies of `runs` from `others`, seed by seed: a dict.
 
-    "gain" and "gain_interval" are in points. Only runs of the same kind of machine and number
-    format are compared; raises KeyError if a run has no partner. The interval is over seeds, by
-    Student's t, from LEAST_SEEDS on. For fewer it is over test images, see `mean_paired_accuracy`.
+    "gain" and "gain_interval" are in points. The interval is over seeds, by Student's t, from
+    LEAST_SEEDS on. For fewer it is over test images, see `mean_paired_accuracy`. Raises
+    SubmissionError as `reference_of` does.
     """
-    partners = {run.recipe.seed: run for run in others if same_machine(run, runs[0])}
-    pairs = [(run, partners[run.recipe.seed]) for run in runs]
+    pairs = [(run, reference_of(run, others)) for run in runs]
     if len(pairs) < LEAST_SEEDS:
         difference, interval = mean_paired_accuracy(pairs)
     else:
@@ -422,11 +443,15 @@ def difference_by_epoch(run, control):
     return losses - losses_by_epoch(control)[:len(losses)]
 
 
+# Measures of runs that are not independent: all are of one network on the same test images.
+OF_ONE_NETWORK = ("gap",)
+
+
 def mean_over_runs(measured):
     """Return the means over runs that differ by their seeds, from a list of dicts name -> float.
 
     `<name>_interval` is half of the 95 % interval of the mean over runs; of one run it stays as it
-    is.
+    is. For measures OF_ONE_NETWORK it is the mean of those of the runs.
     """
     if len(measured) == 1:
         return measured[0]
@@ -436,26 +461,31 @@ def mean_over_runs(measured):
             values[name] = [measures[name] for measures in measured]
     means = {name: statistics.mean(numbers) for name, numbers in values.items()}
     intervals = {f"{name}_interval": interval_of_mean(numbers) for name, numbers in values.items()}
+    for name in OF_ONE_NETWORK:
+        if name in means:
+            of_runs = [measures[f"{name}_interval"] for measures in measured]
+            intervals[f"{name}_interval"] = statistics.mean(of_runs)
     return means | intervals
 
 
-def changes_from_default_beta2(measures):
-    """Return what another β2 of Adam changes in one more epoch: a dict group -> dict of changes.
+def highest_block_changes(measures):
+    """Return how other groups of one more epoch differ from "restart-0": a dict group -> changes.
 
-    `measures` is a dict group -> dict seed -> dict of `epoch_measures`. Groups named "beta2-…" are
-    compared with the group "restart-0", which has the default β2, seed by seed.
-    "highest_block_change" is the mean over seeds, "highest_block_change_interval" half of its 95 %
-    interval. Groups of one run, or without runs to compare with, are left out.
+    `measures` is a dict group -> dict seed -> dict of `epoch_measures`. Groups named "beta2-…" have
+    another β2 of Adam, groups named "age-…" a parent of fewer epochs. They are compared seed by
+    seed, since runs with the same seed see the same batches. "highest_block_change" is the mean
+    over seeds, "highest_block_change_interval" half of its 95 % interval. Groups of one run, or
+    without runs to compare with, are left out.
     """
     changes = {}
     for group, by_seed in measures.items():
-        if not group.startswith("beta2-"):
+        if not group.startswith(("beta2-", "age-")):
             continue
         differences = []
         for seed, of_run in by_seed.items():
-            of_default = measures.get("restart-0", {}).get(seed, {})
-            if "highest_block" in of_run and "highest_block" in of_default:
-                differences.append(of_run["highest_block"] - of_default["highest_block"])
+            reference = measures.get("restart-0", {}).get(seed, {})
+            if "highest_block" in of_run and "highest_block" in reference:
+                differences.append(of_run["highest_block"] - reference["highest_block"])
         if len(differences) > 1:
             changes[group] = {
                 "highest_block_change": statistics.mean(differences),

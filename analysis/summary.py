@@ -273,9 +273,6 @@ class Summary:
         )
         accuracy = utils.accuracy_of(probabilities, labels)
         accuracy_with_tta = utils.accuracy_of(probabilities + mirrored, labels)
-        results.claim_evaluation(
-            self.ledger, self.run, accuracy, accuracy_with_tta, confusion, data.classes
-        )
         first, second, share = run_statistics.most_confused(confusion)
         interval = run_statistics.accuracy_interval(accuracy, len(labels))
         self.evaluation = Evaluation(
@@ -287,6 +284,7 @@ class Summary:
             images=len(labels),
             original=self.claim_published()["original"],
         )
+        results.claim_evaluation(self.ledger, self.run, self.evaluation, data.classes)
         return self.evaluation
 
     def add_epoch(self, restart, control):

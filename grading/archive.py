@@ -97,8 +97,10 @@ class Submission:
             rows = [[float(value) for value in line.split(",")] for line in lines]
         except ValueError:
             raise ArchiveError(f"{name} contains something that is not a number") from None
-        if not rows or not all(math.isfinite(value) for row in rows for value in row):
-            raise ArchiveError(f"{name} is empty or contains numbers that are not finite")
+        if not rows:
+            raise ArchiveError(f"{name} has no rows of numbers")
+        if not all(math.isfinite(value) for row in rows for value in row):
+            raise ArchiveError(f"{name} contains numbers that are not finite")
         columns = len(header.split(","))
         if any(len(row) != columns for row in rows):
             raise ArchiveError(f"{name} has lines that have not {columns} columns")
@@ -216,8 +218,10 @@ def read(path, policy):
     if path.is_dir():
         names = list_folder(path, policy.archive)
         load = functools.partial(folder_contents, path, limits=policy.archive)
+    elif not path.exists():
+        raise ArchiveError(f"there is no file {path}: check SUBMISSION=")
     elif not path.is_file():
-        raise ArchiveError(f"{path} is neither a zip file nor a folder")
+        raise ArchiveError(f"{path} is neither a zip file, a notebook nor a folder")
     elif path.suffix.lower() == ".ipynb":
         names = [path.name]
         load = functools.partial(folder_contents, path.parent, limits=policy.archive)
@@ -225,7 +229,8 @@ def read(path, policy):
         megabytes = path.stat().st_size / MB
         if megabytes > policy.archive.megabytes:
             raise ArchiveError(
-                f"the archive has {megabytes:,.0f} MB, more than the policy reads"
+                f"the archive has {megabytes:,.0f} MB; the limit is {policy.archive.megabytes} MB: "
+                "run make zip, which leaves out what is not needed"
             )
         with path.open("rb") as file:
             return _read_zip(path.name, file, policy)
@@ -368,10 +373,15 @@ def _check_count(wanted, limits):
 
 def _check_size(name, size, total, limits):
     """Raise ArchiveError if a file, or all files up to it, are larger than the limits."""
-    if size > limits.one_file * MB or total > limits.unpacked * MB:
+    if size > limits.one_file * MB:
         raise ArchiveError(
-            f"{name} has {size / MB:,.0f} MB, {total / MB:,.0f} MB with the files before it: "
-            "more than the policy reads"
+            f"{name} has {size / MB:,.0f} MB; the limit is {limits.one_file} MB for a file: run "
+            "make zip, which leaves out what is not needed"
+        )
+    if total > limits.unpacked * MB:
+        raise ArchiveError(
+            f"the files up to {name} have {total / MB:,.0f} MB; the limit is {limits.unpacked} MB "
+            "for all that is read: run make zip, which leaves out what is not needed"
         )
 
 

@@ -7,18 +7,23 @@ import ast
 import builtins
 import io
 import itertools
-import re
 import tokenize
 
 from nbformat.v4 import new_code_cell
 
-from report.freshness import code_hash, definition_cells
+from report.cell_options import cell_tags, read_label
+from report.freshness import code_hash, definition_cells, source_of
 
-FIGURE_LABEL = re.compile(r"(?m)^#\| label: (fig-\S+)")  # of a figure's cell
 MOST_COMMENTS = 10  # of a cell, of which every subset is tried
 PROVIDED = {"nn", "torch", "torchvision", "pd", "utils", *dir(builtins)}  # by load_definitions
 NETWORK = "ResNet"
 FOUND_TAG = "found by its definitions"
+
+
+def figure_label(cell):
+    """The label of a figure's code cell, "fig-…"; "" for other cells."""
+    label = read_label(cell.source) if cell.cell_type == "code" else ""
+    return label if label.startswith("fig-") else ""
 
 
 def tree_of(source):
@@ -95,11 +100,7 @@ def find_definitions(notebook, template):
     template's definitions have and that definitions use: functions, classes, imports, constants.
     Cells found so have the tag FOUND_TAG, and hold nothing but these statements.
     """
-    chosen = {
-        id(cell): cell
-        for cell in notebook.cells
-        if "definition" in cell.metadata.get("tags", [])
-    }
+    chosen = {id(cell): cell for cell in notebook.cells if "definition" in cell_tags(cell)}
     others = {}  # id of a cell -> its statements that define something
     for cell in notebook.cells:
         tree = tree_of(cell.source) if cell.cell_type == "code" else None
@@ -117,7 +118,7 @@ def find_definitions(notebook, template):
         if added is None:
             break
         nodes = others.pop(added)
-        source = "\n\n".join(ast.get_source_segment(sources[added], node) for node in nodes)
+        source = "\n\n".join(source_of(node, sources[added]) for node in nodes)
         chosen[added] = new_code_cell(source, metadata={"tags": ["definition", FOUND_TAG]})
     return [chosen[id(cell)] for cell in notebook.cells if id(cell) in chosen]
 
@@ -176,5 +177,8 @@ def _used_names(tree):
         if isinstance(node, ast.arg):
             own.add(node.arg)
         elif isinstance(node, ast.Name):
-            (loaded if isinstance(node.ctx, ast.Load) else own).add(node.id)
+            if isinstance(node.ctx, ast.Load):
+                loaded.add(node.id)
+            else:
+                own.add(node.id)
     return loaded - own

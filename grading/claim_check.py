@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 from analysis import image_losses, run_statistics
 from grading.findings import Finding, Measurement, format_value, join_names
-from grading.policy import EXACT, Tolerance
-from grading.schema import Place, SchemaError, read_table
+from grading.policy import EXACT, Tolerance, is_number
+from grading.schema import Place, SchemaError, read_dataclass
 from report.freshness import record
+from tools.errors import SubmissionError
 
 MAX_CLAIMS = 2_000
 MAX_VALUE_LENGTH = 60
 MAX_NAME_LENGTH = 100
 # Claims that are compared on other images than the official ones; the rest are of few images each.
-ON_OTHER_IMAGES = ("/accuracy", "flips_averaged", "test_accuracy")
+ON_OTHER_IMAGES = ("/accuracy", "with_tta", "test_accuracy")
 
 
 @dataclass
@@ -27,9 +28,9 @@ class Claim:
     source: str = ""
 
     @classmethod
-    def read(cls, content, place):
+    def from_content(cls, content, place):
         """The Claim in an entry of results.json. Raises SchemaError."""
-        claim = read_table(cls, content, place)
+        claim = read_dataclass(cls, content, place)
         allowed = type(claim.value) in (int, float, str, bool)
         if not allowed or len(str(claim.value)) > MAX_VALUE_LENGTH:
             raise SchemaError(f"{place} has no value, or a value that is too long")
@@ -37,8 +38,8 @@ class Claim:
 
     @property
     def is_number(self):
-        """Whether the value is a number; as in Python, true and false count as 1 and 0."""
-        return not isinstance(self.value, str)
+        """Whether the value is a number; true and false are not."""
+        return is_number(self.value)
 
 
 def read_claims(results, policy):
@@ -62,7 +63,7 @@ def read_claims(results, policy):
         try:
             if len(name) > MAX_NAME_LENGTH:
                 raise SchemaError(f"{place.inside(name)} has too long a name")
-            claims[name] = Claim.read(entry, place.inside(name))
+            claims[name] = Claim.from_content(entry, place.inside(name))
         except SchemaError as error:
             findings.append(Finding(name[:60], "contradicted", str(error)))
     return claims, findings
@@ -140,10 +141,14 @@ def _missing_claim(measured, policy):
     return [Finding(measured.claim, "contradicted", message, found=measured.value)]
 
 
-def check_conclusions(claims):
+def check_conclusions(claims, policy):
     """Findings on conclusions: that a claim's 95 % interval lies above or below a number.
 
     A conclusion is a claim `conclusion/<text>` whose unit is "<claim> < <number>" or ">".
+
+    Args:
+        claims: name -> Claim.
+        policy: a Policy.
     """
     values = {name: claim.value for name, claim in claims.items()}
     findings = []
@@ -164,7 +169,7 @@ def check_conclusions(claims):
                 claimed=claim.value,
                 found=follows,
                 tolerance=0,
-                source="the ledger",
+                source=f"the claims of {policy.files.ledger}",
             )
         )
     return findings
@@ -255,7 +260,7 @@ def recorded_measurements(main, runs, claims):
             values |= run_statistics.summarize_seeds(members)
         values |= _gain(group, members, groups)
         measurements += _measurements(group, values, source)
-    for group, changes in run_statistics.changes_from_default_beta2(by_seed).items():
+    for group, changes in run_statistics.highest_block_changes(by_seed).items():
         measurements += _measurements(group, changes, source)
     return measurements
 
@@ -269,7 +274,7 @@ def _values_of_run(run, claimed):
     images = len(run.predictions["labels"])
     values = {
         "accuracy": run.accuracy,
-        "accuracy_flips_averaged": run.flip_tta_accuracy,
+        "accuracy_with_tta": run.flip_tta_accuracy,
         "accuracy_interval": run_statistics.accuracy_interval(run.accuracy, images),
     }
     before = [other for other in claimed if other.key == run.record.config.start]
@@ -296,7 +301,7 @@ def _gain(group, members, groups):
         references += [run for run in groups.get(name, []) if _comparable(run, members[0])]
     try:
         return run_statistics.gain(members, references)
-    except KeyError:  # a run has no partner of its seed and machine
+    except SubmissionError:  # a run has no partner of its seed and machine
         return {}
 
 

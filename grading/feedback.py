@@ -5,8 +5,6 @@ from pathlib import Path
 
 import jinja2
 
-from grading.findings import CODES
-
 # Heading of each kind of finding, and what a student can do about it.
 GROUPS = {
     "contradicted": (
@@ -23,9 +21,8 @@ GROUPS = {
         "What your teacher may ask you about",
         "This is no accusation. Think of how you would explain it.",
     ),
-    "noted": ("What was noted", "Nothing of this counts against you."),
+    "noted": ("What was noted", "None of this counts against you."),
 }
-OTHER = ("What is different", "These differences are no fault.")  # of kinds that count as good
 MOST_MESSAGES = 20
 
 
@@ -60,18 +57,19 @@ def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
         note: a sentence below the title, or "".
     """
     groups = []
-    others = [kind for kind in CODES if kind not in (*GROUPS, "holds", "recorded")]
-    for kind, (heading, advice) in (GROUPS | dict.fromkeys(others, OTHER)).items():
+    for kind, (heading, advice) in GROUPS.items():
         messages = [finding.message for finding in verdict.findings if finding.verdict == kind]
         if len(messages) > MOST_MESSAGES:
             messages = [*messages[:MOST_MESSAGES], f"and {len(messages) - MOST_MESSAGES} more"]
         if messages:
             groups.append((heading, messages, advice))
-    held = sum(CODES[finding.verdict] == 0 for finding in verdict.findings)
+    verdicts = [finding.verdict for finding in verdict.findings]
+    held = verdicts.count("holds") + verdicts.count("recorded")
+    checks = len(verdicts) - verdicts.count("noted")
     return page_template("feedback.html.j2").render(
         title=title,
         note=note,
-        summary=f"{held} of {len(verdict.findings)} checks hold. Result: {verdict.reason}.",
+        summary=f"{held} of {checks} checks hold. Result: {verdict.reason}.",
         claimed=percent(verdict.claimed),
         measured=percent(verdict.measured),
         measured_by=verdict.measured_by,

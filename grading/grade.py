@@ -28,7 +28,7 @@ from grading.layout import is_junk
 from grading.network_measurements import weights_file
 from grading.policy import read_policy
 from grading.roster import GRADESCOPE_METADATA, Author, is_students_folder, read_roster
-from grading.schema import Place, read_table
+from grading.schema import Place, read_dataclass
 from grading.verify import data_folder
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, project_files
@@ -44,6 +44,8 @@ LAST_COLUMNS = (
 )
 VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
 NOT_READ = "neither a zip file nor a notebook: ask for the zip file that make zip writes"
+COPY_OF_A_ZIP = "not read: the zip file beside it was graded"
+LINK = "not read: it is a link"
 SUBMISSION_SUFFIXES = (".zip", ".ipynb")
 GRADE_BOOK_TABLES = ("points", "deadline", "similarity")  # of the policy
 DEEPEST = 3  # folders below the course's in which archives are looked for
@@ -90,7 +92,7 @@ def read_verdict(file):
         return None
     try:
         content = parse_json(file.read_bytes(), file.name)
-        return read_table(StoredVerdict, content, Place(file.name))
+        return read_dataclass(StoredVerdict, content, Place(file.name))
     except SubmissionError:
         return None
 
@@ -99,14 +101,14 @@ def read_verdict(file):
 
 
 def find_submissions(folder):
-    """What lies below a folder: the submissions, name -> path, and the names of other files.
+    """What lies below a folder: the submissions, name -> path, and other files, name -> reason.
 
-    Submissions are zip files, notebooks and unpacked submissions. In names, bytes that are not
-    UTF-8 are written in hexadecimal digits.
+    The reason says why a file is not graded. Submissions are zip files, notebooks and unpacked
+    submissions. In names, bytes that are not UTF-8 are written in hexadecimal digits.
     """
     notebook = read_policy().files.notebook
     found = {}
-    others = []
+    skipped = {}
     for place, folders, files in os.walk(folder):
         path = Path(place)
         depth = len(path.relative_to(folder).parts)
@@ -117,18 +119,33 @@ def find_submissions(folder):
         if depth >= DEEPEST:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        suffixes = SUBMISSION_SUFFIXES
-        if is_students_folder(path.name) and any(map(is_zip, files)):
-            suffixes = (".zip",)  # a notebook beside it is a copy of what is packed
+        has_zip = any(is_zip(name) and not (path / name).is_symlink() for name in files)
+        beside_zip = is_students_folder(path.name) and has_zip
         for name in files:
             file = path / name
             if name[0] == "." or name == GRADESCOPE_METADATA:
                 continue
-            if name.lower().endswith(suffixes) and not file.is_symlink():
-                found[shown_name(file, folder)] = file
+            reason = why_skipped(file, beside_zip)
+            if reason:
+                skipped[shown_name(file, folder)] = reason
             else:
-                others.append(shown_name(file, folder))
-    return dict(sorted(found.items())), sorted(others)
+                found[shown_name(file, folder)] = file
+    return dict(sorted(found.items())), dict(sorted(skipped.items()))
+
+
+def why_skipped(file, beside_zip):
+    """The reason why a file is not graded, "" for a submission.
+
+    `beside_zip` says that a zip file of the same student is in the file's folder.
+    """
+    name = file.name.lower()
+    if not name.endswith(SUBMISSION_SUFFIXES):
+        return NOT_READ
+    if file.is_symlink():
+        return LINK
+    if beside_zip and not is_zip(name):  # a notebook is a copy of what is packed
+        return COPY_OF_A_ZIP
+    return ""
 
 
 def is_zip(name):
@@ -195,6 +212,22 @@ def _data_files():
 # --------------------------------------------------------------------------------------- judging
 
 
+def number_of_workers():
+    """How many archives are judged at a time: JOBS, or one for each processor core."""
+    text = os.environ.get("JOBS")
+    if not text:
+        return os.cpu_count()
+    try:
+        workers = int(text)
+    except ValueError:
+        workers = 0
+    if workers < 1:
+        raise SubmissionError(
+            f"JOBS={text} is not a whole number of at least 1: write for example JOBS=2"
+        )
+    return workers
+
+
 @dataclass
 class Job:
     """An archive to be judged, and the file where its verdict will be stored."""
@@ -227,7 +260,11 @@ def finish_job(job, done):
     if verdict is None:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         last = lines[-1][:200] if lines else f"status {done.returncode}"
-        content = {"code": 2, "reason": f"judging it did not end as it should ({last})"}
+        reason = (
+            f"judging it did not end as it should ({last}): to judge it again, delete "
+            f"build/grades/{job.stored.name} and call make grade"
+        )
+        content = {"code": 2, "reason": reason}
         job.report.write_text(json.dumps(content), encoding="utf-8")
         verdict = read_verdict(job.report)
     os.replace(job.report, job.stored)
@@ -276,12 +313,12 @@ def mark_similar(verdicts, works, policy):
     """
     if not works:
         return []
-    told = set()
+    reported = set()
     for name, verdict in verdicts.items():
         if any(finding.claim == "own training" for finding in verdict.findings):
-            told.add(name)
+            reported.add(name)
     stored = project_work(policy)
-    found, groups = similarity.find_similar(works, policy.similarity, stored, told)
+    found, groups = similarity.find_similar(works, policy.similarity, stored, reported)
     for name, sentences in found.items():
         verdict = verdicts[name]
         for sentence in sentences:
@@ -422,15 +459,20 @@ def main(folder, build, roster=None):
 
     Exits with 130 after Ctrl-C.
     """
+    if not folder.is_dir():
+        sys.exit(f"there is no folder {folder}: check SUBMISSIONS=")
     try:
         policy = read_policy()
         course = gradebook.Course(folder, read_roster(roster) if roster else None, policy)
-        course.by_hand = gradebook.read_by_hand(build, policy)
-        found, others = find_submissions(folder)
+        gradebook.read_by_hand(build, policy)  # a mistake in it ends the command before it judges
+        workers = number_of_workers()
+        found, skipped = find_submissions(folder)
     except SubmissionError as error:
         sys.exit(str(error))
     if roster:
-        others = [name for name in others if (folder / name).resolve() != roster.resolve()]
+        for name in list(skipped):
+            if (folder / name).resolve() == roster.resolve():
+                del skipped[name]
     if not found:
         sys.exit(
             f"{folder} has no zip file and no notebook below it: name another folder with "
@@ -445,7 +487,6 @@ def main(folder, build, roster=None):
         if verdict:
             verdicts[job.name] = verdict
     left = [job for job in jobs if job.name not in verdicts]
-    workers = int(os.environ.get("JOBS") or os.cpu_count())
     new, stopped = judge_all(left, workers, policy.verdict.seconds + SPARE_SECONDS)
     verdicts = dict(sorted((verdicts | new).items()))
     if stopped:
@@ -455,11 +496,15 @@ def main(folder, build, roster=None):
         work = similarity.read_work(job.work)
         if work and job.name in verdicts:
             works[job.name] = work
-    write_gradebook(build, course, found, verdicts, works, others)
+    try:
+        course.by_hand = gradebook.read_by_hand(build, policy)  # entered while archives were judged
+    except SubmissionError as error:
+        sys.exit(f"{error}. The verdicts are stored: correct it and call make grade again")
+    write_gradebook(build, course, found, verdicts, works, skipped)
     sys.exit(130 if stopped else 0)
 
 
-def write_gradebook(build, course, found, verdicts, works, others):
+def write_gradebook(build, course, found, verdicts, works, skipped):
     """Write tables, pages and exports to the folder `build`, and print what to look at.
 
     Args:
@@ -468,24 +513,25 @@ def write_gradebook(build, course, found, verdicts, works, others):
         found: archive's name -> path.
         verdicts: name -> StoredVerdict of the archives that were judged.
         works: name -> similarity.Work.
-        others: names of files that are no archives.
+        skipped: name of a file that is not graded -> reason.
     """
     entries = [course.entry(name, verdict) for name, verdict in verdicts.items()]
+    gradebook.write_by_hand(build, entries, course)  # at once: a person may be editing it
     # students' pages are written first: they say nothing of other students
     gradebook.write_feedback(build, entries, found)
     alike = mark_similar(verdicts, works, course.policy)
-    matches = {name: course.match(name) for name in others}
+    matches = {name: course.match(name) for name in skipped}
     unjudged = [course.match(name) for name in found if name not in verdicts]
     missing = gradebook.students_without(entries, [*matches.values(), *unjudged], course.roster)
     notices = [
         *missing_means(),
-        *gradebook.list_notices(entries, others, missing, course),
+        *gradebook.list_notices(entries, skipped, missing, course),
         *gradebook.unknown_archives(course, found),
         *alike,
     ]
     other_rows = []
     for name, match in matches.items():
-        row = {"archive": name, "verdict": "not read", "reason": NOT_READ}
+        row = {"archive": name, "verdict": "not read", "reason": skipped[name]}
         other_rows.append(row | match_columns(match))
     for student in missing:
         row = {"verdict": "no submission", "reason": "there is no archive of this student"}
@@ -499,7 +545,6 @@ def write_gradebook(build, course, found, verdicts, works, others):
         summary += f", {left} not judged yet: call make grade again"
     page = html_page(entries, other_rows, notices, summary)
     (build / "grades.html").write_text(page, encoding="utf-8")
-    gradebook.write_by_hand(build, entries, course)
     exports = gradebook.write_exports(build, entries, course)
     print(f"{len(found)} archives: {summary}")
     for notice in notices:

@@ -15,7 +15,7 @@ from grading import grade_exports
 from grading.feedback import feedback_page
 from grading.findings import Finding, join_names
 from grading.points import CONTRADICTIONS, Award, award_points
-from grading.roster import Match, RosterError, match_archive, read_table
+from grading.roster import Match, RosterError, match_archive, read_csv_table
 
 BY_HAND = "by_hand.csv"
 BY_HAND_COLUMNS = ("archive", "student", "item", "points", "at most", "so far", "reason")
@@ -97,6 +97,8 @@ class Course:
             findings = [Finding("submission", "unverified", verdict.reason)]
         judged = award_points(self.policy.points, findings)
         awards = [self.award_by_hand(name, award) for award in judged]
+        for item, given in self.added_by_hand(name, judged).items():
+            awards.append(Award(item, given, 0.0, 0.0, "given by a person"))
         return Entry(name, verdict, self.match(name, verdict.authors), judged, awards)
 
     def award_by_hand(self, archive, award):
@@ -111,6 +113,19 @@ class Course:
             reason += f"\n{award.reason}"
         return replace(award, points=given, open=0.0, reason=reason)
 
+    def added_by_hand(self, archive, judged):
+        """Points that a person has given for items that an archive's verdict has no Award for.
+
+        Such an item is that of contradictions, where there is none. Returned are item's name ->
+        points; `judged` is the list of Award by the verdict.
+        """
+        names = {award.name for award in judged}
+        added = {}
+        for (other, item), given in self.by_hand.items():
+            if other == archive and item not in names:
+                added[item] = given
+        return added
+
 
 # ------------------------------------------------------------------------------- points by a person
 
@@ -123,7 +138,7 @@ def read_by_hand(build, policy):
     file = build / BY_HAND
     if not file.exists():
         return {}
-    columns, rows = read_table(file, "the file")
+    columns, rows = read_csv_table(file, "the file")
     missing = [name for name in ("archive", "item", "points") if name not in columns]
     if missing:
         raise RosterError(f"the file {file} has no column {missing[0]!r}: add it")
@@ -174,6 +189,9 @@ def write_by_hand(build, entries, course):
             given = course.by_hand.get((entry.archive, award.name))
             if award.open or given is not None:
                 rows.append(_row_by_hand(entry.archive, student, award, given))
+        for item, given in course.added_by_hand(entry.archive, entry.judged).items():
+            award = Award(item, 0.0, 0.0, 0.0)
+            rows.append(_row_by_hand(entry.archive, student, award, given))
     archives = {entry.archive for entry in entries}
     for (archive, item), given in course.by_hand.items():
         if archive not in archives:
@@ -206,21 +224,19 @@ def count_archives(entries):
     return owned
 
 
-def list_notices(entries, unread, missing, course):
+def list_notices(entries, skipped, missing, course):
     """What a person has to look at, a list of sentences.
 
     Args:
         entries: a list of Entry.
-        unread: names of files that are no archives.
+        skipped: name of a file that is not graded -> reason.
         missing: Students without a submission.
         course: a Course.
     """
     notices = []
-    if unread:
-        notices.append(
-            f"neither zip files nor notebooks, so not graded ({len(unread)}): "
-            f"{join_names(unread, most=MOST_LISTED)}"
-        )
+    for reason in sorted(set(skipped.values())):
+        names = [name for name in skipped if skipped[name] == reason]
+        notices.append(f"{reason} ({len(names)}): {join_names(names, most=MOST_LISTED)}")
     contradicted = [entry.archive for entry in entries if entry.verdict.code == 1]
     if contradicted:
         notices.append(

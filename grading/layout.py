@@ -146,7 +146,10 @@ def _find_notebook(names, load, policy):
 
 
 def _likeness(content, known):
-    """How many cells of a notebook, in bytes, are also the template's, by their `known` hashes."""
+    """Count the cells of a notebook (given as bytes) whose hash is in `known`.
+
+    The result is -1 if the notebook cannot be read.
+    """
     try:
         cells = json.loads(content)["cells"]
         return sum(code_hash("".join(cell["source"])) in known for cell in cells)

@@ -16,7 +16,7 @@ from grading.archive import ArchiveError, allowed, parse_json
 from grading.cell_code import code_key, find_definitions
 from grading.findings import Finding, Measurement
 from grading.policy import is_number
-from grading.sandbox_tasks import definition_facts, probabilities
+from grading.sandbox_tasks import MOST_LETTERS, definition_facts, last_line, probabilities
 from tools.errors import SubmissionError
 from tools.notebook_definitions import load_definitions
 from tools.project_files import ROLES, ROOT, project_files
@@ -82,25 +82,21 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
         report.add(template_measurements())
     report.findings += _missing_inputs(submission, main, data, policy)
     probes = memorisation.make_probes(data) if data else None
+    weights, normalisations, faults = read_weights(submission, runs, policy)
+    images = test_views(data, probes)
+    buffers = ()
     try:
-        weights = read_weights(submission, runs, policy)
-        normalisations = {name: normalisation_of(runs[name]) for name in weights}
-        buffers = ()
         if changed:
             source = "the weights, by the student's definitions"
             files = {name: submission.bytes(weights_file(name, policy)) for name in weights}
-            images = test_views(data, probes)
             own = student_modules(submission)
-            computed, facts, buffers = evaluate_in_sandbox(
+            computed, misfits, facts, buffers = evaluate_in_sandbox(
                 cells, files, images, normalisations, policy, own
             )
             report.add(facts)
         else:
             source = "the weights"
-            computed = evaluate_template(weights, test_views(data, probes), normalisations)
-        for name, tensors in weights.items():
-            count = count_parameters(tensors, buffers)
-            report.add([Measurement("parameters", count, f"the weights of {name}")])
+            computed, misfits = evaluate_template(weights, images, normalisations)
     except sandbox.SandboxError as error:
         message = f"the network's changed definitions did not run in the sandbox: {error}"
         if "NameError" in message:
@@ -111,6 +107,15 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
         message = f"the weights could not be evaluated: {error}"
         report.findings.append(Finding("weights", "contradicted", message))
         return report
+    for name, fault in misfits.items():
+        faults[name] = (
+            f"the weights of {name} are not of the network that the notebook defines ({fault})"
+        )
+    report.findings += [_fault_finding(name, fault, main) for name, fault in faults.items()]
+    for name, tensors in weights.items():
+        if name not in misfits:
+            count = count_parameters(tensors, buffers)
+            report.add([Measurement("parameters", count, f"the weights of {name}")])
     for name, values in computed.items():
         is_main = main is not None and name == main.folder.name
         count = len(data.test_labels)
@@ -155,10 +160,7 @@ def _missing_inputs(submission, main, data, policy):
         message = f"{file} is missing: the accuracy was not computed from weights"
         return [Finding("weights", "unverified", message)]
     if data is None:
-        message = (
-            "there is no CIFAR-10 here to evaluate the weights on: put it into data/, or name "
-            "its folder with CIFAR10_DIR"
-        )
+        message = "the weights were not evaluated: this machine has no CIFAR-10"
         return [Finding("weights", "unverified", message)]
     return []
 
@@ -173,13 +175,35 @@ def template_measurements():
 
 
 def read_weights(submission, runs, policy):
-    """The weights of those runs that have any: run -> tensors by name."""
+    """The weights of those runs that have any.
+
+    Returned are three dicts by run: tensors by name; means and standard deviations; and sentences
+    on what cannot be read.
+    """
     weights = {}
-    for name in runs:
+    normalisations = {}
+    faults = {}
+    for name, run in runs.items():
         file = weights_file(name, policy)
-        if file in submission.files:
+        if file not in submission.files:
+            continue
+        try:
+            normalisation = normalisation_of(run)
             weights[name] = submission.tensors(file)
-    return weights
+            normalisations[name] = normalisation
+        except SubmissionError as error:
+            faults[name] = f"the weights of {name} could not be evaluated: {error}"
+    return weights, normalisations, faults
+
+
+def _fault_finding(name, fault, main):
+    """The Finding that the weights of a run cannot be evaluated, `fault`, a sentence.
+
+    Only the run whose accuracy is claimed, `main`, has to have weights.
+    """
+    if main is not None and name == main.folder.name:
+        return Finding("weights", "contradicted", fault)
+    return Finding(f"run {name}", "unverified", fault)
 
 
 def count_parameters(weights, buffers=()):
@@ -226,7 +250,9 @@ def test_views(data, probes):
 
 
 def evaluate_template(weights, images, normalisations):
-    """Probabilities of images by the template's network: run -> tensor (N, 10).
+    """Probabilities of images by the template's network, run -> tensor (N, 10), and misfits.
+
+    Misfits are the runs whose weights do not fit into the network, run -> reason.
 
     Args:
         weights: run -> tensors by name.
@@ -234,26 +260,25 @@ def evaluate_template(weights, images, normalisations):
         normalisations: run -> means and standard deviations.
     """
     if images is None:
-        return {}
+        return {}, {}
     computed = {}
+    misfits = {}
     for name, tensors in weights.items():
         net = load_definitions()["ResNet"]()
         try:
             net.load_state_dict(tensors)
         except RuntimeError as error:
-            fault = str(error).splitlines()[-1].strip()[:200]
-            raise ArchiveError(
-                f"they are not of the network that the notebook defines ({fault})"
-            ) from None
+            misfits[name] = last_line(error)
+            continue
         computed[name] = probabilities(net, images, normalisations[name])
-    return computed
+    return computed, misfits
 
 
 def evaluate_in_sandbox(cells, weights, images, normalisations, policy, modules=None):
     """What the student's definitions give.
 
-    Returned are probabilities by run, Measurements of the definitions themselves, and the names of
-    tensors that they register as buffers.
+    Returned are probabilities by run, misfits as `evaluate_template` returns them, Measurements of
+    the definitions themselves, and the names of tensors that they register as buffers.
 
     The images are shuffled, so that definitions that know the test set cannot tell their labels.
 
@@ -276,16 +301,26 @@ def evaluate_in_sandbox(cells, weights, images, normalisations, policy, modules=
         inputs["runs.json"] = json.dumps(normalisations).encode()
         for name, content in weights.items():
             inputs[f"{name}/{WEIGHTS}"] = content
-    results = sandbox.results(inputs, "network", policy)
+    results = sandbox.run_task(inputs, "evaluate_network", policy)
     facts = _student_facts(results.get("facts.json", b"[]"))
     buffers = parse_json(results.get("buffers.json", b"[]"), "the names of buffers")
     if not isinstance(buffers, list):
         buffers = []
+    misfits = _student_misfits(results.get("misfits.json", b"{}"), weights)
     computed = {}
     if order is not None:
         for name in weights:
-            computed[name] = _unshuffled(results.get(f"{name}.raw", b""), order)
-    return computed, facts, [str(name) for name in buffers]
+            if name not in misfits:
+                computed[name] = _unshuffled(results.get(f"{name}.raw", b""), order)
+    return computed, misfits, facts, [str(name) for name in buffers]
+
+
+def _student_misfits(content, names):
+    """Those of the runs `names` whose weights did not fit, run -> reason, by a student's code."""
+    misfits = parse_json(content, "the list of weights that do not fit")
+    if not isinstance(misfits, dict):
+        return {}
+    return {name: str(misfits[name])[:MOST_LETTERS] for name in names if name in misfits}
 
 
 def _definitions_notebook(cells):
@@ -379,7 +414,7 @@ def accuracies(run, predicted, with_mirrored, labels, classes):
             computed as well; none for other runs.
     """
     values = {}
-    for name, answers in (("accuracy", predicted), ("accuracy_flips_averaged", with_mirrored)):
+    for name, answers in (("accuracy", predicted), ("accuracy_with_tta", with_mirrored)):
         accuracy = 100 * (answers == labels).double().mean().item()
         values[f"{run}/{name}"] = accuracy
         if classes:

@@ -18,7 +18,7 @@ from grading import paper_numbers, sandbox
 from grading.archive import ArchiveError, parse_json
 from grading.findings import Finding, join_names
 from grading.network_measurements import sandbox_code
-from grading.schema import Place, read_table, read_value
+from grading.schema import Place, read_dataclass, read_value
 
 # Two pages differ if in a square of SQUARE pixels so many differ in a colour by so much: from the
 # same pixel, or faintly (as pale yellow does from white) from all pixels around it, so that a shift
@@ -40,13 +40,14 @@ REDRAWN = 0.05  # share of different squares from which on a page counts as type
 THUMBNAIL = 420  # pixels, the longer side of the first page's picture
 
 
-def render_handed_in(submission, notebook, policy):
+def render_handed_in(submission, policy):
     """The paper handed in, as pictures and text of its pages: name -> bytes.
 
     Raises ArchiveError if it is missing, sandbox.SandboxError if it cannot be rendered.
     """
     pdf = submission.bytes(policy.files.paper)
-    return sandbox.results({**sandbox_code(), "paper.pdf": pdf}, "look", policy)
+    inputs = {**sandbox_code(), "paper.pdf": pdf}
+    return sandbox.run_task(inputs, "render_handed_in", policy)
 
 
 def render_rebuilt(submission, notebook, policy):
@@ -57,7 +58,7 @@ def render_rebuilt(submission, notebook, policy):
         if name.startswith(starts):
             inputs[name] = content
     inputs[policy.files.notebook] = json.dumps(notebook).encode()
-    return sandbox.results(inputs, "paper", policy)
+    return sandbox.run_task(inputs, "build_paper", policy)
 
 
 def compare(handed_in, rebuilt, notebook, explanations, claims):
@@ -75,7 +76,7 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
     rebuilt_words = page_words(rebuilt)
     of_any_layout = [
         *compare_content(handed_in, rebuilt),
-        *paper_numbers.check_numbers(texts, explanations, claims),
+        *paper_numbers.check_numbers_in_paper(texts, explanations, claims),
         *paper_numbers.check_pages(page_texts(rebuilt), texts, explanations),
     ]
     if is_other_layout(handed_in, rebuilt):
@@ -88,7 +89,7 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
     about = read_about(handed_in)
     rewritten = _rewritten(about.producer, words, rebuilt_words)
     same_words = words == rebuilt_words
-    faults = compare_pictures(
+    faults = compare_page_images(
         pictures(handed_in), pictures(rebuilt), same_words or bool(rewritten)
     )
     if rewritten:
@@ -130,7 +131,8 @@ class AboutPaper:
 def read_about(handed_in):
     """The AboutPaper in what render_handed_in returns. Raises SchemaError."""
     name = "what the sandbox says of the paper"
-    return read_table(AboutPaper, parse_json(handed_in.get("about.json", b"{}"), name), Place(name))
+    content = parse_json(handed_in.get("about.json", b"{}"), name)
+    return read_dataclass(AboutPaper, content, Place(name))
 
 
 def _uncompared_pages(about):
@@ -161,10 +163,11 @@ def _rewritten(producer, words, rebuilt_words):
 
 def is_other_layout(handed_in, rebuilt):
     """Whether another program than this project's exporter made the paper handed in."""
-    there = Counter(word for page in page_words(handed_in) for word in page)
-    here = Counter(word for page in page_words(rebuilt) for word in page)
-    different = (there - here).total() + (here - there).total()
-    if different > OTHER_LAYOUT * max(there.total() + here.total(), 1):
+    handed_in_words = Counter(word for page in page_words(handed_in) for word in page)
+    rebuilt_words = Counter(word for page in page_words(rebuilt) for word in page)
+    different = (handed_in_words - rebuilt_words) + (rebuilt_words - handed_in_words)
+    words = handed_in_words.total() + rebuilt_words.total()
+    if different.total() > OTHER_LAYOUT * max(words, 1):
         return True
     shapes = [[page.shape for page in pictures(files)] for files in (handed_in, rebuilt)]
     return not set(shapes[0]) & set(shapes[1])
@@ -288,10 +291,10 @@ def first_page(files):
 
 def compare_words(handed_in, rebuilt):
     """Findings if two papers' words differ, in whatever order pages and columns have them."""
-    there = Counter(word for page in handed_in for word in page)
-    here = Counter(word for page in rebuilt for word in page)
-    added = there - here
-    missing = here - there
+    handed_in_words = Counter(word for page in handed_in for word in page)
+    rebuilt_words = Counter(word for page in rebuilt for word in page)
+    added = handed_in_words - rebuilt_words
+    missing = rebuilt_words - handed_in_words
     if not (added or missing):
         return []
     message = "the paper handed in says less than the notebook"
@@ -318,7 +321,7 @@ def _shown_words(words):
     return join_names([repr(word[:30]) for word in order])
 
 
-def compare_pictures(handed_in, rebuilt, same_words):
+def compare_page_images(handed_in, rebuilt, same_words):
     """Findings if pages look different.
 
     In few places, somebody drew over the page; everywhere, another TeX typeset it.
@@ -333,12 +336,12 @@ def compare_pictures(handed_in, rebuilt, same_words):
         )
         return [Finding("paper", "unverified", message)]
     findings = []
-    for number, (there, here) in enumerate(zip(handed_in, rebuilt), 1):
-        squares = different_squares(there, here)
+    for number, (page, rebuilt_page) in enumerate(zip(handed_in, rebuilt), 1):
+        squares = different_squares(page, rebuilt_page)
         if squares.mean() > REDRAWN:
             message = (
-                f"page {number} is typeset in another way than here, perhaps by another TeX: "
-                "look at both"
+                f"page {number} is typeset in another way than here, perhaps by another TeX, so "
+                "its picture was not compared"
             )
             findings.append(Finding("paper", "unverified", message))
         elif squares.any():
@@ -349,21 +352,23 @@ def compare_pictures(handed_in, rebuilt, same_words):
                 f"page {number} of the paper looks different from what the notebook makes, "
                 f"{down} % from its top and {right} % from its left"
             )
-            verdict = "contradicted" if same_words else "unverified"  # other words move others
+            verdict = "unverified"  # other words move others
+            if same_words:
+                verdict = "contradicted"
             findings.append(Finding("paper", verdict, message))
     return findings
 
 
-def different_squares(there, here):
+def different_squares(page, other):
     """Which squares of two pages, (height, width, 3), differ: a Boolean array of squares."""
-    rows = there.shape[0] // SQUARE
-    columns = there.shape[1] // SQUARE
-    if np.array_equal(there, here):
+    rows = page.shape[0] // SQUARE
+    columns = page.shape[1] // SQUARE
+    if np.array_equal(page, other):
         return np.zeros((rows, columns), bool)
-    there = there[: rows * SQUARE, : columns * SQUARE].astype(np.int16)
-    here = here[: rows * SQUARE, : columns * SQUARE].astype(np.int16)
-    strong = (np.abs(there - here) > DIFFERENT_COLOUR).any(2)
-    faint = _is_outside(there, here) | _is_outside(here, there)
+    page = page[: rows * SQUARE, : columns * SQUARE].astype(np.int16)
+    other = other[: rows * SQUARE, : columns * SQUARE].astype(np.int16)
+    strong = (np.abs(page - other) > DIFFERENT_COLOUR).any(2)
+    faint = _is_outside(page, other) | _is_outside(other, page)
     squares = [
         pixels.reshape(rows, SQUARE, columns, SQUARE).sum((1, 3)) >= DIFFERENT_PIXELS
         for pixels in (strong, faint)
@@ -384,15 +389,8 @@ def _is_outside(page, other):
 
 def compare_content(handed_in, rebuilt):
     """Findings on what the PDF handed in has beyond text and pictures, and the rebuilt has not."""
-    there, here = (
-        read_value(
-            list[str],
-            parse_json(files.get("content.json", b"[]"), "the paper's content"),
-            Place("the paper's content"),
-        )
-        for files in (handed_in, rebuilt)
-    )
-    added = [phrase[:120] for phrase in there if phrase not in here]
+    expected = read_content(rebuilt)
+    added = [phrase[:120] for phrase in read_content(handed_in) if phrase not in expected]
     if not added:
         return []
     message = (
@@ -400,3 +398,10 @@ def compare_content(handed_in, rebuilt):
         "paper needs: do not open it in a program that runs or prints such things"
     )
     return [Finding("paper", "unverified", message)]
+
+
+def read_content(files):
+    """Phrases on what a PDF has beyond text and pictures, a list, by the sandbox's results."""
+    name = "the paper's content"
+    content = parse_json(files.get("content.json", b"[]"), name)
+    return read_value(list[str], content, Place(name))

@@ -169,12 +169,12 @@ def collect_explanations(submission, notebook, template, claims, runs, policy):
 
 def _is_accuracy(name):
     """Whether a claim of this name is an accuracy of a whole network."""
-    return bool(re.search(r"(^|/|test_)accuracy(_flips_averaged)?$", name))
+    return bool(re.search(r"(^|/|test_)accuracy(_with_tta)?$", name))
 
 
 def _explanations_of_claim(name, claim):
     """What a claim explains, a list of Explanation."""
-    if isinstance(claim.value, str | bool):
+    if not claim.is_number:
         return []
     if _is_accuracy(name):
         return [
@@ -249,8 +249,7 @@ def _numbers_in_context(text):
     for match in NUMBER.finditer(text):
         before = re.findall(r"\w+|±", text[max(match.start() - 40, 0) : match.start()])
         after = re.findall(r"\w+", text[match.end() : match.end() + 40])
-        (number,) = find_numbers(match[0].strip()) or (None,)
-        if number:
+        for number in find_numbers(match[0].strip()):  # one at most
             context = (*before[-1:], number.written, *after[:1])
             yield number, context
 
@@ -281,7 +280,7 @@ def _spoken_numbers(sentence):
     return found
 
 
-def check_numbers(texts, explanations, claims):
+def check_numbers_in_paper(texts, explanations, claims):
     """Findings on numbers in the paper that nothing explains, and on pictures.
 
     In outputs of cells only shares in per cent need an explanation, in figures also what may be an

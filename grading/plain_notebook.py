@@ -1,7 +1,7 @@
 """What can be checked of a notebook that claims no numbers: its run, its network, its weights."""
 
 from grading import network_measurements
-from grading.findings import Finding
+from grading.findings import Finding, format_value
 from report.freshness import cell_names, failed_unexpectedly
 
 
@@ -29,7 +29,10 @@ def check(notebook, template, runs, data, submission, policy):
     findings += report.findings
     for measured in report.measurements:
         if measured.claim in ("parameters", "test_accuracy"):
-            message = f"{measured.claim} is {measured.value:,} by {measured.origin}"
+            value = f"{measured.value:,}"
+            if isinstance(measured.value, float):
+                value = format_value(measured.value)
+            message = f"{measured.claim} is {value} by {measured.origin}"
             findings.append(Finding(measured.claim, "noted", message, found=measured.value))
     if not with_weights:
         message = "the archive has no weights of a run that this copy reads (safetensors)"
@@ -48,10 +51,12 @@ def check_execution(notebook):
         if failed_unexpectedly(cell):
             failed.append(name)
     if failed:
-        return Finding("run", "unverified", f"{', '.join(failed[:5])} ended in an error")
+        message = f"{', '.join(failed[:5])} ended in an error"
+        return Finding("execution", "unverified", message)
     if None in counts:
         message = f"{counts.count(None)} of {len(counts)} code cells were not run"
-        return Finding("run", "noted", message)
+        return Finding("execution", "noted", message)
     if counts != sorted(set(counts)):
-        return Finding("run", "noted", "its code cells were not run from top to bottom")
-    return Finding("run", "recorded", f"its {len(counts)} code cells were run from top to bottom")
+        return Finding("execution", "noted", "its code cells were not run from top to bottom")
+    message = f"its {len(counts)} code cells were run from top to bottom"
+    return Finding("execution", "recorded", message)

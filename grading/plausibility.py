@@ -67,5 +67,5 @@ def _date_phrases(finished, today):
     except ValueError:
         return ["it does not say when it finished"]
     if day > today + datetime.timedelta(days=1):
-        return [f"it will have finished on {finished}"]
+        return [f"its run.json says that it finished on {finished}, which is in the future"]
     return []

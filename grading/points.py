@@ -44,7 +44,7 @@ def award_points(points, findings):
     cost = min(rule.each * len(contradicted), rule.most, sum(award.points for award in awards))
     if cost:
         reason = (
-            f"each finding that does not hold costs {rule.each:g} points, at most {rule.most:g} in "
+            f"each contradicted check costs {rule.each:g} points, at most {rule.most:g} in "
             f"all; here: {len(contradicted)}\nthe first: {contradicted[0].message}"
         )
         awards.append(Award(CONTRADICTIONS, round(-cost, 2), 0.0, 0.0, reason))
@@ -72,7 +72,7 @@ def award_item(item, findings, unverified):
         if excuse:
             unchecked.append(excuse)
         else:
-            lost.append(f"nothing is claimed of {pattern}")
+            lost.append(f"results.json has no claim {pattern}")
     share = item.points / max(len(claims) + len(missing), 1)
     return _settle(item, share * len(lost), share * len(unchecked), [*lost, *unchecked], unverified)
 
@@ -103,10 +103,20 @@ def _why_nothing_was_checked(findings):
 
 
 def _award_ramp(item, claims, unverified):
-    """The Award for an item whose points depend on the value of its first claim."""
+    """The Award for an item whose points depend on the value of its first claim.
+
+    The item is lost if another of its claims and checks, such as that of the weights, is
+    contradicted.
+    """
     low, high = item.ramp
     name = item.claims[0]
     rows = [row for found in claims.values() for row in found]
+    faults = []  # of what the value rests on; a value claimed wrongly counts as computed
+    for row in rows:
+        if CODES[row.verdict] == CONTRADICTED and not fnmatchcase(row.claim, name):
+            faults.append(row.message)
+    if faults:
+        return _settle(item, item.points, 0.0, faults, unverified)
     unchecked = [row.message for row in rows if CODES[row.verdict] not in (GOOD, CONTRADICTED)]
     values = [row.found for row in rows if fnmatchcase(row.claim, name) and is_number(row.found)]
     if unchecked or not values:

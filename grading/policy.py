@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 from zoneinfo import ZoneInfo
 
-from grading.schema import Place, SchemaError, read_table
+from grading.schema import Place, SchemaError, read_dataclass
 from tools.project_files import ROLES, ROOT
 
 FILE = ROOT / "grading" / "policy.toml"
@@ -19,15 +19,16 @@ FILE = ROOT / "grading" / "policy.toml"
 CLAIMS = (
     *("parameters", "forward_cost", "block_difference"),
     *(f"layer_output/{layer}" for layer in (2, 4, 6, 7, 8, 9)),
-    *("test_accuracy", "test_accuracy_interval", "test_accuracy_flips_averaged"),
+    *("test_accuracy", "test_accuracy_interval", "test_accuracy_with_tta"),
     "most_confused_share",
     *("epochs", "training_time", "published/original", "resnet/accuracy"),
     *("one-more-epoch/accuracy", "one-more-epoch/change", "one-more-epoch-control/accuracy"),
 )
-# Checks that always have a finding, and checks that have one only if something is wrong.
+# Checks that always have a finding, and checks that have one only if there is something to report.
 CHECKS = ("files", "data", "paper")
 FAULT_CHECKS = (
-    *("submission", "claims", "runs", "weights", "definitions", "rerun"),
+    *("submission", "claims", "other claims", "runs", "weights", "memorisation", "definitions"),
+    *("rerun", "own training", "similarity", "execution"),
     *(f"run {name}" for name in ("resnet", "one-more-epoch", "one-more-epoch-control")),
 )
 UNVERIFIED = ("open", "lost", "given")
@@ -57,7 +58,7 @@ class Tolerance:
 
 
     @classmethod
-    def read(cls, value, place):
+    def from_content(cls, value, place):
         """The Tolerance that a line of policy.toml states: 0.5, "any" or {bound = 1e-5}."""
         if value == "any":
             return cls("any")
@@ -246,11 +247,11 @@ class Deadline:
     moment: datetime.datetime
 
     @classmethod
-    def read(cls, value, place):
+    def from_content(cls, value, place):
         """The Deadline in a table with `time` and `zone`, None if it is empty."""
         if value == {}:
             return None
-        text = read_table(DeadlineText, value, place, strict=True)
+        text = read_dataclass(DeadlineText, value, place, strict=True)
         try:
             moment = datetime.datetime.fromisoformat(text.time)
         except ValueError:
@@ -360,7 +361,7 @@ def read_policy(path=FILE):
         raise SchemaError(f"{name} is missing") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SchemaError(f"{name} is not valid TOML: {error}") from None
-    policy = read_table(Policy, content, place, strict=True)
+    policy = read_dataclass(Policy, content, place, strict=True)
     _check_values(policy, place)
     return policy
 

@@ -16,7 +16,7 @@ import training
 from grading.archive import ArchiveError, MissingFileError
 from grading.findings import Finding
 from grading.policy import is_number
-from grading.schema import Place, SchemaError, read_table, read_value
+from grading.schema import Place, SchemaError, read_dataclass, read_value
 from report.freshness import file_hash
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, is_handout
@@ -29,13 +29,13 @@ RECIPE_TYPES = {setting.name: type(setting.default) for setting in fields(traini
 
 @dataclass
 class DataRecord:
-    """What results.json says of the data; `standin` tells of the fallback data set."""
+    """What results.json says of the data; `is_fallback` tells of the fallback data set."""
 
     source: str
     fingerprint: str
     train_images: int
     test_images: int
-    standin: bool
+    is_fallback: bool
 
 
 @dataclass
@@ -49,7 +49,7 @@ class RunConfig:
     settings: dict[str, object]  # all of the configuration
 
     @classmethod
-    def read(cls, content, place):
+    def from_content(cls, content, place):
         """The RunConfig in a table of run.json. Raises SchemaError."""
         settings = read_value(dict[str, object], content, place)
         for name, kind in RECIPE_TYPES.items():
@@ -127,13 +127,14 @@ def check_data(results, policy):
 
     The data may be another copy of CIFAR-10, but not the fallback data set.
     """
+    place = Place(policy.files.ledger, ("data",))
     try:
-        data = read_table(DataRecord, results.get("data"), Place(policy.files.ledger, ("data",)))
+        data = read_dataclass(DataRecord, results.get("data"), place)
     except SchemaError as error:
         return None, [Finding("data", "contradicted", str(error))]
     official = policy.data["official"]
     counts = (data.train_images, data.test_images)
-    if data.standin or counts != (official.train_images, official.test_images):
+    if data.is_fallback or counts != (official.train_images, official.test_images):
         message = (
             f"the results are of {data.source[:60]!r} with {counts[0]} and {counts[1]} images, "
             "not of the data that the assignment asks for"
@@ -149,11 +150,11 @@ def check_data(results, policy):
     return data, [Finding("data", "holds", message, source="their fingerprint")]
 
 
-def check_run_data(main, data):
-    """Findings if the main run was trained on other data than a DataRecord says."""
-    if main is None or (data and main.record.config.data == data.fingerprint):
+def check_run_data(main, data, policy):
+    """Findings if the main run was trained on other data than results.json says, a DataRecord."""
+    if main is None or main.record.config.data == data.fingerprint:
         return []
-    message = f"the run {main.folder} was trained on other data than the ledger says"
+    message = f"the run {main.folder} was trained on other data than {policy.files.ledger} says"
     return [Finding("data", "contradicted", message)]
 
 
@@ -179,9 +180,9 @@ def check_own_training(submission, main, policy):
         else:
             continue
         message = (
-            f"the run {main.folder}, on which the accuracy rests, {same} the one that comes with "
-            f"the template ({policy.files.runs}/{folder.name}): the student's notebook loaded it. "
-            "Ask for a run that the student trained"
+            f"the run {main.folder}, on which the accuracy rests, {same} the one stored in the "
+            f"grader's copy ({policy.files.runs}/{folder.name}): the notebook loaded it instead of "
+            "training a run of its own"
         )
         return [Finding("own training", "implausible", message)]
     return []
@@ -237,7 +238,7 @@ def _load_run(submission, name, folder):
     losses = np.array(submission.numbers(f"{folder}/losses.csv"))[:, 0]
     file = f"{folder}/run.json"
     info = submission.json(file)
-    record = read_table(RunRecord, info, Place(file))
+    record = read_dataclass(RunRecord, info, Place(file))
     earlier = record.choices.get("earlier", [])  # machines, of a run that was continued elsewhere
     read_value(list[dict[str, object]], earlier, Place(file, ("choices", "earlier")))
     return SubmittedRun(
@@ -307,8 +308,9 @@ def run_faults(run, known):
     faults += _history_faults(run)
     last = run.history.seconds.iloc[-1]
     seconds = run.record.seconds
-    increasing = run.history.seconds.is_monotonic_increasing
-    if not increasing or not math.isclose(last, seconds, rel_tol=1e-6):
+    if not run.history.seconds.is_monotonic_increasing:
+        faults.append("the seconds in its history.csv do not increase")
+    if not math.isclose(last, seconds, rel_tol=1e-6):
         faults.append(
             f"its history ends after {last:.0f} seconds, its record says {seconds:.0f}"
         )

@@ -50,9 +50,9 @@ def check_rerun(submission, notebook, template, claims, policy, folder, data):
     limits = RerunLimits(**(asdict(policy.sandbox) | changes))
     environment = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)]
     try:
-        results = sandbox.results(
+        results = sandbox.run_task(
             rerun_inputs(submission, notebook, policy),
-            "rerun",
+            "rerun_notebook",
             replace(policy, sandbox=limits),
             ["env", "CIFAR10_DIR=/data", *environment],
             data=folder,
@@ -63,7 +63,7 @@ def check_rerun(submission, notebook, template, claims, policy, folder, data):
     again, _ = read_claims(content, policy)
     left = left_runs(submission, results, policy, retrained)
     measured, findings = measure_again(left, notebook, template, claims, policy, data)
-    findings += compare_runs(claims, again | measured, policy, retrained)
+    findings += compare_with_new_run(claims, again | measured, policy, retrained)
     if not findings:
         message = "a new run of the notebook claims the same, and its runs give the same"
         findings.append(Finding("rerun", "holds", message, source="a new run"))
@@ -130,7 +130,7 @@ def rerun_inputs(submission, notebook, policy):
     return inputs
 
 
-def compare_runs(claims, again, policy, retrained):
+def compare_with_new_run(claims, again, policy, retrained):
     """Findings on claims that a new run contradicts.
 
     Args:

@@ -150,7 +150,7 @@ def read_roster(path):
     email. Raises RosterError if it cannot be read, has none of these sets of columns, or lists
     nobody.
     """
-    columns, rows = read_table(path)
+    columns, rows = read_csv_table(path)
     lowered = {normalized(column): column for column in columns}
     if "identifier" in lowered and "grade" in lowered:
         roster = moodle_roster(path, columns, rows, lowered)
@@ -163,7 +163,7 @@ def read_roster(path):
     return roster
 
 
-def read_table(path, what="the roster"):
+def read_csv_table(path, what="the roster"):
     """The columns (a list) and the rows (dicts by column) of a CSV file.
 
     The file is UTF-8, its delimiter a comma or a semicolon. `what` is what messages call it.

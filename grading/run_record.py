@@ -11,9 +11,10 @@ import hashlib
 from dataclasses import dataclass
 
 from grading.archive import allowed
-from grading.cell_code import FIGURE_LABEL, code_key, hashes_without_comments
+from grading.cell_code import code_key, figure_label, hashes_without_comments
 from grading.findings import Finding, join_names
-from grading.schema import Place, SchemaError, read_table
+from grading.schema import Place, SchemaError, read_dataclass
+from report.cell_options import cell_tags
 from report.freshness import (
     cell_names,
     code_hash,
@@ -54,7 +55,7 @@ def read_record(notebook, results):
     if not content:
         return None, findings
     try:
-        return read_table(NotebookRecord, content, Place("the notebook's record")), findings
+        return read_dataclass(NotebookRecord, content, Place("the notebook's record")), findings
     except SchemaError as error:
         message = f"the notebook's record is damaged: {error}"
         return None, [*findings, Finding("files", "unverified", message)]
@@ -65,7 +66,7 @@ def compare_with_record(submission, notebook, results, template, policy):
 
     Args:
         submission: a Submission.
-        notebook: nbformat's node, mended.
+        notebook: nbformat's node, repaired.
         results: the content of results.json, {} without one.
         template: this copy's notebook.
         policy: a Policy.
@@ -79,7 +80,7 @@ def compare_with_record(submission, notebook, results, template, policy):
     findings += _compare_ledger(notebook, results, recorded, policy)
     findings += _compare_outputs(notebook, recorded, changed)
     if all(finding.verdict == "noted" for finding in findings):
-        message = "notebook, code, runs, figures and ledger belong together"
+        message = f"notebook, code, runs, figures and {policy.files.ledger} belong together"
         findings.insert(0, Finding("files", "holds", message, source="their hashes"))
     return findings
 
@@ -257,7 +258,7 @@ def _compare_outputs(notebook, recorded, changed):
     other_pictures = []
     foreign_pictures = []
     for cell, name in zip(notebook.cells, cell_names(notebook)):
-        if cell.cell_type != "code" or "front-matter" in cell.metadata.get("tags", []):
+        if cell.cell_type != "code" or "front-matter" in cell_tags(cell):
             continue
         for data in visible_outputs(cell):
             shown = _picture_hashes(data)
@@ -270,8 +271,10 @@ def _compare_outputs(notebook, recorded, changed):
             elif not shown and "<table" in str(data.get("text/html", "")):
                 foreign_texts.append(name)
             if not shown <= pictures:
-                has_figure = _has_recorded_figure(cell, recorded)
-                (foreign_pictures if has_figure else other_pictures).append(name)
+                if _has_recorded_figure(cell, recorded):
+                    foreign_pictures.append(name)
+                else:
+                    other_pictures.append(name)
     for found in (foreign_texts, foreign_pictures, other_pictures):
         found[:] = [name for name in dict.fromkeys(found) if name not in changed]
     return _output_findings(foreign_texts, foreign_pictures, other_pictures, missing)
@@ -312,10 +315,10 @@ def text_variants(text):
 
 def _has_recorded_figure(cell, recorded):
     """Whether the run has drawn a figure of the cell's label."""
-    label = FIGURE_LABEL.search(cell.source)
-    return bool(label) and any(
-        name.startswith(f"figures/{label[1]}.") for name in recorded.files
-    )
+    label = figure_label(cell)
+    if not label:
+        return False
+    return any(name.startswith(f"figures/{label}.") for name in recorded.files)
 
 
 def _picture_hashes(data):

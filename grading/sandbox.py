@@ -117,7 +117,7 @@ def run(inputs, command, limits, data=None):
         return _Supervisor(process, limits).wait()
 
 
-def results(inputs, task, policy, before=(), data=None):
+def run_task(inputs, task, policy, before=(), data=None):
     """The files that a task of sandbox_tasks.py gives, name -> bytes.
 
     Args:

@@ -9,8 +9,8 @@ import base64
 import contextlib
 import io
 import json
+import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +21,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
 MOST_BYTES_OF_A_MARK = 2_000  # of what draws it
+MOST_SEGMENTS = 100  # lines, curves and boxes of a mark; a number in outlines has more
+UNMARKED = Path("/tmp/unmarked.pdf")
 MOST_PAGES = 40  # of a paper whose text is read
 MOST_PICTURES = 18  # pages that are compared as pictures: more do not come back from the sandbox
 LONGER_SIDE = 1650  # of a page's picture, in pixels: a digit of a table is a dozen high
 IMAGES_AT_ONCE = 200  # fit a processor's cache
+MOST_LETTERS = 200  # of an error's message
 
 
 def definition_facts(names):
@@ -96,8 +99,19 @@ def probabilities(net, images, normalisation):
     return torch.cat(results)
 
 
+def last_line(error):
+    """The last line of an exception's message, or its kind if it has none."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[-1].strip()[:MOST_LETTERS]
+
+
 def evaluate_network():
-    """Facts on the student's definitions, and probabilities as float32, ten to an image."""
+    """Facts on the student's definitions, and probabilities as float32, ten to an image.
+
+    Runs whose weights do not fit into the network are named with the reason, in misfits.json.
+    """
     import torch
 
     import training
@@ -114,10 +128,16 @@ def evaluate_network():
     if images.exists():
         pixels = torch.frombuffer(bytearray(images.read_bytes()), dtype=torch.uint8)
         runs = json.loads((HERE / "runs.json").read_text(encoding="utf-8"))
+        misfits = {}
         for run, normalisation in runs.items():
-            net = training.load_weights(network(), HERE / run)
+            try:
+                net = training.load_weights(network(), HERE / run)
+            except Exception as error:  # a student's class may load weights in a way of its own
+                misfits[run] = last_line(error.__cause__ or error)
+                continue
             computed = probabilities(net, pixels.view(-1, 3, 32, 32), normalisation)
             results[f"{run}.raw"] = computed.float().numpy().tobytes()
+        results["misfits.json"] = json.dumps(misfits).encode()
     return results
 
 
@@ -242,7 +262,9 @@ def without_marks(path):
     producer = ""
     try:
         writer = PdfWriter(clone_from=path)
-        producer = str(PdfReader(path).metadata.producer)[:60]
+        metadata = PdfReader(path).metadata  # None in a file without an Info dictionary
+        if metadata and metadata.producer:
+            producer = str(metadata.producer)[:60]
         for number, page in enumerate(writer.pages[:MOST_PAGES], 1):
             annotations = page.get("/Annots", ArrayObject()).get_object()
             kept = [entry for entry in annotations if not is_mark(entry.get_object())]
@@ -250,8 +272,8 @@ def without_marks(path):
                 marked.append(number)
                 page[NameObject("/Annots")] = ArrayObject(kept)
         if marked:
-            writer.write("/tmp/unmarked.pdf")
-            path = Path("/tmp/unmarked.pdf")
+            writer.write(UNMARKED)
+            path = UNMARKED
     except Exception:  # damaged in whatever way: the caller's programs say how
         marked = []
     return path, producer, marked
@@ -267,18 +289,61 @@ def is_mark(annotation):
     return appearance is None or is_plain(appearance.get_object())
 
 
-def is_plain(form, depth=0):
+# What a mark may do: operators of a PDF's content. Those for text, pictures and shadings are not
+# among them.
+SEGMENTS = {b"l", b"c", b"v", b"y", b"re"}
+PAINTING = {b"S", b"s", b"f", b"F", b"f*", b"B", b"B*", b"b", b"b*", b"n", b"W", b"W*"}
+COLOURS = {b"CS", b"cs", b"SC", b"SCN", b"sc", b"scn", b"G", b"g", b"RG", b"rg", b"K", b"k"}
+GRAPHICS_STATE = {b"q", b"Q", b"cm", b"w", b"J", b"j", b"M", b"d", b"ri", b"i", b"gs"}
+MARK_OPERATORS = {b"m", b"h", b"Do"} | SEGMENTS | PAINTING | COLOURS | GRAPHICS_STATE
+# Entries of a form's /Resources with which operators of MARK_OPERATORS could draw text or pictures
+DRAWN_RESOURCES = ("/Font", "/Pattern", "/Shading")
+
+
+def is_plain(form):
     """Whether a form of a PDF draws few lines and areas, and neither text nor pictures."""
+    return count_segments(form) <= MOST_SEGMENTS
+
+
+def count_segments(form, depth=0):
+    """The number of lines, curves and boxes that a form of a PDF draws, with its inner forms.
+
+    It is infinite if the form may draw anything else.
+    """
+    from pypdf.generic import ContentStream, NameObject
+
     if depth > 3 or not hasattr(form, "get_data") or form.get("/Subtype") == "/Image":
+        return math.inf
+    resources = {}
+    if "/Resources" in form:
+        resources = form["/Resources"]
+    if any(name in resources for name in DRAWN_RESOURCES) or has_soft_mask(resources):
+        return math.inf
+    if len(form.get_data()) > MOST_BYTES_OF_A_MARK:
+        return math.inf
+    inner = {}
+    if "/XObject" in resources:
+        for name, entry in resources["/XObject"].items():
+            inner[name] = count_segments(entry.get_object(), depth + 1)
+    segments = 0
+    for operands, operator in ContentStream(form, None).operations:
+        if operator not in MARK_OPERATORS:
+            return math.inf
+        if operator in (b"scn", b"SCN") and any(isinstance(each, NameObject) for each in operands):
+            return math.inf  # the name of a pattern
+        if operator == b"Do":
+            segments += inner.get(operands[0], math.inf)
+        elif operator in SEGMENTS:
+            segments += 1
+    return segments
+
+
+def has_soft_mask(resources):
+    """Whether a form's graphics states draw through a mask, which may have the shape of letters."""
+    if "/ExtGState" not in resources:
         return False
-    content = form.get_data()
-    drawn = re.findall(rb"(?<![^\s])(?:Tj|TJ|'|\"|BI|sh)(?![^\s])", content)
-    if drawn or len(content) > MOST_BYTES_OF_A_MARK:
-        return False
-    if "/Resources" not in form or "/XObject" not in form["/Resources"]:
-        return True
-    inner = form["/Resources"]["/XObject"].values()
-    return all(is_plain(entry.get_object(), depth + 1) for entry in inner)
+    states = [state.get_object() for state in resources["/ExtGState"].values()]
+    return any(state.get("/SMask", "/None") != "/None" for state in states)
 
 
 def build_paper():
@@ -319,12 +384,13 @@ def paper_texts(notebook):
     row, those of the kind "figure" stand in a figure. The kind "picture" has a text that no
     program can read.
     """
+    from report.cell_options import cell_tags
     from report.freshness import MIME_TYPE, cell_names, visible_outputs
     from report.markdown import render_markdown
 
     texts = front_texts(notebook.metadata, "the notebook's metadata")
     for cell, place in zip(notebook.cells, cell_names(notebook)):
-        tags = cell.metadata.get("tags", [])
+        tags = cell_tags(cell)
         outputs = visible_outputs(cell)
         if "front-matter" in tags:
             for data in outputs:
@@ -393,8 +459,7 @@ def table_rows(data):
             row.decompose()
         rest = tree.get_text(" ")
     else:
-        first, *rows = parse_html(data["text/latex"]).get_text(" ").split("\\\\")
-        rows = [first, *rows]
+        rows = parse_html(data["text/latex"]).get_text(" ").split("\\\\")
         rest = ""
     for number, row in enumerate(rows):
         yield f"{rows[0]} | {row}" if number else row
@@ -404,7 +469,7 @@ def table_rows(data):
 RUN_FILES = ("run.json", "history.csv", "losses.csv", "predictions.safetensors")
 
 
-def compare_pictures():
+def find_equal_pictures():
     """Which pictures have the same pixels as the recorded ones: their names."""
     from PIL import Image
 
@@ -437,11 +502,11 @@ def rerun_notebook():
 
 
 TASKS = {
-    "network": evaluate_network,
-    "look": render_handed_in,
-    "paper": build_paper,
-    "pictures": compare_pictures,
-    "rerun": rerun_notebook,
+    "evaluate_network": evaluate_network,
+    "render_handed_in": render_handed_in,
+    "build_paper": build_paper,
+    "find_equal_pictures": find_equal_pictures,
+    "rerun_notebook": rerun_notebook,
 }
 
 

@@ -38,7 +38,7 @@ class Place:
         return f"{self.file}: {'.'.join(self.keys)}"
 
 
-def read_table(cls, content, place, strict=False):
+def read_dataclass(cls, content, place, strict=False):
     """An instance of the dataclass `cls` with the values of a dict, whose types are checked.
 
     Args:
@@ -72,16 +72,16 @@ def read_value(kind, value, place, strict=False):
 
     `kind` is a dataclass, bool, int, float, str, list[…], dict[str, …], one of these or None, or
     object for anything. Whole numbers are taken for floats. A class that is written in its own
-    way has a class method `read(value, place)`.
+    way has a class method `from_content(value, place)`.
 
     Raises SchemaError.
     """
     if kind is object:
         return value
-    if hasattr(kind, "read"):
-        return kind.read(value, place)
+    if hasattr(kind, "from_content"):
+        return kind.from_content(value, place)
     if dataclasses.is_dataclass(kind):
-        return read_table(kind, value, place, strict)
+        return read_dataclass(kind, value, place, strict)
     if isinstance(kind, types.UnionType):  # only X | None is used
         if value is None:
             return None

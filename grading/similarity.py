@@ -227,7 +227,7 @@ def without_common_code(works):
     }
 
 
-def compare_runs(work, other, bounds):
+def find_shared_runs(work, other, bounds):
     """What two submissions' main runs share beyond the policy's Similarity: a list of phrases."""
     phrases = []
     cosine = weight_cosine(work, other)
@@ -256,28 +256,28 @@ def compare_code(work, other, bounds):
     return [f"{100 * share:.0f} % of the code that is not the assignment's is the same"]
 
 
-def find_similar(works, bounds, stored=None, told=()):
+def find_similar(works, bounds, stored=None, reported=()):
     """What submissions share: name -> sentences on each, and a list of (names, what they share).
 
     Args:
         works: name -> Work.
         bounds: the policy's Similarity.
         stored: the Work of the run that this project itself has stored, or None. Submissions that
-            hand it in are told so once; their runs are not compared with each other.
-        told: names of submissions of which another finding says that they hand it in.
+            hand it in get one sentence on it; their runs are not compared with each other.
+        reported: names of submissions of which another finding says that they hand it in.
     """
     works = without_common_code(works)
     with_stored = {}
     if stored is not None:
         for name, work in works.items():
-            with_stored[name] = compare_runs(work, stored, bounds)
+            with_stored[name] = find_shared_runs(work, stored, bounds)
     others_of = {name: {} for name in works}  # name -> what is shared -> with whom
     names = list(works)
     for number, name in enumerate(names):
         for other in names[number + 1 :]:
             phrases = compare_code(works[name], works[other], bounds)
             if not (with_stored.get(name) and with_stored.get(other)):
-                phrases = compare_runs(works[name], works[other], bounds) + phrases
+                phrases = find_shared_runs(works[name], works[other], bounds) + phrases
             if phrases:
                 text = ", and ".join(phrases)
                 others_of[name].setdefault(text, []).append(other)
@@ -285,7 +285,7 @@ def find_similar(works, bounds, stored=None, told=()):
     groups = {}  # who shares something, and what -> None
     sentences = {name: [] for name in works}
     for name, shared in others_of.items():
-        if with_stored.get(name) and name not in told:
+        if with_stored.get(name) and name not in reported:
             text = ", and ".join(with_stored[name])
             sentences[name].append(
                 f"its run is also the one that this project has stored ({text}): ask whether the "

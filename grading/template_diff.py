@@ -2,6 +2,7 @@
 import difflib
 
 from grading.cell_code import code_key, find_definitions
+from report.cell_options import cell_tags
 from report.freshness import cell_names
 from tools.project_files import ROOT
 
@@ -28,20 +29,27 @@ def differences(submission, notebook, template):
     modules = other_modules(submission)
     if modules:
         names = ", ".join(modules[:MOST_NAMES])
-        lines.append(f"Modules that are not the template's (they were not run here): {names}.")
+        lines.append(f"Modules that are not the template's (run in the sandbox at most): {names}.")
     return lines
 
 
 def definitions_diff(notebook, template):
     """A unified diff of the definition cells' sources, a list of lines."""
-    old, new = (
-        "\n\n".join(cell.source for cell in find_definitions(book, template)).splitlines()
-        for book in (template, notebook)
-    )
     diff = difflib.unified_diff(
-        old, new, "the template's definitions", "the submission's", lineterm="", n=1
+        definition_lines(template, template),
+        definition_lines(notebook, template),
+        "the template's definitions",
+        "the submission's",
+        lineterm="",
+        n=1,
     )
     return [f"  {line[:LINE_LENGTH]}" for line in diff][:MOST_LINES]
+
+
+def definition_lines(notebook, template):
+    """The lines of a notebook's definition cells."""
+    sources = [cell.source for cell in find_definitions(notebook, template)]
+    return "\n\n".join(sources).splitlines()
 
 
 def other_cells(notebook, template):
@@ -49,7 +57,7 @@ def other_cells(notebook, template):
     known = {code_key(cell.source) for cell in template.cells if cell.cell_type == "code"}
     names = []
     for cell, name in zip(notebook.cells, cell_names(notebook)):
-        is_definition = "definition" in cell.metadata.get("tags", [])
+        is_definition = "definition" in cell_tags(cell)
         if cell.cell_type != "code" or is_definition or not cell.source.strip():
             continue
         if code_key(cell.source) not in known:

@@ -34,15 +34,15 @@ from grading import (
 from grading.archive import Submission, read
 from grading.claim_check import Claim
 from grading.findings import Finding, Verdict, format_value, join_names
-from grading.mending import mend
+from grading.notebook_repair import repair_notebook
 from grading.plausibility import check_plausibility
-from grading.policy import is_number, read_policy
+from grading.policy import read_policy
 from grading.rerun import check_rerun, is_set
 from grading.roster import read_authors
-from grading.schema import Place, SchemaError, read_table
+from grading.schema import Place, SchemaError, read_dataclass
 from grading.template_diff import code_of, differences, other_modules
 from report.freshness import definitions_hash, file_hash, results_hash
-from report.passports import VERDICT
+from report.provenance import VERDICT
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
 from tools.terminal import replace_unprintable
@@ -53,7 +53,7 @@ HEADINGS = {
     "contradicted": "Does not hold",
     "unverified": "Could not be checked",
     "implausible": "Possible, but ask the student",
-    "noted": "Differs, or to be read; it counts for nothing",
+    "noted": "Noted; it costs no points",
 }
 HAS_ALARM = hasattr(signal, "SIGALRM")  # Windows has none: judging takes as long as it takes there
 RESULTS = ("All holds", "Contradicted", "Not verifiable")  # by exit code
@@ -129,9 +129,9 @@ def run_checks(verdict, submission, policy, data, rerun):
     claims = documents.claims
     show_step("Checking files, records and the network, and building the paper again")
     with ThreadPoolExecutor(1) as pool:  # papers are rendered while numbers are checked
-        handed_in = pool.submit(paper_comparison.render_handed_in, submission, notebook, policy)
+        handed_in = pool.submit(paper_comparison.render_handed_in, submission, policy)
         rebuilt = pool.submit(paper_comparison.render_rebuilt, submission, notebook, policy)
-        runs = check_numbers(verdict, documents, data, policy)
+        runs = check_runs_and_claims(verdict, documents, data, policy)
         show_step("Comparing the paper handed in with the one that the notebook makes")
     try:
         check_paper(verdict, documents, runs, handed_in.result(), rebuilt, policy)
@@ -149,7 +149,7 @@ def run_checks(verdict, submission, policy, data, rerun):
 
 
 def read_documents(verdict, submission, policy):
-    """The Documents of a submission; what is missing or was mended is entered into the verdict."""
+    """The Documents of a submission; what is missing or was repaired enters the verdict."""
     verdict.differences += submission.notes
     template = nbformat.read(ROOT / policy.files.notebook, 4)
     notebook = submission.notebook(policy.files.notebook)
@@ -169,7 +169,8 @@ def read_documents(verdict, submission, policy):
         verdict.findings.append(Finding("claims", "unverified", message))
     recorded, _ = run_record.read_record(notebook, results)
     files = recorded.files if recorded else {}
-    verdict.differences += mend(notebook, template, submission, files, policy)
+    repairs = repair_notebook(notebook, template, submission, files, policy)
+    verdict.differences += repairs
     return Documents(submission, notebook, template, results, claims)
 
 
@@ -197,12 +198,12 @@ def collect_work(documents, runs, policy):
     )
 
 
-def check_numbers(verdict, documents, data, policy):
+def check_runs_and_claims(verdict, documents, data, policy):
     """Enter what files, data, runs, network and claims say; the runs, name -> SubmittedRun."""
     submission = documents.submission
     claims = documents.claims
     accuracy = claims.get("test_accuracy")
-    if accuracy and is_number(accuracy.value):
+    if accuracy and accuracy.is_number:
         verdict.claimed = accuracy.value
     findings = verdict.findings
     findings += run_record.compare_with_record(
@@ -227,7 +228,7 @@ def check_numbers(verdict, documents, data, policy):
         findings.append(_missing_main_run(accuracy, names, policy))
     else:
         if data_record:
-            findings += records.check_run_data(main, data_record)
+            findings += records.check_run_data(main, data_record, policy)
         findings += records.check_own_training(submission, main, policy)
         if data:
             show_step(f"Evaluating the weights on {len(data.test_labels):,} test images")
@@ -244,25 +245,25 @@ def check_numbers(verdict, documents, data, policy):
     published = claim_check.published_measurements()
     if claims:
         findings += claim_check.check_claims(claims, published, policy)
-    findings += claim_check.check_conclusions(claims)
+    findings += claim_check.check_conclusions(claims, policy)
     findings += check_plausibility(runs, policy)
     return runs
 
 
 def _missing_main_run(accuracy, names, policy):
-    """The Finding that the accuracy claimed, a Claim or None, rests on no complete run.
+    """The Finding that the accuracy, a Claim or None, is not claimed or rests on no complete run.
 
     `names` are those of the runs that the submission has files of.
     """
-    source = "None"
-    if accuracy:
-        source = accuracy.source
+    if accuracy is None:
+        message = f"{policy.files.ledger} has no claim test_accuracy: run make submission"
+        return Finding("runs", "contradicted", message)
     message = (
-        f"the accuracy claimed rests on a run {source[:40]!r}, which is not complete in "
+        f"the accuracy claimed rests on a run {accuracy.source[:40]!r}, which is not complete in "
         f"{policy.files.runs}/"
     )
     verdict = "contradicted"
-    if accuracy and (not names or source in names):  # they were not packed, or not all of it was
+    if not names or accuracy.source in names:  # they were not packed, or not all of it was
         verdict = "unverified"
     return Finding("runs", verdict, message)
 
@@ -310,7 +311,7 @@ def unchecked_claims(claims, findings):
     ]
     if not left:
         return []
-    return [Finding("claims", "unverified", f"nothing here checks {join_names(left)}")]
+    return [Finding("other claims", "unverified", f"nothing here checks {join_names(left)}")]
 
 
 # ---------------------------------------------------------------------------------------- command
@@ -325,7 +326,8 @@ def load_images():
     """The CIFAR-10 at hand, or None and a printed line; nothing is downloaded for this."""
     folder = data_folder()
     if not utils.has_data(folder):
-        print(f"No CIFAR-10 in {folder}: weights are not evaluated.")
+        print(f"No CIFAR-10 in {folder}: weights are not evaluated. Put it there, or name its "
+              "folder with CIFAR10_DIR.")
         return None
     try:
         return utils.load_data(folder, "cifar10")
@@ -381,7 +383,7 @@ def judge_in_time(path, policy, rerun):
 
     def stop(*_):
         sandbox.end_below(os.getpid())
-        raise JudgingTimeout(f"judging it took more than {policy.verdict.seconds} seconds")
+        raise JudgingTimeout(f"judging it took more than {seconds} seconds")
 
     if HAS_ALARM:
         signal.signal(signal.SIGALRM, stop)
@@ -402,9 +404,10 @@ def changed_since_study(policy):
     The study rests on the definitions of the network and on code that a student may change; it is
     no part of a submission.
     """
+    ledger = policy.study.files.ledger
     try:
-        results = json.loads((ROOT / policy.study.files.ledger).read_text(encoding="utf-8"))
-        code = read_table(StudyCode, results["code"], Place(policy.study.files.ledger, ("code",)))
+        results = json.loads((ROOT / ledger).read_text(encoding="utf-8"))
+        code = read_dataclass(StudyCode, results["code"], Place(ledger, ("code",)))
     except (ValueError, LookupError, TypeError, SchemaError):
         return ""  # damaged: its verdict will say so
     template = json.loads((ROOT / policy.files.notebook).read_text(encoding="utf-8"))
@@ -468,7 +471,8 @@ def main(path, report):
     try:
         policy = read_policy()
     except SubmissionError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)  # 1 would say that the submission is contradicted
     rerun = data_folder().resolve() if is_set("RERUN") else None
     verdict = judge_in_time(path, policy, rerun)
     if report:
@@ -491,7 +495,9 @@ def main(path, report):
             verdicts[policy.study.files.ledger] = verdict
     if Path(path) == ROOT:
         keep_findings(verdicts)
-    sys.exit(1 if 1 in codes else max(codes))
+    if 1 in codes:
+        sys.exit(1)
+    sys.exit(max(codes))
 
 
 if __name__ == "__main__":
@@ -501,4 +507,7 @@ if __name__ == "__main__":
         archive = sys.argv[1]
     elif os.environ.get("SUBMISSION"):
         archive = os.environ["SUBMISSION"]
-    main(archive, "".join(sys.argv[2:]))
+    report_file = ""
+    if len(sys.argv) > 2:
+        report_file = sys.argv[2]
+    main(archive, report_file)

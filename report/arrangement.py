@@ -10,7 +10,7 @@ from report.markdown import HEADINGS, new_element
 from report.paper import Float
 from tools.errors import PaperError
 
-WEB_ADDRESS = re.compile(r"(?:https?:)?//")
+REMOTE_SOURCE = re.compile(r"(?:https?:)?//")
 STANDS_BETWEEN_BLOCKS = ("body", "div", "figure", "details")
 BLOCKS = [
     *("body", "p", "div", "center", "figure", "figcaption", "details", "table", "ul", "ol", "pre"),
@@ -25,7 +25,7 @@ def arrange(paper, fragment):
     body = fragment.body
     for image in body.find_all("img"):
         if is_on_web(image):
-            replace_by_link(paper, image, fragment.cell)
+            replace_by_link(paper, image, fragment.cell_name)
         else:
             set_picture(paper, image, fragment)
     for block in find_centred(body):
@@ -38,19 +38,19 @@ def arrange(paper, fragment):
         elif is_row_of_links(table):
             set_row(table)
         else:
-            set_table(table, fragment.cell)
+            set_table(table, fragment.cell_name)
 
 
 def is_on_web(image):
     """Whether a picture is named by an address on the web."""
-    return bool(WEB_ADDRESS.match(image.get("src", "").strip()))
+    return bool(REMOTE_SOURCE.match(image.get("src", "").strip()))
 
 
-def replace_by_link(paper, image, cell):
+def replace_by_link(paper, image, cell_name):
     """Replace a picture on the web by a link to it."""
-    paper.note(
+    paper.warn(
         "pictures on the web are not fetched, links stand for them (save them beside the notebook)",
-        cell,
+        cell_name,
     )
     source = image.get("src", "").strip()
     text = image.get("alt", "").strip()
@@ -89,11 +89,11 @@ def load_picture(paper, image, fragment):
     source = image.get("src", "").strip()
     try:
         data = pictures.load(
-            source, fragment.attachments, paper.folder, paper.project, fragment.cell
+            source, fragment.attachments, paper.folder, paper.project, fragment.cell_name
         )
-        return paper.add_picture(data, fragment.cell)
+        return paper.add_picture(data, fragment.cell_name)
     except PaperError as fault:
-        paper.note_fault(fault, fragment.cell)
+        paper.warn_of_fault(fault, fragment.cell_name)
     text = image.get("alt", "").strip()
     image.replace_with(new_element("em", text) if text else "")
     return ""
@@ -167,9 +167,9 @@ def flatten_table(table):
     table.name = "span"
 
 
-def set_table(table, cell):
+def set_table(table, cell_name):
     """Put a Table in the place of an HTML table; the cells' elements stay in the tree."""
-    content = tables.from_html(table, cell)
+    content = tables.from_html(table, cell_name)
     element = table.parent  # of a float
     if element.name != "paper-table":
         element = new_element("paper-table", new_element("float-caption"), float=Float())

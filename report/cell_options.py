@@ -1,4 +1,4 @@
-"""Reads Quarto's cell options: the `#| key: value` lines of a code cell."""
+"""Reads what authors say about a cell: its tags, and Quarto's cell options, `#| key: value`."""
 
 import re
 
@@ -6,22 +6,72 @@ import yaml
 
 from tools.errors import PaperError
 
+# Tags of Jupyter Book, and ours.
+HIDDEN_CELL = {"notebook-only", "remove-cell", "hide-cell"}
+HIDDEN_OUTPUT = {"remove-output", "hide-output"}
+SWITCHES = ("output", "include", "eval")  # of Quarto: false hides what the cell shows
+MOST_LETTERS = 20_000  # of a cell's options; a grader reads notebooks that may be hostile
 
-def read_cell_options(source, cell="the cell"):
+
+def cell_tags(cell):
+    """The tags of a cell, a set; _ may stand for -."""
+    return {str(tag).replace("_", "-") for tag in cell["metadata"].get("tags", [])}
+
+
+def is_hidden(cell):
+    """Whether an author keeps what a code cell shows out of the paper, by a tag or an option."""
+    tags = cell_tags(cell)
+    if tags & HIDDEN_CELL:
+        return True
+    if "front-matter" in tags:  # the paper has its data in any case
+        return False
+    if tags & HIDDEN_OUTPUT:
+        return True
+    options = readable_options(cell["source"])
+    return any(options.get(switch) is False for switch in SWITCHES)
+
+
+def read_label(source):
+    """The label among the options of a code cell, "" if there is none or it cannot be read."""
+    label = readable_options(source).get("label")
+    return " ".join(label.split()) if isinstance(label, str) else ""
+
+
+def readable_options(source):
+    """The options of a code cell, {} if they are not YAML."""
+    try:
+        return read_cell_options(source)
+    except PaperError:
+        return {}
+
+
+def read_cell_options(source, cell_name="the cell"):
     """The options of a code cell, a dict of names and values.
 
     Args:
         source: the text of the cell.
-        cell: what messages call the cell.
+        cell_name: what messages call the cell.
 
     Raises PaperError if the lines are not YAML.
     """
-    lines = re.findall(r"(?m)^#\| ?(.*)", source)
+    text = "\n".join(re.findall(r"(?m)^#\| ?(.*)", source))
     try:
-        return dict(yaml.safe_load("\n".join(lines)) or {})
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        if len(text) > MOST_LETTERS:
+            raise ValueError(f"they are longer than {MOST_LETTERS:,} letters")
+        return dict(yaml.load(text, _Loader) or {})
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise PaperError(
-            f"{cell}: its cell options (`#| key: value`, YAML) cannot be read ({reason}): "
+            f"{cell_name}: its cell options (`#| key: value`, YAML) cannot be read ({reason}): "
             "put each value in double quotes."
         ) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML without aliases, by which a short text could stand for an endless one."""
+
+    def compose_node(self, parent, index):
+        """Raise YAMLError at an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias, `*name`, is not allowed")
+        return super().compose_node(parent, index)

@@ -2,9 +2,9 @@
 
 Markdown, pictures, tables and printed results enter; code does not. A cell with a label shows a
 float, that is a numbered figure or table with a caption. What other cells show stands where they
-show it, without a number. Authors decide by tags and options of cells, see `is_hidden`. A cell that
-starts with the heading "Appendix", or "Appendix: …", and all that follow are the appendix: it comes
-behind the references, on pages of one column.
+show it, without a number. Authors decide by tags and options of cells, see cell_options. A cell
+that starts with the heading "Appendix", or "Appendix: …", and all that follow are the appendix: it
+comes behind the references, on pages of one column.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from string import ascii_lowercase
 
 from report import formulas, pictures, printed, tables
 from report.arrangement import is_on_web, load_picture
-from report.cell_options import read_cell_options
+from report.cell_options import HIDDEN_CELL, cell_tags, is_hidden, read_cell_options
 from report.freshness import MIME_TYPE, record, visible_outputs
 from report.front_matter import check_front_matter, split_yaml
 from report.latex_text import Latex
@@ -33,34 +33,21 @@ STDOUT = "application/x-stdout"  # of printed text, among the data of outputs
 APPENDIX = re.compile(r"\s*Appendi(?:x|ces)\b", re.IGNORECASE)
 CAPTION_BLOCKS = ["p", "ul", "ol", "li", "blockquote", "pre", *HEADINGS]
 
-
-# Tags of Jupyter Book, and ours; _ may stand for -
-HIDDEN_CELL = {"notebook-only", "remove-cell", "hide-cell"}
-HIDDEN_OUTPUT = {"remove-output", "hide-output"}
-HIDDEN_PRINT = "remove-stdout"
+HIDDEN_PRINT = "remove-stdout"  # a tag, as the next one
 WHOLE_PRINT = "full-output"
-
-
-def cell_tags(cell):
-    """The tags of a cell, a set."""
-    return {str(tag).replace("_", "-") for tag in cell.metadata.get("tags", [])}
-
-
-def is_hidden(tags, options):
-    """Whether an author hides what a cell shows, by its tags or by Quarto's options."""
-    asked = [options.get(name) for name in ("output", "include", "eval")]
-    return bool(tags & (HIDDEN_CELL | HIDDEN_OUTPUT)) or False in asked
 
 
 def shown_by(cell):
     """What a code cell shows, MIME type -> content for each output; printed text is STDOUT."""
+    if is_hidden(cell):
+        return []
     shown = []
     for output in cell.get("outputs", []):
         if output.output_type == "stream":
             if output.get("name", "stdout") == "stdout":
                 shown.append({STDOUT: output.get("text", "")})
         else:
-            shown += visible_outputs({"metadata": cell.metadata, "outputs": [output]})
+            shown += visible_outputs({**cell, "outputs": [output]})
     return shown
 
 
@@ -174,94 +161,93 @@ class Collector:
                 front[key] = notebook.metadata[key]
         self.paper.front = check_front_matter(front, "the notebook's metadata")
         self.is_recorded = bool(record(notebook))
-        self.is_fallback = bool(record(notebook).get("standin"))
-        for cell, name in zip(cells, self.paper.names):
-            self.note_errors(cell, name)
-            self.read_cell(cell, name)
+        self.is_fallback = bool(record(notebook).get("is_fallback"))
+        for cell, cell_name in zip(cells, self.paper.cell_names):
+            self.warn_of_errors(cell, cell_name)
+            self.read_cell(cell, cell_name)
 
     def take_yaml(self, cells):
         """The front matter that the first cell with text has as YAML; it leaves the cell."""
-        for cell, name in zip(cells, self.paper.names):
+        for cell, cell_name in zip(cells, self.paper.cell_names):
             if not cell.source.strip():
                 continue
             if cell.cell_type == "code":
                 break
             front, cell.source = split_yaml(cell.source)
             if abstract := front.pop("abstract", ""):
-                self.add_markdown(abstract, name, "abstract")
+                self.add_markdown(abstract, cell_name, "abstract")
             return front
         return {}
 
-    def read_cell(self, cell, name):
+    def read_cell(self, cell, cell_name):
         """Read a cell into the paper, by its tags and its type."""
         tags = cell_tags(cell)
         self.is_computed = cell.cell_type == "code"
         if tags & HIDDEN_CELL:
             return
         if "conclusion" in tags and self.is_fallback:
-            self.paper.note("conclusions are left out, since the data are no CIFAR-10", name)
+            self.paper.warn("conclusions are left out, since the data are no CIFAR-10", cell_name)
         elif cell.cell_type == "code":
-            self.read_code_cell(cell, tags, name)
+            self.read_code_cell(cell, tags, cell_name)
         elif not cell.source.strip():
             return
         elif cell.cell_type == "markdown":
             part = "abstract" if "abstract" in tags else "body"
-            self.add_markdown(cell.source, name, part, cell.get("attachments", {}))
+            self.add_markdown(cell.source, cell_name, part, cell.get("attachments", {}))
         else:
-            self.paper.note("raw cells are left out: make them Markdown", name)
+            self.paper.warn("raw cells are left out: make them Markdown", cell_name)
 
-    def read_code_cell(self, cell, tags, name):
+    def read_code_cell(self, cell, tags, cell_name):
         """Read what a code cell shows into the paper."""
         outputs = shown_by(cell)
         if "front-matter" in tags:
             found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
-            self.paper.front.update(check_front_matter(found, name))
+            self.paper.front.update(check_front_matter(found, cell_name))
         elif part := next((tag for tag in ("abstract", "banner") if tag in tags), ""):
             for data in outputs:
                 if "text/markdown" in data:
-                    self.add_markdown(data["text/markdown"], name, part)
+                    self.add_markdown(data["text/markdown"], cell_name, part)
         elif outputs:
-            options = self.read_options(cell.source, name)
+            options = self.read_options(cell.source, cell_name)
             if HIDDEN_PRINT in tags or printed.is_installer(cell.source):
                 outputs = [data for data in outputs if STDOUT not in data]
-            if not is_hidden(tags, options):
-                self.read_outputs(outputs, options, name, WHOLE_PRINT in tags)
+            self.read_outputs(outputs, options, cell_name, WHOLE_PRINT in tags)
 
-    def read_options(self, source, name):
+    def read_options(self, source, cell_name):
         """The options of a code cell, {} if they cannot be read."""
         try:
-            return read_cell_options(source, name)
+            return read_cell_options(source, cell_name)
         except PaperError as fault:
-            self.paper.note_fault(fault, name)
+            self.paper.warn_of_fault(fault, cell_name)
             return {}
 
-    def note_errors(self, cell, name):
-        """Name a cell that ended in an error, unless its author expects that."""
+    def warn_of_errors(self, cell, cell_name):
+        """Warn of a cell that ended in an error, unless its author expects that."""
         if "raises-exception" in cell_tags(cell):
             return
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 message = f"{output.ename}: {output.evalue[:200]}"
-                self.paper.note(
+                self.paper.warn(
                     f"ended in an error, which is left out ({' '.join(message.split())}); run the "
                     "notebook again, or tag the cell raises-exception if the error is expected",
-                    name,
+                    cell_name,
                 )
 
-    def read_outputs(self, outputs, options, name, is_whole=False):
+    def read_outputs(self, outputs, options, cell_name, is_whole=False):
         """Read what a code cell shows into the paper.
 
         Args:
             outputs: MIME type -> content, for each output.
             options: the cell's.
-            name: what messages call the cell.
+            cell_name: see Fragment.
             is_whole: whether printed text is set whole, however long it is.
         """
         float_options = read_float_options(options)
         wants_table = float_options.kind == "table"
         kinds = [classify(data, wants_table) for data in outputs]
         if float_options.kind and not has_float(float_options.kind, outputs, kinds):
-            self.note_label(float_options, name)
+            self.warn_of_label(float_options, cell_name)
             float_options = FloatOptions("", "", "", False, alt=float_options.alt)
         shown = Shown()
         log = []  # printed text that is not yet in the paper
@@ -269,125 +255,127 @@ class Collector:
             if kind == Kind.LOG:
                 log.append(data[STDOUT])
                 continue
-            self.add_log(log, options, name, is_whole)
+            self.add_log(log, options, cell_name, is_whole)
             log = []
             # beside a picture, what a call for drawing returns
             if kind == Kind.PLAIN_TEXT and Kind.PICTURE not in kinds:
-                self.add_result(data.get("text/plain", ""), name, is_whole)
+                self.add_result(data.get("text/plain", ""), cell_name, is_whole)
             else:
-                self.read_output(data, kind, float_options, shown, name)
-        self.add_log(log, options, name, is_whole)
+                self.read_output(data, kind, float_options, shown, cell_name)
+        self.add_log(log, options, cell_name, is_whole)
         if shown.files:
-            self.add_figure(shown.files, float_options, name)
+            self.add_figure(shown.files, float_options, cell_name)
         elif shown.tables:
             (table, caption), *others = shown.tables
-            self.add_labelled_table(table, caption, float_options, name)
+            self.add_labelled_table(table, caption, float_options, cell_name)
             for table, caption in others:
-                self.add_unlabelled_table(table, caption, name)
+                self.add_unlabelled_table(table, caption, cell_name)
         elif float_options.kind:  # its pictures or tables cannot be read
-            self.note_label(float_options, name)
+            self.warn_of_label(float_options, cell_name)
 
-    def note_label(self, options, name):
-        """Name a label without a float."""
+    def warn_of_label(self, options, cell_name):
+        """Warn of a label without a float."""
         shows = "a table" if options.kind == "table" else "a picture"
-        self.paper.note(f"the cell is labelled {options.label} and does not show {shows}", name)
+        sentence = f"the cell is labelled {options.label} and does not show {shows}"
+        self.paper.warn(sentence, cell_name)
 
-    def add_log(self, texts, options, name, is_whole):
+    def add_log(self, texts, options, cell_name, is_whole):
         """Add what a cell prints; Quarto's `output: asis` says that it is Markdown."""
         text = "".join(texts)
         if options.get("output") == "asis":
-            self.add_markdown(text, name)
+            self.add_markdown(text, cell_name)
         else:
-            self.add_printed(text, name, is_whole, is_log=True)
+            self.add_printed(text, cell_name, is_whole, is_log=True)
 
-    def add_result(self, text, name, is_whole):
+    def add_result(self, text, cell_name, is_whole):
         """Add a cell's result that is plain text."""
         if not printed.is_object(text):
-            self.add_printed(text, name, is_whole, is_log=False)
+            self.add_printed(text, cell_name, is_whole, is_log=False)
 
-    def add_printed(self, text, name, is_whole, is_log):
+    def add_printed(self, text, cell_name, is_whole, is_log):
         """Add printed text, of a long one the last lines or the first ones."""
         lines = printed.shown_lines(text)
         if not lines:
             return
         if self.is_recorded:
-            self.paper.remark(
+            self.paper.inform(
                 "printed text is left out, since the record of the run does not hold it (prose() "
                 "and show_table() enter the paper; the tag notebook-only hides this line)",
-                name,
+                cell_name,
             )
             return
         lines, cut = printed.shorten(lines, is_log, is_whole)
         if cut:
-            self.paper.note(
+            self.paper.warn(
                 f"long printed text is cut (the tag {WHOLE_PRINT} sets it whole, {HIDDEN_PRINT} "
                 "leaves it out)",
-                name,
+                cell_name,
             )
         shown = new_element("pre", "\n".join(lines))
-        self.add_body(new_element("body", Latex(printed.write(lines), shown)), name)
+        self.add_body(new_element("body", Latex(printed.write(lines), shown)), cell_name)
 
-    def read_output(self, data, kind, options, shown, name):
+    def read_output(self, data, kind, options, shown, cell_name):
         """Add an output to the paper, or to what the cell's float shows."""
         if kind == Kind.MARKDOWN:
             body = render_markdown(data["text/markdown"])
             if options.kind == "table" and body.find("table"):
                 table = body.find("table").extract()
                 shown.tables.append((new_element("body", table), ""))
-            self.add_body(body, name)
+            self.add_body(body, cell_name)
         elif kind == Kind.FORMULA:
             # A lone formula becomes a display.
-            self.add_markdown(ONE_FORMULA.sub(r"$$\1$$", data["text/latex"]), name)
+            self.add_markdown(ONE_FORMULA.sub(r"$$\1$$", data["text/latex"]), cell_name)
         elif kind == Kind.PICTURE:
-            self.read_picture(data, options, shown, name)
+            self.read_picture(data, options, shown, cell_name)
         elif kind in (Kind.LATEX_TABLE, Kind.HTML_TABLE):
-            self.read_table(data, kind, options, shown, name)
+            self.read_table(data, kind, options, shown, cell_name)
         elif kind == Kind.UNPRINTABLE:
-            self.paper.note(
+            self.paper.warn(
                 "widgets, scripts and HTML without a table, shown by code, are left out (a "
                 "picture, a table or Markdown would be set; the tag notebook-only keeps a cell "
                 "out of the paper)",
-                name,
+                cell_name,
             )
 
-    def read_picture(self, data, options, shown, name):
+    def read_picture(self, data, options, shown, cell_name):
         """Add a picture to the paper, or to what the cell's figure shows."""
         best = pictures.best(data)
         try:
-            content = pictures.content(best, data[best], name)
-            file = self.paper.add_picture(content, name, options.label)
+            content = pictures.content(best, data[best], cell_name)
+            file = self.paper.add_picture(content, cell_name, options.label)
         except PaperError as fault:
-            self.paper.note_fault(fault, name)
+            self.paper.warn_of_fault(fault, cell_name)
             return
-        self.keep_preview(data, file, name)
+        self.keep_preview(data, file, cell_name)
         if options.kind == "figure":
             shown.files.append(file)
         else:
-            self.add_unlabelled_picture(file, options.alt, name)
+            self.add_unlabelled_picture(file, options.alt, cell_name)
 
-    def keep_preview(self, data, file, name):
+    def keep_preview(self, data, file, cell_name):
         """Keep the PNG that an output has beside its PDF: web pages show no PDF."""
         if "image/png" not in data or not file.endswith(".pdf"):
             return
         with contextlib.suppress(PaperError):  # the PDF is there
             kind, pixels = pictures.prepare(
-                pictures.content("image/png", data["image/png"], name), name
+                pictures.content("image/png", data["image/png"], cell_name), cell_name
             )
             if kind == "png":
                 self.paper.previews[file] = pixels
 
-    def read_table(self, data, kind, options, shown, name):
+    def read_table(self, data, kind, options, shown, cell_name):
         """Add a table to the paper, or make it the cell's labelled table."""
         caption = ""
         if kind == Kind.LATEX_TABLE:
-            formulas.check(data["text/latex"], name)
+            formulas.check(data["text/latex"], cell_name)
             if not formulas.braces_pair(data["text/latex"]):
-                self.paper.note("the braces of a table do not pair, it is left out", name)
+                sentence = "unbalanced braces in a LaTeX table: the table is left out"
+                self.paper.warn(sentence, cell_name)
                 return
             try:
-                table, caption = tables.from_latex(data["text/latex"], name)
+                table, caption = tables.from_latex(data["text/latex"], cell_name)
             except PaperError as fault:
-                self.paper.note_fault(fault, name)
+                self.paper.warn_of_fault(fault, cell_name)
                 return
         else:
             table = parse_html(data["text/html"])
@@ -396,9 +384,9 @@ class Collector:
         if options.kind == "table":
             shown.tables.append((table, caption))
         else:
-            self.add_unlabelled_table(table, caption, name)
+            self.add_unlabelled_table(table, caption, cell_name)
 
-    def add_markdown(self, markdown, name, part="body", attachments=None):
+    def add_markdown(self, markdown, cell_name, part="body", attachments=None):
         """Add a fragment of Markdown."""
         body = render_markdown(markdown)
         is_body = part == "body"
@@ -406,7 +394,7 @@ class Collector:
             if starts_appendix(body):
                 self.part = "appendix"
             part = self.part
-        fragment = Fragment(name, body, part, attachments or {})
+        fragment = Fragment(cell_name, body, part, attachments or {})
         if is_body:
             self.read_figures(fragment)
         self.add_fragment(fragment)
@@ -427,21 +415,21 @@ class Collector:
                 continue
             file = load_picture(self.paper, image, fragment)
             if file:
-                self.set_figure(paragraph, image, file, fragment.cell)
+                self.set_figure(paragraph, image, file, fragment.cell_name)
 
-    def set_figure(self, paragraph, image, file, name):
+    def set_figure(self, paragraph, image, file, cell_name):
         """Put a figure in the place of the paragraph of a picture."""
         label = take_attributes(image)  # and gives the picture its width
         alt = image.get("alt", "")
         options = FloatOptions("figure", label, caption=alt, is_wide=False, alt=alt)
-        figure = new_element("paper-figure", self.read_caption(options, name))
+        figure = new_element("paper-figure", self.read_caption(options, cell_name))
         width = pictures.width(image)
         figure["float"] = Float(label, files=[file], width=width, alt=alt)
         paragraph.replace_with(figure)
 
-    def add_body(self, body, name):
+    def add_body(self, body, cell_name):
         """Add a fragment whose elements are there."""
-        self.add_fragment(Fragment(name, body, self.part))
+        self.add_fragment(Fragment(cell_name, body, self.part))
 
     def add_fragment(self, fragment, position=None):
         """Add a fragment at a position, by default behind the others."""
@@ -450,28 +438,28 @@ class Collector:
         fragment.is_computed = self.is_computed
         fragments.insert(len(fragments) if position is None else position, fragment)
 
-    def add_unlabelled_picture(self, file, alt, name):
+    def add_unlabelled_picture(self, file, alt, cell_name):
         """Add a picture in its place; `alt` says in words what it shows."""
         latex = f"\\begin{{center}}\\includegraphics{{{file}}}\\end{{center}}"
         page = new_element("p", new_element("img", src=file, alt=alt), placed="centre")
-        self.add_body(new_element("body", Latex(latex, page)), name)
-        self.paper.remark(
+        self.add_body(new_element("body", Latex(latex, page)), cell_name)
+        self.paper.inform(
             "pictures without a label are set without number and caption (`#| label: fig-…` and "
             "`#| fig-cap: …` at the top of the cell give them both)",
-            name,
+            cell_name,
         )
 
-    def add_unlabelled_table(self, table, caption, name):
+    def add_unlabelled_table(self, table, caption, cell_name):
         """Add a table in its place; a tree of HTML may have text around it."""
         if isinstance(table, tables.Table):
             element = new_element("paper-table", new_element("float-caption", caption))
             element["float"] = Float(table=table)
             table = new_element("body", element)
-        self.add_body(table, name)
+        self.add_body(table, cell_name)
 
-    def add_figure(self, files, options, name):
+    def add_figure(self, files, options, cell_name):
         """Add one picture, or several side by side, with their caption."""
-        caption = self.read_caption(options, name)
+        caption = self.read_caption(options, cell_name)
         figure = new_element("paper-figure", caption)
         figure["float"] = Float(
             options.label, options.is_wide, files, columns=options.columns, alt=options.alt
@@ -479,13 +467,13 @@ class Collector:
         number = self.paper.counts["figure"]
         for index, text in enumerate(options.parts[: len(files)]):
             label = f"{options.label}-{index + 1}"
-            self.paper.add_label(label, f"{number}{ascii_lowercase[index % 26]}", name)
+            self.paper.add_label(label, f"{number}{ascii_lowercase[index % 26]}", cell_name)
             figure.append(new_element("part-caption", *inline_markdown(text)))
-        self.add_float(new_element("body", figure), options, name)
+        self.add_float(new_element("body", figure), options, cell_name)
 
-    def add_labelled_table(self, table, given, options, name):
+    def add_labelled_table(self, table, given, options, cell_name):
         """Add a table with its caption; `given` is the caption that its LaTeX has."""
-        caption = self.read_caption(options, name, given)
+        caption = self.read_caption(options, cell_name, given)
         element = new_element("paper-table", caption)
         element["float"] = Float(options.label, options.is_wide, is_narrow=options.is_narrow)
         if isinstance(table, tables.Table):
@@ -494,23 +482,23 @@ class Collector:
                 options = replace(options, is_wide=True)
         else:  # a later step reads it
             element.append(table.find("table").extract())
-        self.add_float(new_element("body", element), options, name)
+        self.add_float(new_element("body", element), options, cell_name)
 
-    def read_caption(self, options, name, given=""):
+    def read_caption(self, options, cell_name, given=""):
         """The element of a caption, which is Markdown; the float gets its number."""
         text = " ".join((options.caption or given).split())
         if not text:
-            self.paper.note(f"has no {options.prefix}-cap: its caption is empty", name)
+            self.paper.warn(f"has no {options.prefix}-cap: its caption is empty", cell_name)
         self.paper.counts[options.kind] += 1
-        self.paper.add_label(options.label, str(self.paper.counts[options.kind]), name)
+        self.paper.add_label(options.label, str(self.paper.counts[options.kind]), cell_name)
         return new_element("float-caption", *inline_markdown(text))
 
-    def add_float(self, body, options, name):
+    def add_float(self, body, options, cell_name):
         """Add a float. Wide ones come early, because LaTeX places figure* a page later."""
         position = len(self.paper.fragments)
         if options.is_wide and self.part == "body":  # the appendix has one column
             position = self.next_wide
-        self.add_fragment(Fragment(name, body, self.part), position)
+        self.add_fragment(Fragment(cell_name, body, self.part), position)
         self.next_wide = position + 1
 
 

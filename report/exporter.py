@@ -37,7 +37,6 @@ from report.headings import arrange_headings
 from report.links import link
 from report.numbering import find_names, number
 from report.paper import Paper, too_deep
-from report.passports import read_results
 from report.syntax import clean
 from report.typeset import BUILD, NO_SANDBOX, attach, sandbox, typeset
 from report.web_page import write_page
@@ -88,39 +87,79 @@ def write(paper, fragment):
     """Write a fragment's LaTeX, below a comment by which faults of LaTeX find the cell."""
     for element in fragment.body.find_all("paper-table"):
         table = element["float"].table
-        table.note = lambda sentence: paper.note(sentence, fragment.cell)
-        table.remark = lambda sentence: paper.remark(sentence, fragment.cell)
+        table.warn = lambda sentence: paper.warn(sentence, fragment.cell_name)
+        table.inform = lambda sentence: paper.inform(sentence, fragment.cell_name)
     try:
         text = latex_writer.write(fragment.body)
     except RecursionError:
-        raise too_deep(fragment.cell) from None
-    number_of_cell = fragment.cell.partition(" (")[0]  # without its words: the paper shows no code
+        raise too_deep(fragment.cell_name) from None
+    # without its words: the paper shows no code
+    number_of_cell = fragment.cell_name.partition(" (")[0]
     definitions = "".join(f"{line}\n" for line in fragment.definitions)
     fragment.latex = f"% {number_of_cell}\n{definitions}{text}"
 
 
+def results_path(notebook):
+    """The file that a notebook's record names as its results, None if there is no such file.
+
+    Raises PaperError for a file that cannot be the results of a notebook of this project.
+    """
+    name = record(notebook).get("results")
+    if not name:
+        return None
+    path = (ROOT / str(name)).resolve()
+    if not path.is_relative_to(ROOT.resolve()) or path.suffix != ".json":
+        raise PaperError(
+            f"The notebook's record names {path.name} as its results, which is outside of the "
+            "project or no JSON: run the notebook again."
+        )
+    return path if path.is_file() else None
+
+
+def parse_results(data, path):
+    """The content of a results file, and the packages that it lists, one a line in bytes.
+
+    Args:
+        data: the bytes of the file.
+        path: where it is, for the message.
+
+    Raises PaperError if the file is damaged.
+    """
+    try:
+        content = json.loads(data)
+        packages = "".join(line + "\n" for line in content["environment"]["packages"]).encode()
+    except (ValueError, LookupError, TypeError, RecursionError):
+        name = path.relative_to(ROOT.resolve())
+        raise PaperError(f"{name} is damaged: run the notebook again.") from None
+    return content, packages
+
+
 def sources_of(notebook, name):
-    """What a paper is made from, file name -> bytes: notebook, results, versions, references.
+    """What a paper is made from, and the content of the notebook's results.
 
     Args:
         notebook: the executed notebook.
         name: its file name without extension.
+
+    Returns:
+        File name -> bytes, of notebook, results, versions and references; and the parsed results,
+        {} without any.
     """
     sources = {
         f"{name}.ipynb": nbformat.writes(notebook).encode(errors="replace"),
         BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_bytes(),
     }
-    results = (ROOT / str(record(notebook).get("results", "no ledger"))).resolve()
-    if not results.is_relative_to(ROOT.resolve()) or results.suffix not in ("", ".json"):
-        raise PaperError(
-            f"The notebook's record names {results.name} as its results, which is outside of the "
-            "project or no JSON."
-        )
-    if results.is_file():
-        sources["results.json"] = results.read_bytes()
-        packages = json.loads(sources["results.json"])["environment"]["packages"]
-        sources["environment.txt"] = "".join(f"{line}\n" for line in packages).encode()
-    return sources
+    results = {}
+    if path := results_path(notebook):
+        sources["results.json"] = path.read_bytes()
+        results, packages = parse_results(sources["results.json"], path)
+        sources["environment.txt"] = packages
+    return sources, results
+
+
+def is_set(name):
+    """Whether a variable of the environment is switched on: empty or 0 is off."""
+    return os.environ.get(name, "0") not in ("", "0")
 
 
 class PaperExporter(LatexExporter):
@@ -152,11 +191,11 @@ class PaperExporter(LatexExporter):
 
     @default("draft")
     def _default_draft(self):
-        return bool(os.environ.get("DRAFT"))
+        return is_set("DRAFT")
 
     @default("strict")
     def _default_strict(self):
-        return os.environ.get("STRICT", "0") not in ("", "0")
+        return is_set("STRICT")
 
     @property
     def default_config(self):
@@ -169,7 +208,7 @@ class PaperExporter(LatexExporter):
         return settings
 
     def from_notebook_node(self, nb, resources=None, **kw):
-        """The bytes of the PDF, and resources: LaTeX as "tex", and "notes" for the author.
+        """The bytes of the PDF, and resources: LaTeX as "tex", and "messages" for the author.
 
         If a web page was asked for, resources have it as "page"; where there is no PDF, that is
         b"" then, and resources say why as "failure".
@@ -183,13 +222,13 @@ class PaperExporter(LatexExporter):
     def _make_pdf(self, nb, resources, **kw):
         mend_ids(nb)
         name = (resources or {}).get("metadata", {}).get("name", "notebook")
-        sources = sources_of(nb, name)
-        resources = {**(resources or {}), "results": read_results(sources)}
+        sources, results = sources_of(nb, name)
+        resources = {**(resources or {}), "results": results}
         latex, resources = super().from_notebook_node(nb, resources, **kw)
         paper = resources["paper"]
         pdf, warnings = b"", []
         try:
-            pdf, latex, warnings = typeset(latex, paper.files, paper.names)
+            pdf, latex, warnings = typeset(latex, paper.files, paper.cell_names)
         except OSError as error:
             raise PaperError(
                 f"There is no room or no right to write temporary files: {error}."
@@ -198,16 +237,16 @@ class PaperExporter(LatexExporter):
             if not self.page:
                 raise
             resources["failure"] = str(fault)
-        warnings = _lines(paper.notes) + warnings
+        warnings = _lines(paper.warnings) + warnings
         if self.strict and warnings:
             raise PaperError(
                 f"{' '.join(warnings)} STRICT=1 refuses a paper with such warnings; STRICT=0 "
                 "builds it."
             )
-        remarks = _lines(paper.remarks)
+        infos = _lines(paper.infos)
         if pdf and not sandbox():
-            remarks.append(NO_SANDBOX.format(reason=why_unusable()))
-        resources.update(tex=latex, outputs={}, notes=remarks + warnings)
+            infos.append(NO_SANDBOX.format(reason=why_unusable()))
+        resources.update(tex=latex, outputs={}, messages=infos + warnings)
         return attach(pdf, sources) if pdf else b"", resources
 
     def compose(self, nb, resources):
@@ -218,8 +257,8 @@ class PaperExporter(LatexExporter):
             name=metadata["name"],
             folder=Path(metadata.get("path") or "."),
             project=ROOT,
-            authored={key: entry.has_author for key, entry in entries.items()},
-            names=cell_names(nb),
+            has_author={key: entry.has_author for key, entry in entries.items()},
+            cell_names=cell_names(nb),
             draft=self.draft,
         )
         build_paper(nb, paper)
@@ -249,9 +288,9 @@ class PaperExporter(LatexExporter):
             )
 
 
-def _lines(notes):
-    """A line for each note, with the cells that it is about: a list."""
-    return [f"{_join_cells(cells)}: {sentence}." for sentence, cells in notes.items()]
+def _lines(messages):
+    """A line for each message, with the cells that it is about: a list."""
+    return [f"{_join_cells(cells)}: {sentence}." for sentence, cells in messages.items()]
 
 
 def _join_cells(cells):
@@ -290,7 +329,7 @@ class PaperWriter(FilesWriter):
             contents[page] = resources["page"].encode(errors="replace")
         with exit_with_sentence():
             replace_files(contents)
-        for line in resources.get("notes", []):
+        for line in resources.get("messages", []):
             print(line, file=sys.stderr)
         if "page" in resources:
             print(page)

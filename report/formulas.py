@@ -130,18 +130,18 @@ DEFINITION = re.compile(f"{NEW_COMMAND}|{DEF}|{OPERATOR}")
 # --------------------------------------------------------------------------------------- commands
 
 
-def check(latex, place, own=()):
+def check(latex, cell_name, own=()):
     """Raise PaperError at LaTeX that could do more than show a formula or a table.
 
     Args:
         latex: the formula or table.
-        place: what messages call its cell.
+        cell_name: see Fragment.
         own: names of the notebook's own commands.
     """
     if wrong := _forbidden(latex, own):
         raise PaperError(
-            f"{place}: {wrong} may not be used in a formula or a table of the paper: leave it out, "
-            "or tag the cell notebook-only."
+            f"{cell_name}: {wrong} may not be used in a formula or a table of the paper: leave it "
+            "out, or tag the cell notebook-only."
         )
 
 

@@ -10,6 +10,8 @@ import hashlib
 import json
 import re
 
+from report.cell_options import cell_tags, is_hidden, read_label
+
 # Of outputs for programs; JupyterLab would show plain JSON as a tree.
 MIME_TYPE = "application/vnd.submission+json"
 
@@ -59,7 +61,7 @@ def definition_cells(notebook):
     others = {}  # position of a cell without the tag -> its imports, classes and functions
     for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
-        if "definition" in _tags(cell):
+        if "definition" in cell_tags(cell):
             tagged.append(source)
         elif cell["cell_type"] == "code":
             others[number] = _definitions_of(source)
@@ -68,7 +70,7 @@ def definition_cells(notebook):
     for number, cell in enumerate(notebook["cells"]):
         if number in wanted:
             cells.append(type(cell)({**cell, "source": others[number]}))
-        elif "definition" in _tags(cell):
+        elif "definition" in cell_tags(cell):
             cells.append(cell)
     return cells
 
@@ -115,14 +117,30 @@ def _names_defined(source):
 def _definitions_of(source):
     """The imports, classes and functions at the top level of a cell."""
     kinds = ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef
-    lines = source.splitlines()
-    parts = []
-    for node in _parse(source).body:
-        if isinstance(node, kinds):
-            decorators = getattr(node, "decorator_list", [])
-            first = min([node.lineno, *(each.lineno for each in decorators)])
-            parts += lines[first - 1 : node.end_lineno]
-    return "\n".join(parts)
+    nodes = [node for node in _parse(source).body if isinstance(node, kinds)]
+    return "\n".join(source_of(node, source) for node in nodes)
+
+
+def source_of(node, source):
+    """The lines of a statement in a cell's source, with its decorators and comments.
+
+    Other statements on these lines are left out.
+
+    Args:
+        node: a statement at the top level of the cell's syntax tree; the nodes of `ast` begin a
+            function or class after its decorators.
+        source: the cell's source.
+    """
+    first = node.lineno
+    for decorator in getattr(node, "decorator_list", []):
+        first = min(first, decorator.lineno)
+    lines = source.split("\n")[first - 1 : node.end_lineno]
+    last = lines[-1].encode()  # the columns of `ast` count bytes
+    if last[node.end_col_offset :].lstrip().startswith(b";"):
+        lines[-1] = last[: node.end_col_offset].decode()
+    if first == node.lineno:
+        lines[0] = lines[0].encode()[node.col_offset :].decode()
+    return "\n".join(lines)
 
 
 def definitions_hash(notebook):
@@ -165,9 +183,9 @@ def _is_record(data):
 def visible_outputs(cell):
     """What a code cell puts into the paper: the data of its outputs, MIME type -> content each.
 
-    Captions do not count, and a cell tagged notebook-only has none.
+    Captions do not count, and a cell whose author hides what it shows has none.
     """
-    if "notebook-only" in _tags(cell):
+    if is_hidden(cell):
         return []
     visible = []
     for output in cell.get("outputs", []):
@@ -175,10 +193,6 @@ def visible_outputs(cell):
         if "data" in output and not is_caption:
             visible.append(output["data"])
     return visible
-
-
-def _tags(cell):
-    return cell["metadata"].get("tags", [])
 
 
 # ------------------------------------------------------------------------------------------ names
@@ -216,9 +230,8 @@ def _without_markup(markdown):
 
 
 def _label_or_first_words(source):
-    label = re.search(r"(?m)^#\| *label: *(\S+)", source)
-    if label:
-        return label[1]
+    if label := read_label(source):
+        return label
     for line in source.splitlines():
         if line.strip() and not line.startswith("#|"):
             return line.strip()[:60].strip()
@@ -254,8 +267,8 @@ def stale(notebook, root):
     foreign = [name for name, cell in cells.items() if _shows_foreign(cell, last_run)]
     if foreign:
         yield (
-            f"what {', '.join(foreign)} shows was not shown by prose(), show_table() or "
-            "show_figure() in one run with all other cells"
+            f"{', '.join(foreign)}: the output is from another run, or was not displayed with "
+            "prose(), show_table() or show_figure()"
         )
 
 
@@ -289,7 +302,7 @@ def _last_of_each(values):
 
 def failed_unexpectedly(cell):
     """Whether a code cell shows an error, unless its tag `raises-exception` says it should."""
-    if "raises-exception" in _tags(cell):
+    if "raises-exception" in cell_tags(cell):
         return False
     return any(output["output_type"] == "error" for output in cell["outputs"])
 
@@ -307,7 +320,7 @@ def _changed_files(recorded, root):
 
 def _shows_foreign(cell, last_run):
     """Whether a cell shows a text or a picture in the paper that is not in the record."""
-    if "front-matter" in _tags(cell):
+    if "front-matter" in cell_tags(cell):
         return False
     return any(_is_foreign(cell, data, last_run) for data in visible_outputs(cell))
 
@@ -325,12 +338,12 @@ def _is_foreign(cell, data, last_run):
 
 def _is_foreign_figure(cell, content, files):
     """Whether a PDF, in base64, is not the file of its cell's label."""
-    label = re.search(r"(?m)^#\| label: (fig-\S+)", cell["source"])
-    if not label:
+    label = read_label(cell["source"])
+    if not label.startswith("fig-"):
         return True
     try:
         found = hashlib.sha256(base64.b64decode(content)).hexdigest()
     except ValueError:
         return True
     recorded = {name.rpartition("/")[2]: expected for name, expected in files.items()}
-    return recorded.get(f"{label[1]}.pdf") != found
+    return recorded.get(f"{label}.pdf") != found

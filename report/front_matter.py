@@ -12,14 +12,18 @@ KNOWN = {"title", "subtitle", "author", "authors", "date", "abstract", "keywords
 COMPUTED_DATES = ("today", "now", "last-modified")  # which Quarto replaces
 
 
-def check_front_matter(front, cell):
+def check_front_matter(front, cell_name):
     """Title, authors, keywords and date of the front matter, a dict.
+
+    Args:
+        front: what the author wrote.
+        cell_name: of its cell, or what messages call where it stands.
 
     Raises PaperError if they are not a title, a list of authors and a list of keywords.
     """
     if not _is_front_matter(front):
         raise PaperError(
-            f"{cell}: the front matter is a title, a list of authors (name, student_number, "
+            f"{cell_name}: the front matter is a title, a list of authors (name, student_number, "
             "university, email) and a list of keywords, all of them text."
         )
     return {name: front[name] for name in KEYS if front.get(name)}

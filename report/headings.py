@@ -51,17 +51,17 @@ def take_title(paper, fragment, heading):
     title = " ".join(heading.get_text().split())
     if paper.front.setdefault("title", title) == title:
         body = new_element("body", new_element("p", *list(heading.children)))
-        paper.fragments.append(Fragment(fragment.cell, body, "title", fragment.attachments))
+        paper.fragments.append(Fragment(fragment.cell_name, body, "title", fragment.attachments))
     else:
-        paper.note(
+        paper.warn(
             f"the paper's title is {paper.front['title']!r}; the heading of another one is left "
             "out",
-            fragment.cell,
+            fragment.cell_name,
         )
     heading.decompose()
 
 
-def number_heading(paper, heading, cell):
+def number_heading(paper, heading, cell_name):
     """Give a heading its labels; LaTeX numbers it, and a typed number gives way."""
     level = _level(heading)
     if level <= NUMBERED_LEVELS:
@@ -70,7 +70,7 @@ def number_heading(paper, heading, cell):
         heading["number"] = paper.section_number()
     labels = find_labels(paper, heading)
     for label in labels:
-        paper.add_label(label, paper.section_number(), cell, label.startswith("sec-"))
+        paper.add_label(label, paper.section_number(), cell_name, label.startswith("sec-"))
     remove_typed_number(heading)
     for line_break in heading.find_all("br"):
         line_break.replace_with(" ")

@@ -17,7 +17,7 @@ from report.latex_writer import adopt_strays, is_block, is_tight
 from report.links import WEB_ADDRESS
 from report.markdown import HEADINGS
 from report.paper import too_deep
-from report.passports import Surroundings
+from report.provenance import Surroundings
 from report.typography import SPACE, collapse_spaces, curl_quotes
 
 ELEMENTS = {
@@ -37,8 +37,8 @@ NUMBERED_HEADINGS = ("h1", "h2", "h3")
 CLAIM = "<button [^>]*>[^<]*</button>"
 # a number, the one behind its ±, and a per cent sign, between which no line ends
 TOGETHER = re.compile(f"{CLAIM}[^<]{{0,3}}\u00a0±\u00a0{CLAIM}(?:\u00a0%)?|{CLAIM}\u00a0%")
-PER_CENT = re.compile(r"(?:(?<=\d)|^) %")  # at the start: behind a number that opens a passport
-NO_PASSPORTS = ["a", "code", "pre"]
+PER_CENT = re.compile(r"(?:(?<=\d)|^) %")  # at the start: behind a number that is a claim
+NO_CLAIMS = ["a", "code", "pre"]
 
 
 class HtmlWriter:
@@ -47,30 +47,30 @@ class HtmlWriter:
     Args:
         paper: the Paper, built as far as its links.
         references: the Reference list that its citations refer to.
-        passports: the Passports of its claims.
+        provenance: the Provenance of its claims.
         picture: a function, name of a picture's file -> its address as data:, "" if it has none,
             and the width in which it is shown, in pixels, 0 for its own.
     """
 
-    def __init__(self, paper, references, passports, picture):
+    def __init__(self, paper, references, provenance, picture):
         self.paper = paper
         self.references = {each.key: (number, each) for number, each in enumerate(references, 1)}
-        self.passports = passports
+        self.provenance = provenance
         self.picture = picture
-        self.shown = {}  # (claims, cell) of the passports that numbers open -> their number
+        self.shown = {}  # (claims, cell_name) of numbers that open a panel -> its number
         self.footnotes = []
         self.fragment = None  # that is being written
         self.definitions = list(paper.definitions.values())
-        self.found = {}  # of the present line: id of a string -> its Passports
+        self.found = {}  # of the present line: id of a string -> its numbers
         self.is_typed = False  # whether the present text was typed although code shows it
 
     def write(self, fragment):
-        """The HTML of a fragment. Raises PaperError if its elements are too deep in each other."""
+        """The HTML of a fragment. Raises PaperError if its elements are nested too deeply."""
         self.fragment = fragment
         try:
             return "\n".join(self.write_blocks(fragment.body))
         except RecursionError:
-            raise too_deep(fragment.cell) from None
+            raise too_deep(fragment.cell_name) from None
 
     # ------------------------------------------------------------------------------------ blocks
 
@@ -166,7 +166,7 @@ class HtmlWriter:
         """One picture, or several side by side, with their captions."""
         figure = element["float"]
         parts = element.find_all("part-caption")
-        columns = figure.columns or {1: 1, 3: 3}.get(len(figure.files), 2)
+        columns = figure.column_count
         lines = []
         for index, file in enumerate(figure.files):
             alt = figure.alt or f"Figure {self.number_of(figure.label)}, described by its caption"
@@ -301,24 +301,24 @@ class HtmlWriter:
         self.found = {}
         claims = []
         if self.fragment.is_computed and not self.is_typed:
-            claims = self.find_passports(line, around)
+            claims = self.find_sources(line, around)
         content = self.write_inline(line).strip(SPACE)
         return TOGETHER.sub(r'<span class="together">\g<0></span>', content), claims
 
-    def find_passports(self, line, around):
-        """Find the passports of a line's numbers; return the claims of the last one."""
+    def find_sources(self, line, around):
+        """Find the sources of a line's numbers; return the claims of the last one."""
         strings = [text for text in line.find_all(string=True) if type(text) is NavigableString]
-        passports = self.passports.find("".join(strings), around)
+        sources = self.provenance.find("".join(strings), around)
         start = 0
         for text in strings:
             end = start + len(text)
-            inside = [each for each in passports if start <= each.start and each.end <= end]
-            if inside and not text.find_parent(NO_PASSPORTS):
+            inside = [each for each in sources if start <= each.start and each.end <= end]
+            if inside and not text.find_parent(NO_CLAIMS):
                 self.found[id(text)] = [
                     (each.start - start, each.end - start, each.claims) for each in inside
                 ]
             start = end
-        return list(passports[-1].claims) if passports else []
+        return list(sources[-1].claims) if sources else []
 
     def write_inline(self, element):
         """The HTML of an element's children."""
@@ -341,7 +341,7 @@ class HtmlWriter:
         return handler(self, node) if handler else self.write_inline(node)
 
     def write_string(self, text):
-        """Text; numbers that are claims open their passports."""
+        """Text; numbers that are claims open their sources."""
         parts = []
         end = 0
         for start, stop, claims in self.found.get(id(text), ()):
@@ -351,11 +351,11 @@ class HtmlWriter:
         return "".join(parts) + _escape_text(text[end:], text)
 
     def write_number(self, written, claims):
-        """A number that opens its passport."""
-        key = (claims, self.fragment.cell)
+        """A number that opens the panel with its source."""
+        key = (claims, self.fragment.cell_name)
         number = self.shown.setdefault(key, len(self.shown) + 1)
         return (
-            f'<button type="button" class="claim" popovertarget="passport-{number}">'
+            f'<button type="button" class="claim" popovertarget="number-source-{number}">'
             f"{escape(written)}</button>"
         )
 
@@ -413,7 +413,7 @@ class HtmlWriter:
         is_display = element.has_attr("display")
         formula, is_set = mathml.write(element.get_text(), self.definitions, is_display)
         if not is_set:
-            self.paper.remark("report.html shows the source of a formula", self.fragment.cell)
+            self.paper.inform("report.html shows the source of a formula", self.fragment.cell_name)
         if not is_display:
             return formula
         numbers = element.get("numbers") or []

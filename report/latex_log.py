@@ -26,12 +26,12 @@ class LatexRun:
     log: str
     bibtex_log: str
     failure: str  # a sentence if it did not end as it should, else ""
-    names: list  # what messages call the notebook's cells
+    cell_names: list  # of all cells of the notebook
     bibliography: Path
 
     def cell_at_line(self, line):
-        """What messages call the cell that a line of the source comes from."""
-        return cell_of("\n".join(self.latex.split("\n")[:line]), self.names)
+        """The name of the cell that a line of the source comes from."""
+        return cell_of("\n".join(self.latex.split("\n")[:line]), self.cell_names)
 
     def source_at_line(self, line):
         """The start of a line of the source, by which an author finds what it is about."""
@@ -43,12 +43,12 @@ class LatexRun:
         return repr(re.sub(r"^(?:\{[^{}]*\} )?\\toprule ", "", last)[:50])
 
 
-def cell_of(before, names):
-    """What messages call the cell, by the LaTeX before a position; `names` has one for each."""
+def cell_of(before, cell_names):
+    """The name of the cell at a position, by the LaTeX before it; `cell_names` has one for each."""
     numbers = CELL.findall(before)
     if not numbers:
         return "the title block"
-    return names[int(numbers[-1]) - 1]
+    return cell_names[int(numbers[-1]) - 1]
 
 
 def dropped_glyphs(log):
@@ -72,9 +72,9 @@ def _missing_glyphs(run):
     glyphs = [f"{glyph} (U+{ord(glyph):04X})" for glyph in sorted(lacking)[:5]]
     before = run.latex.partition(min(lacking))[0]
     return (
-        f"{cell_of(before, run.names)}: no font here has {', '.join(glyphs)}: leave it out, or "
-        f"install a font that has it ({FONT_PACKAGES}); formulas and {run.bibliography.name} are "
-        "set in the paper's own font alone"
+        f"{cell_of(before, run.cell_names)}: no font here has {', '.join(glyphs)}: leave it out, "
+        f"or install a font that has it ({FONT_PACKAGES}); formulas and {run.bibliography.name} "
+        "are set in the paper's own font alone"
     )
 
 

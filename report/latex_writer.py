@@ -299,14 +299,15 @@ def write_table(element):
             if cell.element is not None:
                 cell.fill(write_run(list(cell.element.children)))
     caption = write_run(list(element.find("float-caption").children))
-    place = element["float"]
-    return [table.latex(caption, safe_label(place.label), place.is_wide, place.is_narrow)]
+    figure_or_table = element["float"]
+    label = safe_label(figure_or_table.label)
+    return [table.latex(caption, label, figure_or_table.is_wide, figure_or_table.is_narrow)]
 
 
 def write_figure(element):
     """One picture, or several side by side, with their caption; parts may have captions."""
     figure = element["float"]
-    columns = figure.columns or {1: 1, 3: 3}.get(len(figure.files), 2)
+    columns = figure.column_count
     width = f"{SHARES[columns]}\\linewidth"
     pictures = []
     parts = element.find_all("part-caption")

@@ -32,12 +32,12 @@ def link(paper, fragment):
     for element in fragment.body.find_all("a"):
         target = element.get("href", "")
         if target.startswith("#ref-"):
-            cite(paper, element, target.removeprefix("#ref-"), fragment.cell)
+            cite(paper, element, target.removeprefix("#ref-"), fragment.cell_name)
         elif target.startswith("#") and len(target) > 1:
-            refer(paper, element, target[1:], fragment.cell)
+            refer(paper, element, target[1:], fragment.cell_name)
         elif not WEB_ADDRESS.match(target):
             if target:
-                paper.note(NO_PLACE, fragment.cell)
+                paper.warn(NO_PLACE, fragment.cell_name)
             element.unwrap()
     for note in fragment.body.find_all("text-note"):
         set_note(note)
@@ -82,24 +82,24 @@ def is_parenthetical(paper, element):
     target = element.get("href", "")
     if element.name != "a" or not target.startswith("#ref-"):
         return False
-    if not set(_keys(element)) <= paper.authored.keys():
+    if not set(_keys(element)) <= paper.has_author.keys():
         return False
     kind = element.get("class")
     return kind == ["cited"] or (not kind and element.get_text().startswith("("))
 
 
-def cite(paper, element, keys, cell):
+def cite(paper, element, keys, cell_name):
     """(He et al., 2016) becomes [1], and He et al. (2016) becomes He et al. [1].
 
     Args:
         paper: the Paper.
         element: the link.
         keys: citation keys, divided by commas.
-        cell: what messages call the cell.
+        cell_name: see Fragment.
     """
-    unknown = [key for key in keys.split(",") if key not in paper.authored]
+    unknown = [key for key in keys.split(",") if key not in paper.has_author]
     if unknown:
-        paper.note(f"cites {', '.join(unknown)}, which references.bib does not have", cell)
+        paper.warn(f"cites {', '.join(unknown)}, which references.bib does not have", cell_name)
         if not element.get_text():
             element.append(f"[{keys.replace(',', ', ')}?]")
         element.unwrap()
@@ -109,7 +109,7 @@ def cite(paper, element, keys, cell):
     page = new_element("span", citations=keys.split(","))
     if is_parenthetical(paper, element):
         element.replace_with(Latex(f"\\citep{{{keys}}}", page))
-    elif all(paper.authored[key] for key in keys.split(",")):
+    elif all(paper.has_author[key] for key in keys.split(",")):
         page["named"] = ""
         element.replace_with(Latex(f"\\citet{{{keys}}}", page))
     else:  # where no author is known, BibTeX would print the key
@@ -119,19 +119,21 @@ def cite(paper, element, keys, cell):
         element.replace_with(name, Latex(f"\\citep{{{keys}}}", page))
 
 
-def refer(paper, element, label, cell):
+def refer(paper, element, label, cell_name):
     """The number at a link's end becomes LaTeX's own; a link with other text leads to the label."""
     kind = (element.get("class") or [""])[0]
     text = element.get_text()
     is_typed = kind in TYPED_KINDS
     if label not in paper.labels:
         if is_typed:
-            paper.note(f"refers to {label}, a label that does not exist in the paper", cell)
+            paper.warn(f"refers to {label}, a label that does not exist in the paper", cell_name)
             element.replace_with(*_typed_reference(kind, label, "?"))
             return
         if label.startswith(tuple(LABEL_WORDS)):
-            raise PaperError(f"{cell} links to {label}, a label that does not exist in the paper.")
-        paper.note(NO_PLACE, cell)
+            raise PaperError(
+                f"{cell_name} links to {label}, a label that does not exist in the paper."
+            )
+        paper.warn(NO_PLACE, cell_name)
         element.unwrap()
         return
     target = paper.labels[label]
@@ -147,7 +149,7 @@ def refer(paper, element, label, cell):
     elif target.is_numbered and (said or not target.number):
         number = target.number or "none"
         raise PaperError(
-            f"{cell} says [{text}](#{label}), but {label} is number {number} in the paper."
+            f"{cell_name} says [{text}](#{label}), but {label} is number {number} in the paper."
         )
     else:
         element.insert(0, Latex(f"\\hyperref[{safe_label(label)}]{{"))
@@ -184,7 +186,7 @@ def check_mentions(paper, fragment):
     for text in find_texts(fragment.body):
         for kind, number in MENTION.findall(text):
             if int(number) > paper.counts[kind.lower()]:
-                paper.note(
+                paper.warn(
                     f"there is a {kind} {number} in the text, and no {kind} {number} in the paper",
-                    fragment.cell,
+                    fragment.cell_name,
                 )

@@ -16,11 +16,14 @@ FORMULA = re.compile(
 )
 INLINE = re.compile(r"(?<!\\)\\\((.*?)(?<!\\)\\\)", re.DOTALL)
 LONG = 25  # letters of a formula that may be too wide for its line
-START = "\\maketitle"  # of the body
-END = "% Add a bibliography"
+# Where the regions of the source that cells fill start and end. The bibliography stands between
+# the body and the appendix, behind a comment of nbconvert's template.
+START = "\\maketitle"
+BIBLIOGRAPHY = "% Add a bibliography"
+END = "\\end{document}"
 
 
-def leave_out(latex, errors, names):
+def leave_out(latex, errors, cell_names):
     """The paper's source without what LaTeX cannot set, and a sentence about each: a list.
 
     A formula becomes its source in a typewriter font; what is no formula is left out with all that
@@ -29,7 +32,7 @@ def leave_out(latex, errors, names):
     Args:
         latex: the source.
         errors: LatexErrors.
-        names: what messages call the notebook's cells.
+        cell_names: of all cells of the notebook.
     """
     formulas = list(FORMULA.finditer(latex))
     changes = {}  # (start, end) -> what stands there instead
@@ -40,15 +43,17 @@ def leave_out(latex, errors, names):
             continue
         reason = f"{error.message} {error.read[-30:]}".strip()
         formula = next((each for each in formulas if each.start() < position <= each.end()), None)
-        cell = cell_of(latex[:position], names)
+        cell_name = cell_of(latex[:position], cell_names)
         if formula:
             changes[formula.span()] = _as_source(formula[0])
             sentences.append(
-                f"{cell}: LaTeX cannot set a formula, its source stands there ({reason})."
+                f"{cell_name}: LaTeX cannot set a formula, its source stands there ({reason})."
             )
         elif span := _fragment(latex, position):
             changes[span] = "\n\n"
-            sentences.append(f"{cell}: LaTeX cannot set what it shows, it is left out ({reason}).")
+            sentences.append(
+                f"{cell_name}: LaTeX cannot set what it shows, it is left out ({reason})."
+            )
     for (start, end), instead in sorted(changes.items(), reverse=True):
         latex = latex[:start] + instead + latex[end:]
     return latex, sentences
@@ -69,16 +74,21 @@ def _as_source(formula):
 
 
 def _fragment(latex, position):
-    """Start and end of what the cell at a position shows, None outside of the paper's body."""
-    body = latex.find(START)
-    end_of_body = latex.find(END)
-    if not body < position < end_of_body:
+    """Start and end of what the cell at a position shows, None where no cell shows anything."""
+    start = latex.find(START)
+    end = latex.rfind(END)
+    bibliography = latex.find(BIBLIOGRAPHY)
+    if position < bibliography:
+        end = bibliography
+    else:
+        start = max(start, bibliography)
+    if not 0 <= start < position < end:
         return None
-    starts = [cell.end() for cell in CELL.finditer(latex, body, position)]
+    starts = [cell.end() for cell in CELL.finditer(latex, start, position)]
     if not starts:
         return None
-    following = CELL.search(latex, position)
-    return starts[-1], following.start() if following else end_of_body
+    following = CELL.search(latex, position, end)
+    return starts[-1], following.start() if following else end
 
 
 def fit_formulas(latex, spans):

@@ -23,22 +23,22 @@ def number(paper, fragment):
         paper.start_appendix()
     for element in fragment.body.find_all(True):
         if element.name in HEADINGS:
-            number_heading(paper, element, fragment.cell)
+            number_heading(paper, element, fragment.cell_name)
         elif not element.find_parent(HEADINGS):
             for label in link_targets(paper, element):
-                place_anchor(paper, element, label, fragment.cell)
+                place_anchor(paper, element, label, fragment.cell_name)
         if element.name == "tex-math":
             set_formula(paper, element, fragment)
 
 
-def place_anchor(paper, element, label, cell):
+def place_anchor(paper, element, label, cell_name):
     """Make an element the target of links: the heading behind it, or its place in the text."""
     following = element.find_next(string=lambda text: text.strip())
     heading = following and following.find_parent(HEADINGS)
     if heading and not element.get_text(strip=True):
         heading["labels"] = [*heading.get("labels", []), label]
     elif label not in paper.labels:
-        paper.add_label(label, paper.section_number(), cell, label.startswith("sec-"))
+        paper.add_label(label, paper.section_number(), cell_name, label.startswith("sec-"))
         latex = f"\\phantomsection\\label{{{safe_label(label)}}}"
         element.insert_before(Latex(latex, new_element("span", id=label)))
 
@@ -47,12 +47,13 @@ def set_formula(paper, element, fragment):
     """Replace the element of a formula by its LaTeX; a display may have a number."""
     formula = formulas.rename(element.get_text(), paper.commands)
     own_commands = {formulas.OWN + name for name in paper.commands}
-    formulas.check(formula, fragment.cell, own_commands)
+    formulas.check(formula, fragment.cell_name, own_commands)
     if not formulas.braces_pair(formula):
-        paper.note(
-            f"the braces of {formula.strip()[:60]!r} do not pair: the source of the formula stands "
-            "there",
-            fragment.cell,
+        shown = " ".join(element.get_text().split())[:60]
+        paper.warn(
+            f"unbalanced braces in the formula '{shown}': the paper shows its source. Add the "
+            "missing brace",
+            fragment.cell_name,
         )
         element.replace_with(new_element("code", element.get_text()))
         return
@@ -68,7 +69,7 @@ def set_formula(paper, element, fragment):
     labels = []
 
     def number_line(tag, label):
-        number, latex = number_equation(paper, tag, label, fragment.cell)
+        number, latex = number_equation(paper, tag, label, fragment.cell_name)
         numbers.append(number)
         if label:
             labels.append(label)
@@ -87,7 +88,7 @@ def set_formula(paper, element, fragment):
     element.replace_with(Latex(latex, page))
 
 
-def number_equation(paper, tag, label, cell):
+def number_equation(paper, tag, label, cell_name):
     """The number of an equation, and the LaTeX of its label and of a tag of its own.
 
     A tag that is the equation's number gives way to LaTeX's own; another one stands as typed.
@@ -100,6 +101,6 @@ def number_equation(paper, tag, label, cell):
         number = tag
         latex = f"\\tag{{{tag}}}"
     if label:
-        paper.add_label(label, number, cell)
+        paper.add_label(label, number, cell_name)
         latex += f"\\label{{{safe_label(label)}}}"
     return number, latex

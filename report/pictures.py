@@ -32,7 +32,7 @@ def best(data):
     return next(iter(formats), None)
 
 
-def content(kind, text, place):
+def content(kind, text, cell_name):
     """The bytes of a picture in an output, by its MIME type and text."""
     if not isinstance(text, str):
         text = "".join(text)
@@ -42,11 +42,11 @@ def content(kind, text, place):
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError:
         raise PaperError(
-            f"{place}: its picture is damaged (not base64): run the cell again."
+            f"{cell_name}: its picture is damaged (not base64): run the cell again."
         ) from None
 
 
-def load(source, attachments, folder, project, place):
+def load(source, attachments, folder, project, cell_name):
     """The bytes of a picture that Markdown names.
 
     Args:
@@ -54,38 +54,38 @@ def load(source, attachments, folder, project, place):
         attachments: the cell's, name -> data.
         folder: the notebook's.
         project: the project's. Files of other folders are refused.
-        place: what messages call the cell.
+        cell_name: see Fragment.
     """
     if source.startswith("attachment:"):
-        return _load_attachment(source.removeprefix("attachment:"), attachments, place)
+        return _load_attachment(source.removeprefix("attachment:"), attachments, cell_name)
     if source.startswith("data:"):
         head, _, text = source.partition(",")
         if head.endswith(";base64"):
-            return content("base64", text, place)
+            return content("base64", text, cell_name)
         return unquote_to_bytes(text)
     source = source.replace("\\", "/").replace("%5C", "/").replace("%5c", "/")  # of Windows
-    data = _load_file(source, folder, project, place)
+    data = _load_file(source, folder, project, cell_name)
     if data is None:
-        data = _load_file(unquote(source).partition("?")[0], folder, project, place)
+        data = _load_file(unquote(source).partition("?")[0], folder, project, cell_name)
     if data is None:
         raise PaperError(
-            f"{place}: the picture {source[:80]} is not there: put it beside the notebook, or "
+            f"{cell_name}: the picture {source[:80]} is not there: put it beside the notebook, or "
             "correct its name."
         )
     return data
 
 
-def _load_attachment(name, attachments, place):
+def _load_attachment(name, attachments, cell_name):
     data = attachments.get(unquote(name)) or attachments.get(name) or {}
     kind = best(data)
     if not kind:
         raise PaperError(
-            f"{place}: the attachment {name} is no picture in this cell: paste it again."
+            f"{cell_name}: the attachment {name} is no picture in this cell: paste it again."
         )
-    return content(kind, data[kind], place)
+    return content(kind, data[kind], cell_name)
 
 
-def _load_file(name, folder, project, place):
+def _load_file(name, folder, project, cell_name):
     """The bytes of a file, None if there is none of this name."""
     try:
         path = (folder / name).resolve()
@@ -93,7 +93,7 @@ def _load_file(name, folder, project, place):
             return None
         if not any(path.is_relative_to(home.resolve()) for home in (folder, project)):
             raise PaperError(
-                f"{place}: the picture {name} lies outside of the notebook's folder and the "
+                f"{cell_name}: the picture {name} lies outside of the notebook's folder and the "
                 "project: copy it beside the notebook."
             )
         return path.read_bytes()
@@ -101,12 +101,12 @@ def _load_file(name, folder, project, place):
         return None
 
 
-def prepare(data, place):
+def prepare(data, cell_name):
     """A picture as LaTeX takes it.
 
     Args:
         data: the picture, in bytes.
-        place: what messages call its cell.
+        cell_name: see Fragment.
 
     Returns:
         The file name's extension, "pdf", "png" or "jpg"; and bytes.
@@ -114,18 +114,18 @@ def prepare(data, place):
     if data.startswith(b"%PDF"):
         return "pdf", data
     if b"<svg" in data[:4000]:
-        return "pdf", _convert_svg(data, place)
+        return "pdf", _convert_svg(data, cell_name)
     try:
         return _prepare_pixels(data)
     except UnidentifiedImageError:
         raise PaperError(
-            f"{place}: its picture is damaged, or of a kind that is not known: save it as PDF, PNG "
-            "or JPEG."
+            f"{cell_name}: its picture is damaged, or of a kind that is not known: save it as PDF, "
+            "PNG or JPEG."
         ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PaperError(
-            f"{place}: its picture is damaged or of a kind that the paper cannot show ({error}): "
-            "save it as PDF, PNG or JPEG."
+            f"{cell_name}: its picture is damaged or of a kind that the paper cannot show "
+            f"({error}): save it as PDF, PNG or JPEG."
         ) from None
 
 
@@ -134,17 +134,17 @@ def _converter():
     return next(filter(shutil.which, CONVERTERS), None)
 
 
-def _convert_svg(data, place):
+def _convert_svg(data, cell_name):
     converter = _converter()
     if not converter:
         raise PaperError(
-            f"{place}: its picture is SVG, for which rsvg-convert or inkscape is needed (Debian: "
-            "apt-get install librsvg2-bin); or save it as PDF or PNG."
+            f"{cell_name}: its picture is SVG, for which rsvg-convert or inkscape is needed "
+            "(Debian: apt-get install librsvg2-bin); or save it as PDF or PNG."
         )
     done = run(CONVERTERS[converter], data)
     if not done.stdout.startswith(b"%PDF"):
         message = done.stderr.decode(errors="replace").strip()[-120:]
-        raise PaperError(f"{place}: its SVG picture is damaged: {message}")
+        raise PaperError(f"{cell_name}: its SVG picture is damaged: {message}")
     return done.stdout
 
 

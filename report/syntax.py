@@ -29,7 +29,7 @@ def clean(paper, fragment):
     read_attributes(fragment.body)
     remove_unprintable(paper, fragment)
     place_footnotes(fragment.body)
-    read_syntax(fragment.body, paper.authored)
+    read_syntax(fragment.body, paper.has_author)
 
 
 def remove_hidden(body):
@@ -82,9 +82,9 @@ def draw_check_boxes(body):
 def remove_unprintable(paper, fragment):
     """Remove videos, forms and the like, and note that."""
     for element in fragment.body.find_all(UNPRINTABLE):
-        paper.note(
+        paper.warn(
             f"<{element.name}> cannot be set and is left out (a picture or text would be set)",
-            fragment.cell,
+            fragment.cell_name,
         )
         element.decompose()
 
@@ -110,22 +110,22 @@ def _footnote(note):
     return element
 
 
-def read_syntax(body, authored):
+def read_syntax(body, has_author):
     """Replace typed syntax in text by elements, except in code, formulas and links.
 
     Args:
         body: a tree of elements, changed in place.
-        authored: the bibliography; `@word` is a citation only if it has this key.
+        has_author: the bibliography; `@word` is a citation only if it has this key.
     """
     for text in find_texts(body):
         if text.find_parent(["pre", "code", "tex-math", "a"]):
             continue
-        nodes = split_syntax(str(text), authored)
+        nodes = split_syntax(str(text), has_author)
         if nodes != [text]:
             text.replace_with(*nodes)
 
 
-def split_syntax(text, authored):
+def split_syntax(text, has_author):
     """The strings and elements that a text consists of, a list."""
     nodes = []
     end = 0  # of what has been read
@@ -133,7 +133,7 @@ def split_syntax(text, authored):
     while found := _next_match(text, end):
         make, match = found
         end = match.end()
-        elements = make(match, authored)
+        elements = make(match, has_author)
         if elements:
             nodes += [text[start : match.start()], *elements]
             start = end
@@ -175,7 +175,7 @@ def make_reference(match, _):
     return [_reference(match[2], kind)]
 
 
-def make_bracketed_citation(match, authored):
+def make_bracketed_citation(match, has_author):
     """One or more works or labels in brackets."""
     keys = KEY.findall(match[1])
     if not keys:
@@ -185,12 +185,12 @@ def make_bracketed_citation(match, authored):
     return [new_element("a", href=f"#ref-{','.join(keys)}", **{"class": ["cited"]})]
 
 
-def make_bare_citation(match, authored):
+def make_bare_citation(match, has_author):
     """A work or a label in the sentence; other words behind an @ stay text."""
     key = match[2]
     if CROSS_REFERENCE.match(key):
         return _references([key], match[0])
-    if key not in authored:
+    if key not in has_author:
         return []
     return [new_element("a", href=f"#ref-{key}", **{"class": ["authors"]})]
 

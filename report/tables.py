@@ -8,7 +8,7 @@ one wider than the page is cut into blocks of columns that stand under each othe
 import functools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from report.geometry import COLUMN_HEIGHT, COLUMN_POINTS, PAGE_POINTS, PRINT_SIZES
 from report.latex_text import set_symbols
@@ -23,6 +23,7 @@ KEPT_ROWS = 30  # of a longer table, at its start and at its end
 MOST_LINES = 3  # of a row whose text is wrapped so that the table stands in its place
 MOST_COLUMNS = 100
 KEPT_COLUMNS = 20  # of a wider table, at each side
+MOST_OF_COLUMN = 0.6  # that blocks of columns may fill; higher ones span the page
 BREAK = "\u200b"  # in what a reader sees, where a long word may be broken
 SIDES = {"l": "raggedright", "c": "centering", "r": "raggedleft"}
 COLUMN_TYPES = {"c": "c", "r": "r", "S": "r"}  # others are text, on the left
@@ -80,17 +81,21 @@ class Layout:
     widths: list  # of the columns, in points
 
 
+def ignore(_):
+    """Take a sentence about a table that is in no paper."""
+
+
 @dataclass
 class Table:
     """Rows of cells, with the lines ruled above each row."""
 
-    name: str  # what messages call the notebook's cell
+    cell_name: str
     aligns: list  # l, c or r, for each column
     rows: list  # lists of Cells
     rules: list  # LaTeX of the lines above each row
     head: int  # how many rows are the head
-    note: object = None  # called with a sentence about what is cut
-    remark: object = None  # called with another sentence that the author is told
+    warn: object = ignore  # called with a sentence about what is cut
+    inform: object = ignore  # called with a sentence about what is no fault
 
     def letters(self):
         """The most letters of a line in each column, and the most letters of a word, two lists."""
@@ -99,11 +104,14 @@ class Table:
         for row in self.rows:
             column = 0
             for cell in row:
-                for line in cell.lines() if cell.column_span == 1 else ():
-                    parts = re.split(rf"[\s{BREAK}]+", line)
-                    lines[column] = max(lines[column], len(line.replace(BREAK, "")))
-                    words[column] = max(words[column], *map(len, parts))
+                start = column
                 column += cell.column_span
+                if cell.column_span > 1:
+                    continue
+                for line in cell.lines():
+                    parts = re.split(rf"[\s{BREAK}]+", line)
+                    lines[start] = max(lines[start], len(line.replace(BREAK, "")))
+                    words[start] = max(words[start], *map(len, parts))
         return lines, words
 
     def layout(self, rooms, sizes=tuple(PRINT_SIZES)):
@@ -167,61 +175,56 @@ class Table:
         tabulars = [table.tabular(piece, layout, is_cut) for piece in pieces]
         return self.floats(tabulars, layout.spans_page, caption, label, HERE if narrow else "")
 
-    def floats(self, contents, spans_page, caption, label, place=""):
+    def floats(self, contents, spans_page, caption, label, specifier=""):
         """Floats of LaTeX, one for each content, that together are this table.
 
-        A single content without a label stands in its place if it fits the column. `place` is
-        where LaTeX may put them, if not where it puts floats anyway.
+        A single content without a label stands in its place if it fits the column. The
+        `specifier` says where LaTeX may put them, such as [H]; "" is its default.
         """
         if not label and not spans_page and len(contents) == 1:
             return f"\\begin{{center}}\n{contents[0]}\\end{{center}}"
-        if not label and self.remark:
-            self.remark(
+        if not label:
+            self.inform(
                 "a table without a label is too large for its place and stands at the top of a "
                 "page or column (`#| label: tbl-…` and `#| tbl-cap: …` give it number and caption)"
             )
         floats = []
         for index, content in enumerate(contents):
             above = caption_line(caption, label, is_continued=index > 0)
-            floats.append(float_around(above + content, spans_page, place))
+            floats.append(float_around(above + content, spans_page, specifier))
         return "\n\n".join(floats)
-
-    def tell(self, sentence):
-        """Tell the author something about the table."""
-        if self.note:
-            self.note(sentence)
 
     def in_blocks(self, rooms, caption, label):
         """The table as LaTeX in blocks of columns that stand under each other."""
-        for room in rooms:
-            blocks = [self.part(columns) for columns in self.divide(room)]
-            layouts = [block.layout((room,)) for block in blocks]
-            size = min([layout.size for layout in layouts if layout], default=min(PRINT_SIZES))
-            fitting = [
-                block.layout((room,), (size,))
-                or Layout(size, False, [room / len(block.aligns)] * len(block.aligns))
-                for block in blocks
-            ]
-            height = sum(block.height(layout) for block, layout in zip(blocks, fitting))
-            if height <= COLUMN_HEIGHT * 0.6:
-                break
-        self.tell(
+        blocks = self.choose_width(rooms)
+        self.warn(
             f"a table of {len(self.aligns)} columns is wider than the page and is cut into "
-            f"{len(blocks)} blocks of columns (show fewer columns, or transpose it)"
+            f"{len(blocks.tables)} blocks of columns (show fewer columns, or transpose it)"
         )
-        stacks = [[]]  # of tabulars that stand in one float
-        height = 0
-        for block, layout in zip(blocks, fitting):
-            pieces = block.cut(layout)
-            needed = block.height(layout) / len(pieces)
-            for piece in pieces:
-                if height + needed > COLUMN_HEIGHT and stacks[-1]:
-                    stacks.append([])
-                    height = 0
-                stacks[-1].append(block.tabular(piece, layout, len(pieces) > 1))
-                height += needed
-        contents = ["\\par\\medskip\n".join(stack) for stack in stacks]
-        return self.floats(contents, room == PAGE_POINTS, caption, label)
+        contents = stack_blocks(blocks)
+        return self.floats(contents, blocks.room == PAGE_POINTS, caption, label)
+
+    def choose_width(self, rooms):
+        """The Blocks in the first width in which they are not too high, else in the last width."""
+        for room in rooms[:-1]:
+            blocks = self.blocks_within(room)
+            if blocks.height <= COLUMN_HEIGHT * MOST_OF_COLUMN:
+                return blocks
+        return self.blocks_within(rooms[-1])
+
+    def blocks_within(self, room):
+        """The Blocks of a width, all in print of one size."""
+        tables = [self.part(columns) for columns in self.divide(room)]
+        layouts = [table.layout((room,)) for table in tables]
+        size = min([layout.size for layout in layouts if layout], default=min(PRINT_SIZES))
+        layouts = []
+        for table in tables:
+            layout = table.layout((room,), (size,))
+            if layout is None:  # LaTeX scales it
+                count = len(table.aligns)
+                layout = Layout(size, False, [room / count] * count)
+            layouts.append(layout)
+        return Blocks(room, tables, layouts)
 
     def height(self, layout):
         """How high the table is, in points."""
@@ -260,7 +263,7 @@ class Table:
             rows.append(cells)
         aligns = [self.aligns[column] for column in columns]
         rules = ["" if "cline" in rule or "cmidrule" in rule else rule for rule in self.rules]
-        return Table(self.name, aligns, rows, rules, self.head)
+        return replace(self, aligns=aligns, rows=rows, rules=rules)
 
     def shortened(self):
         """The Table, or its first and last rows and columns if it has very many."""
@@ -270,13 +273,13 @@ class Table:
             start, end = self.head + KEPT_ROWS, len(self.rows) - KEPT_ROWS
             rows = [*self.rows[:start], dots, *self.rows[end:]]
             rules = [*self.rules[:start], "", *self.rules[end:]]
-            table = Table(self.name, self.aligns, rows, rules, self.head, self.note)
-            self.tell(f"of a table of {len(self.rows)} rows the first and last are set")
+            table = replace(self, rows=rows, rules=rules)
+            self.warn(f"of a table of {len(self.rows)} rows the first and last are set")
         count = len(self.aligns)
         if count > MOST_COLUMNS:
             columns = [*range(KEPT_COLUMNS), *range(count - KEPT_COLUMNS, count)]
             table = table.part(columns)
-            self.tell(f"of a table of {count} columns the first and last {KEPT_COLUMNS} are set")
+            self.warn(f"of a table of {count} columns the first and last {KEPT_COLUMNS} are set")
         return table
 
     def cut(self, layout):
@@ -333,6 +336,39 @@ class Table:
         return "".join(lines)
 
 
+@dataclass
+class Blocks:
+    """A table cut into Tables of some columns each, and how they fit a width."""
+
+    room: float  # the width, in points
+    tables: list
+    layouts: list  # the Layout of each
+
+    @property
+    def height(self):
+        """How high the blocks are together, in points."""
+        return sum(table.height(layout) for table, layout in zip(self.tables, self.layouts))
+
+
+def stack_blocks(blocks):
+    """The LaTeX of blocks under each other, a string for each column that they fill: a list.
+
+    A block that is higher than a column is cut into pieces.
+    """
+    stacks = [[]]  # of tabulars that stand in one float
+    height = 0
+    for table, layout in zip(blocks.tables, blocks.layouts):
+        pieces = table.cut(layout)
+        needed = table.height(layout) / len(pieces)
+        for piece in pieces:
+            if height + needed > COLUMN_HEIGHT and stacks[-1]:
+                stacks.append([])
+                height = 0
+            stacks[-1].append(table.tabular(piece, layout, len(pieces) > 1))
+            height += needed
+    return ["\\par\\medskip\n".join(stack) for stack in stacks]
+
+
 def share_room(room, lines, words):
     """Widths for columns: each has room for its longest word, and a share of what is left.
 
@@ -365,11 +401,11 @@ def caption_line(caption, label, is_continued):
     return f"\\caption{{{caption}}}\\label{{{label}}}\n"
 
 
-def float_around(content, spans_page, place=""):
+def float_around(content, spans_page, specifier=""):
     """A float of LaTeX."""
     environment = "table*" if spans_page else "table"
-    latex = f"\\begin{{{environment}}}{place}\n\\centering\n{content}\\end{{{environment}}}"
-    if place == HERE:  # flushend would push it out of the page to make columns of one height
+    latex = f"\\begin{{{environment}}}{specifier}\n\\centering\n{content}\\end{{{environment}}}"
+    if specifier == HERE:  # flushend would push it out of the page to make columns of one height
         return f"\\raggedend\n{latex}"
     return latex
 
@@ -424,18 +460,21 @@ def tokens(text, start=0):
             depth -= 1
 
 
-def from_latex(text, name):
+def from_latex(text, cell_name):
     """The Table in the LaTeX of a tabular or longtable, and the caption that it has.
 
     Args:
         text: LaTeX.
-        name: what messages call the notebook's cell.
+        cell_name: see Fragment.
     """
     found = TABULAR.search(text)
     if not found:
-        raise PaperError(f"{name}: its LaTeX is no whole tabular.")
+        raise PaperError(
+            f"{cell_name}: its LaTeX table has no matching \\begin{{tabular}} … \\end{{tabular}}: "
+            "run the cell again."
+        )
     caption = CAPTION.search(text)
-    table = Table(name, [], [], [], 0)
+    table = Table(cell_name, [], [], [], 0)
     above = ""  # the rules above the next row
     for line in split(_tabular_body(found["body"]), "\\\\"):
         line = re.sub(r"\A\s*\[[\d.]+\w+\]", "", line)  # extra space behind the row above
@@ -487,14 +526,14 @@ def _count_columns(rows):
     return max([sum(cell.column_span for cell in row) for row in rows], default=1)
 
 
-def from_html(element, name):
+def from_html(element, cell_name):
     """The Table in an HTML table, its cells with the elements to fill them from.
 
     Args:
         element: the table.
-        name: what messages call the notebook's cell.
+        cell_name: see Fragment.
     """
-    table = Table(name, [], [], [], 0)
+    table = Table(cell_name, [], [], [], 0)
     columns = {}  # number -> the elements in it that span no other column
     covered = {}  # number -> how many more rows a cell above extends over
     for line in element.find_all("tr"):

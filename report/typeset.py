@@ -164,13 +164,13 @@ def limit():
 # ------------------------------------------------------------------------------------ typesetting
 
 
-def typeset(latex, files, names):
+def typeset(latex, files, cell_names):
     """The PDF, the LaTeX that it was made of, and warnings for the author.
 
     Args:
         latex: the paper's source. Characters that its fonts lack are set in other fonts.
         files: name -> bytes of pictures.
-        names: what messages call the notebook's cells, by their numbers in comments of the source.
+        cell_names: of all cells, whose numbers stand in comments of the source.
 
     Returns:
         bytes; str; a list of sentences.
@@ -182,13 +182,13 @@ def typeset(latex, files, names):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(folder, files)
-        result = _run_latex(folder, latex, names)
+        result = _run_latex(folder, latex, cell_names)
         result = _mend_errors(folder, result, warnings)
         if lacking := dropped_glyphs(result.log):
             latex, lacking = borrow_fonts(result.latex, lacking, folder)
-            latex, left_out = _leave_out_symbols(latex, lacking, names)
+            latex, left_out = _leave_out_symbols(latex, lacking, cell_names)
             warnings += left_out
-            result = _mend_errors(folder, _run_latex(folder, latex, names), warnings)
+            result = _mend_errors(folder, _run_latex(folder, latex, cell_names), warnings)
         result = _mend_widths(folder, result)
         fault = find_fault(result) or result.failure
         pdf = b""
@@ -214,13 +214,13 @@ def _mend_errors(folder, result, warnings):
             break
         _run_through(folder)
         errors = latex_errors(_read_if_there(folder / "report.log"))
-        latex, sentences = leave_out(result.latex, errors, result.names)
+        latex, sentences = leave_out(result.latex, errors, result.cell_names)
         if latex == result.latex:
             break
         warnings += sentences
         for file in folder.glob("report.*"):  # what a failed run left
             file.unlink()
-        result = _run_latex(folder, latex, result.names)
+        result = _run_latex(folder, latex, result.cell_names)
     return result
 
 
@@ -231,7 +231,7 @@ def _mend_widths(folder, result):
     latex = fit_formulas(result.latex, overfull_lines(result))
     if latex == result.latex:
         return result
-    mended = _run_latex(folder, latex, result.names)
+    mended = _run_latex(folder, latex, result.cell_names)
     return result if mended.failure else mended
 
 
@@ -251,13 +251,13 @@ def _keep_for_inspection(folder):
         shutil.copy(file, BUILD)
 
 
-def _run_latex(folder, latex, names):
+def _run_latex(folder, latex, cell_names):
     """Run latexmk in a folder and return what became of it, a LatexRun."""
     (folder / "report.tex").write_text(latex, encoding="utf-8")
     failure = _latexmk(folder)
     log = _read_if_there(folder / "report.log")
     bibtex_log = _read_if_there(folder / "report.blg")
-    return LatexRun(latex, log, bibtex_log, failure, names, BIBLIOGRAPHY)
+    return LatexRun(latex, log, bibtex_log, failure, cell_names, BIBLIOGRAPHY)
 
 
 def _read_if_there(file):
@@ -291,19 +291,19 @@ def _latexmk(folder, command=tuple(LATEXMK)):
         start_new_session=True,
         preexec_fn=limit,
     )
-    endless = f"LaTeX did not end within {SECONDS} seconds: a formula or a table may call itself"
+    endless = "LaTeX did not end within {limit}: a macro may be defined in terms of itself"
     try:
         message = process.communicate(timeout=WAIT * SECONDS)[1].decode(errors="replace")
     except subprocess.TimeoutExpired:
-        return endless
+        return endless.format(limit=f"{WAIT * SECONDS:g} seconds")
     finally:  # after Ctrl-C as well
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     if not process.returncode:
         return ""
-    if "Killed" in message:  # by the limit of the processor's seconds
-        return endless
+    if "Killed" in message:
+        return endless.format(limit=f"{SECONDS} seconds of processor time")
     return f"latexmk stopped: {message[-200:]}"
 
 
@@ -383,8 +383,8 @@ def _borrow(latex, family, characters):
     return _any_of(characters, "+").sub(replace, latex)
 
 
-def _leave_out_symbols(latex, lacking, names):
-    """The source without symbols that no font has, such as emoji, and notes that name their cells.
+def _leave_out_symbols(latex, lacking, cell_names):
+    """The source without symbols that no font has, such as emoji, and warnings about their cells.
 
     Letters stay, for a text without its letters would make no sense: they are a fault.
     """
@@ -392,10 +392,13 @@ def _leave_out_symbols(latex, lacking, names):
     if not symbols:
         return latex, []
     expression = _any_of(symbols)
-    cells = [cell_of(latex[: found.start()], names) for found in expression.finditer(latex)]
+    affected = [
+        cell_of(latex[: found.start()], cell_names) for found in expression.finditer(latex)
+    ]
     shown = "".join(sorted(symbols))
-    note = f"{', '.join(dict.fromkeys(cells))}: no font here has {shown}, left out."
-    return expression.sub("", latex), [note]
+    joined = ", ".join(dict.fromkeys(affected))
+    warning = f"{joined}: no font here has {shown}, left out."
+    return expression.sub("", latex), [warning]
 
 
 def _any_of(characters, repeated=""):

@@ -1,7 +1,7 @@
 """Makes the paper as one web page: self-contained, without scripts, for any width of screen.
 
 It has the sections, figures, tables, equations and references of the PDF with the same numbers, and
-each number that is a claim opens its passport. Neither TeX nor any other program is needed: figures
+each number that is a claim opens its source. Neither TeX nor any other program is needed: figures
 are SVG where poppler's pdftocairo is installed and PNG elsewhere.
 """
 
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from report.html_writer import HtmlWriter
 from report.latex_text import safe_label
 from report.markdown import HEADINGS
-from report.passports import Passports, format_claim
+from report.provenance import Provenance, format_claim
 from report.reference_list import list_references
 from report.typeset import resource, run
 from tools.errors import PaperError
@@ -35,11 +35,11 @@ def write_page(notebook, paper, results):
         paper: its Paper.
         results: the content of its results.json, {} without one.
     """
-    passports = Passports(notebook, results)
+    provenance = Provenance(notebook, results)
     writer = HtmlWriter(
         paper,
         list_references(_cited_keys(paper)),
-        passports,
+        provenance,
         lambda name: picture_address(name, paper),
     )
     parts = {}
@@ -57,9 +57,9 @@ def write_page(notebook, paper, results):
         contents=_contents(paper),
         notes=[Markup(note) for note in writer.footnotes],
         references=[each for _, each in writer.references.values()],
-        passports=[
-            _describe(number, claims, cell, passports)
-            for (claims, cell), number in writer.shown.items()
+        sources=[
+            _describe(number, claims, cell_name, provenance)
+            for (claims, cell_name), number in writer.shown.items()
         ],
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
     )
@@ -137,12 +137,12 @@ def _contents(paper):
     return found
 
 
-def _describe(number, claims, cell, passports):
-    """What the template needs of a passport, a dict."""
+def _describe(number, claims, cell_name, provenance):
+    """What the template needs of the source of a number, a dict."""
     described = []
     for claim in claims:
-        kind, digest = passports.origin(claim)
-        verdict = passports.verdict(claim)
+        kind, digest = provenance.origin(claim)
+        verdict = provenance.verdict(claim)
         described.append(
             {
                 "name": claim.name,
@@ -150,12 +150,12 @@ def _describe(number, claims, cell, passports):
                 "kind": kind,
                 "source": claim.source,
                 "hash": digest,
-                "tolerance": passports.tolerance(claim),
+                "tolerance": provenance.tolerance(claim),
                 "verdict": verdict,
             }
         )
-    cell = cell.partition(" (")[0]  # without its words: the page shows no code
-    return {"number": number, "cell": cell, "claims": described}
+    shown_in = cell_name.partition(" (")[0]  # without its words: the page shows no code
+    return {"number": number, "shown_in": shown_in, "claims": described}
 
 
 def _environment():

@@ -47,7 +47,7 @@ SHORT_PARENT = replace(
     momentum=0.95,
     weight_decay=0.1,
 )
-HELD_OUT = 5_000  # training images on which trials are compared
+VALIDATION_IMAGES = 5_000  # of the training images; trials are compared on them
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,31 @@ class Experiment:
     """One run of the study.
 
     `network` is a function that makes the network; `start` the name of the run whose weights it
-    starts from, "" for none. With `held_out`, training leaves out the images held out. `snapshots`
-    are the epochs after which the network is kept as a run of so many epochs: its name ends in that
-    number where this one's ends in its own.
+    starts from, "" for none. With `uses_validation_set`, training leaves out the validation images,
+    and accuracies are measured on them. `snapshots` are the epochs after which the network is
+    stored as a run of its own: "parent-0-120" with the snapshot 20 also stores "parent-0-20".
     """
 
     name: str
     network: Callable
     recipe: Recipe
     start: str = ""
-    held_out: bool = False
+    uses_validation_set: bool = False
     keep_image_losses: bool = False
     snapshots: tuple = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the parents of one more epoch are trained, how long, and how many there are.
+    """How many runs are trained, and how the parents of one more epoch are trained.
 
-    `ages` are the epochs at which the network is kept as a parent; the last one is the end of the
-    run.
+    `parent_epochs` are the numbers of epochs after which the network becomes a parent.
     """
 
     parent_recipe: Recipe
-    ages: tuple
-    parents: int
-    orders: int             # of the batches of one more epoch, from each parent
+    parent_epochs: tuple
+    parent_seeds: int
+    orders_per_parent: int  # of the batches of one more epoch
     ablation_seeds: int
     with_small_stem: bool   # 16 times the cost of the others
 
@@ -88,25 +87,25 @@ class Plan:
 PLANS = {
     "gpu": Plan(
         parent_recipe=LONG_PARENT,
-        ages=(20, 40, 60, 80, 120),
-        parents=2,
-        orders=3,
+        parent_epochs=(20, 40, 60, 80, 120),
+        parent_seeds=2,
+        orders_per_parent=3,
         ablation_seeds=5,
         with_small_stem=True,
     ),
     "cpu": Plan(
         parent_recipe=SHORT_PARENT,
-        ages=(16,),  # before the end, the learning rate is too high for a parent like the course's
-        parents=1,
-        orders=3,
+        parent_epochs=(4, 16),
+        parent_seeds=1,
+        orders_per_parent=3,
         ablation_seeds=2,
         with_small_stem=False,
     ),
     "rehearsal": Plan(
         parent_recipe=replace(LONG_PARENT, step_epochs=1),
-        ages=(1, 2),
-        parents=1,
-        orders=2,
+        parent_epochs=(1, 2),
+        parent_seeds=1,
+        orders_per_parent=2,
         ablation_seeds=1,
         with_small_stem=False,
     ),
@@ -120,12 +119,22 @@ def parent_name(seed, epochs):
     return f"parent-{seed}-{epochs}"
 
 
-def parents(plan, seed):
-    """List the course's network by the plan's recipe, with snapshots at all ages."""
-    *snapshots, epochs = plan.ages
+def parent_experiments(plan, seed):
+    """List the course's network, trained by the plan's recipe for each number of epochs.
+
+    With a linear schedule each is a run of its own, since the learning rate falls until the end of
+    a run. Otherwise one run has snapshots.
+    """
+    if plan.parent_recipe.schedule == "linear":
+        return [parent_experiment(plan, seed, epochs) for epochs in plan.parent_epochs]
+    *snapshots, epochs = plan.parent_epochs
+    return [replace(parent_experiment(plan, seed, epochs), snapshots=tuple(snapshots))]
+
+
+def parent_experiment(plan, seed, epochs):
+    """Return the run of the course's network by the plan's recipe for so many epochs."""
     recipe = replace(plan.parent_recipe, epochs=epochs, seed=seed)
-    name = parent_name(seed, epochs)
-    return [Experiment(name, CourseNetwork, recipe, snapshots=tuple(snapshots))]
+    return Experiment(parent_name(seed, epochs), CourseNetwork, recipe)
 
 
 def with_control(experiment):
@@ -136,29 +145,32 @@ def with_control(experiment):
 
 
 def replication(plan, seed):
-    """List the original's epoch from the oldest parent, in several orders of the batches."""
-    start = parent_name(seed, plan.ages[-1])
+    """List one more epoch from the parent of most epochs, in several orders of the batches."""
+    return restarts(f"restart-{seed}", parent_name(seed, plan.parent_epochs[-1]), plan)
+
+
+def restarts(group, start, plan):
+    """List one more epoch from the run `start`, in several orders of the batches, with controls."""
     experiments = []
-    for order in range(plan.orders):
+    for order in range(plan.orders_per_parent):
         recipe = replace(RESTART, seed=FIRST_ORDER + order)
-        experiment = Experiment(f"restart-{seed}-{order}", CourseNetwork, recipe, start)
+        experiment = Experiment(f"{group}-{order}", CourseNetwork, recipe, start)
         experiments += with_control(experiment)
     return experiments
 
 
-def ages(plan):
-    """List the same epoch from younger parents, in one order of the batches."""
+def young_parent_experiments(plan):
+    """List one more epoch from the parents of fewer epochs, in several orders of the batches."""
     experiments = []
-    for epochs in plan.ages[:-1]:
-        start = parent_name(0, epochs)
-        experiments += with_control(Experiment(f"age-{epochs}", CourseNetwork, RESTART, start))
+    for epochs in plan.parent_epochs[:-1]:
+        experiments += restarts(f"age-{epochs}", parent_name(0, epochs), plan)
     return experiments
 
 
 def later_epochs(plan):
     """List five epochs after the restart."""
     recipe = replace(RESTART, epochs=5)
-    start = parent_name(0, plan.ages[-1])
+    start = parent_name(0, plan.parent_epochs[-1])
     experiment = Experiment("five-epochs", CourseNetwork, recipe, start, keep_image_losses=True)
     return with_control(experiment)
 
@@ -168,13 +180,13 @@ def order_name(kind):
     return f"order-{kind.replace(' ', '-')}"
 
 
-def orders(plan):
+def order_experiments(plan):
     """List two epochs from the oldest parent for each kind of order of the images but one.
 
     New permutations have no run of their own here: `later_epochs` begins with these two epochs.
     """
     kinds = [kind for kind in Recipe.CHOICES["order"] if kind != RESTART.order]
-    return all_orders(kinds, parent_name(0, plan.ages[-1]), CourseNetwork, RESTART)
+    return all_orders(kinds, parent_name(0, plan.parent_epochs[-1]), CourseNetwork, RESTART)
 
 
 def all_orders(kinds, start, network, recipe, prefix=""):
@@ -198,10 +210,10 @@ def optimizers(plan):
     rate of zero before the first update, which fills Adam's moments. β2 is changed in all orders of
     the batches, the others in one.
     """
-    start = parent_name(0, plan.ages[-1])
+    start = parent_name(0, plan.parent_epochs[-1])
     experiments = []
     for beta2 in (0.9, 0.99):
-        for order in range(plan.orders):
+        for order in range(plan.orders_per_parent):
             recipe = replace(RESTART, seed=FIRST_ORDER + order, beta2=beta2)
             experiments.append(Experiment(f"beta2-{beta2}-{order}", CourseNetwork, recipe, start))
     changes = {
@@ -215,7 +227,7 @@ def optimizers(plan):
 
 
 def from_long_recipe():
-    """List the original's epoch from our network of the long recipe, in three orders.
+    """List one more epoch from our network of the long recipe, in three orders.
 
     The first order has the seed of its parent, whose batches were larger, mixed and changed more,
     80 epochs before.
@@ -282,21 +294,20 @@ def trials():
     experiments = []
     for name, change in changes.items():
         recipe = replace(base, **change)
-        experiments.append(
-            Experiment(f"trial-{name}", networks.submission_network, recipe, held_out=True)
-        )
+        trial = Experiment(f"trial-{name}", networks.submission_network, recipe)
+        experiments.append(replace(trial, uses_validation_set=True))
     return experiments
 
 
 def groups(plan):
     """Return all runs of the study in the order of training: a dict group -> list of Experiment."""
     runs = {}
-    for seed in range(plan.parents):
-        runs[f"parent-{seed}"] = parents(plan, seed)
+    for seed in range(plan.parent_seeds):
+        runs[f"parent-{seed}"] = parent_experiments(plan, seed)
         runs[f"replication-{seed}"] = replication(plan, seed)
         if seed == 0:
-            runs["ages"] = ages(plan)
-            runs["orders"] = orders(plan)
+            runs["ages"] = young_parent_experiments(plan)
+            runs["orders"] = order_experiments(plan)
     runs["optimizers"] = optimizers(plan)
     runs["later-epochs"] = later_epochs(plan)
     runs["ablations"] = ablations(plan)

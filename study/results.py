@@ -1,5 +1,4 @@
 """What the study claims, tabulates and concludes, from its stored runs."""
-import statistics
 
 import numpy as np
 import pandas as pd
@@ -21,8 +20,8 @@ CHANGES = {
     "ablation-no-shortcuts": "no shortcuts, γ = 1",
     "ablation-no-zero-init": "γ = 1",
     "ablation-all-projections": "a projection in every block",
-    "ablation-adamw": "AdamW (rate 0.002) instead of Muon",
-    "ablation-sgd": "SGD (rate 0.1) instead of Muon",
+    "ablation-adamw": "AdamW, one rate (0.002), not Muon",
+    "ablation-sgd": "SGD, one rate (0.1), not Muon",
     "ablation-random-stem": "random stem initialisation",
     "ablation-no-smoothing": "no label smoothing",
     "ablation-zero-padding": "zero padding",
@@ -58,8 +57,8 @@ def claim_accuracies(ledger, runs, published):
         ledger.claim(f"{run.name}/accuracy", run.accuracy, "%", run)
     best = runs["long-0"]
     interval = run_statistics.accuracy_interval(best.accuracy, OFFICIAL_IMAGES)
-    ledger.claim(f"{best.name}/accuracy_flips_averaged", best.flip_tta_accuracy, "%", best)
-    ledger.claim(f"{best.name}/accuracy_interval", interval, "%", best)
+    ledger.claim(f"{best.name}/accuracy_with_tta", best.flip_tta_accuracy, "%", best)
+    ledger.claim(f"{best.name}/accuracy_interval", interval, "points", best)
 
 
 def claim_seeds(ledger, group, runs):
@@ -73,21 +72,23 @@ def claim_seeds(ledger, group, runs):
     return statistics_of_seeds
 
 
-def accuracy_table(fast, fast_gpu, best, published):
+def accuracy_table(groups, fast, fast_gpu, best, published):
     """Return the table of test accuracies, a DataFrame.
 
-    `fast` and `fast_gpu` are statistics of seeds, `best` is the run of the long recipe, `published`
-    the dict of `run_statistics.published`.
+    `groups` is a dict name -> list of runs; `fast` and `fast_gpu` are statistics of the seeds of
+    the groups of these names, `best` is the run of the long recipe, `published` the dict of
+    `run_statistics.published`.
     """
     rows = [
-        ("fast, CPU", 5, OFFICIAL_IMAGES, fast["accuracy"]),
-        ("fast, GPU", 5, OFFICIAL_IMAGES, fast_gpu["accuracy"]),
+        ("fast, CPU", len(groups["fast"]), OFFICIAL_IMAGES, fast["accuracy"]),
+        ("fast, GPU", len(groups["fast-gpu"]), OFFICIAL_IMAGES, fast_gpu["accuracy"]),
         ("long", 1, OFFICIAL_IMAGES, best.accuracy),
         ("long, with TTA", 1, OFFICIAL_IMAGES, best.flip_tta_accuracy),
     ]
     table = accuracy_rows(rows, published_rows(published))
     over_seeds = [fast["accuracy_interval"], fast_gpu["accuracy_interval"]]
     others = len(table) - len(over_seeds)
+    table = table.drop(columns="images")  # the same in all rows
     table["± over seeds"] = [f"{value:.2f}" for value in over_seeds] + ["–"] * others
     return table.rename(columns={"network": "recipe"})
 
@@ -165,29 +166,34 @@ def epochs_from(runs, parent):
     return [run for run in runs.values() if run.info["config"]["start"] == parent.key]
 
 
-def claim_epochs(ledger, epochs, before):
-    """Claim what more epochs did to the network of the run `before`; return it by group.
+def claim_epochs(ledger, runs, parents):
+    """Claim what more epochs did to the networks of `parents`, a list of runs.
 
-    `epochs` are the runs that start from `before`, a list. The result is a dict group -> measures,
-    see `run_statistics.epoch_measures` and `image_losses.slope_since_seen`. Those of several runs
-    that differ by their seeds are means, see `run_statistics.mean_over_runs`, and claimed as well,
-    and so are `run_statistics.changes_from_default_beta2`.
+    `runs` is a dict name -> run. Returns measures by group and the runs that start from a parent, a
+    list. Measures are a dict group -> dict, see `run_statistics.epoch_measures` and
+    `image_losses.slope_since_seen`. Those of several runs that differ by their seeds are means, see
+    `run_statistics.mean_over_runs`, and claimed as well, and so are
+    `run_statistics.highest_block_changes`.
     """
     measures = {}
-    for run in epochs:
-        control = run_statistics.control_of(run, epochs)
-        group = run_statistics.group_name(run.name)
-        of_run = claim_epoch(ledger, run, before, control)
-        of_run |= ledger.claim_all(run.name, slope_since_seen(run, control), run=run)
-        measures.setdefault(group, {})[run.recipe.seed] = of_run
+    epochs = []
+    for parent in parents:
+        from_parent = epochs_from(runs, parent)
+        epochs += from_parent
+        for run in from_parent:
+            control = run_statistics.control_of(run, from_parent)
+            of_run = claim_epoch(ledger, run, parent, control)
+            of_run |= ledger.claim_all(run.name, slope_since_seen(run, control), run=run)
+            group = run_statistics.group_name(run.name)
+            measures.setdefault(group, {})[run.recipe.seed] = of_run
     means = {}
     for group, by_seed in measures.items():
         means[group] = run_statistics.mean_over_runs(list(by_seed.values()))
         if len(by_seed) > 1:
             ledger.claim_all(group, means[group])
-    for group, changes in run_statistics.changes_from_default_beta2(measures).items():
+    for group, changes in run_statistics.highest_block_changes(measures).items():
         means[group] |= ledger.claim_all(group, changes)
-    return means
+    return means, epochs
 
 
 def stored_image_differences(run, control):
@@ -220,7 +226,7 @@ def differences_from_control(runs, epochs):
 
 
 def replication_table(published, parents, measures):
-    """Return the running mean of the loss and the accuracy, published and ours: a DataFrame.
+    """Return gap, running mean of the loss and accuracy, published and ours: a DataFrame.
 
     `published` is the dict of `run_statistics.published`; `parents` is a dict label -> group and
     the run that its epochs start from; `measures` is what `claim_epochs` returns, of all parents.
@@ -231,19 +237,34 @@ def replication_table(published, parents, measures):
         greatest = published[f"greatest_{name}"]
         ranges.append(f"{least:.3f} to {greatest:.3f}")
     accuracies = f"{published['worst']:.2f} to {published['best']:.2f}"
-    rows = [("six reports, range", *ranges, "unknown", accuracies)]
+    rows = [("six reports, range", "unknown", *ranges, "unknown", "unknown", accuracies)]
     for label, (group, before) in parents.items():
-        for name, row_label in ((group, label), (f"{group}-control", "its control")):
+        gap = plus_minus(measures[group], "gap")
+        rise = plus_minus(measures[group], "rise", signed=True)
+        of_parent = (group, label, gap, rise)
+        of_control = (f"{group}-control", "its control", "", "")
+        for name, row_label, gap_text, rise_text in (of_parent, of_control):
             values = measures[name]
             rows.append((
                 row_label,
+                gap_text,
                 plus_minus(values, "running_mean_first"),
                 plus_minus(values, "running_mean_last"),
                 plus_minus(values, "running_mean_rise"),
+                rise_text,
                 f"{before.accuracy:.2f}",
                 plus_minus(values, "accuracy"),
             ))
-    columns = ["one more epoch from", "step 100", "step 500", "rise", "before (%)", "after (%)"]
+    columns = [
+        "one more epoch from",
+        "gap (points)",
+        "step 100",
+        "step 500",
+        "rise",
+        "beyond control",
+        "before (%)",
+        "after (%)",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -287,29 +308,16 @@ def curves_since_seen(runs):
     return curves
 
 
-def mean_block_autocorrelation(epochs):
-    """Return the mean of `run_statistics.block_autocorrelation` over runs of one epoch.
+def block_correlations(runs, epochs):
+    """Return `run_statistics.block_autocorrelation` of each epoch of some runs, as text.
 
-    `epochs` are runs with their controls, a list.
+    `runs` are a list; `epochs` are runs among which their controls are, a list.
     """
     correlations = []
-    for run in epochs:
+    for run in runs:
         control = run_statistics.control_of(run, epochs)
-        if control.name != run.name and len(run.history) == 1:
-            (differences,) = run_statistics.difference_by_epoch(run, control)
-            correlations.append(run_statistics.block_autocorrelation(differences))
-    return statistics.mean(correlations)
-
-
-def block_correlations(run, epochs):
-    """Return `run_statistics.block_autocorrelation` of each epoch of a run, as text.
-
-    `epochs` are runs among which its control is, a list.
-    """
-    control = run_statistics.control_of(run, epochs)
-    correlations = []
-    for differences in run_statistics.difference_by_epoch(run, control):
-        correlations.append(f"{run_statistics.block_autocorrelation(differences):.2f}")
+        for differences in run_statistics.difference_by_epoch(run, control):
+            correlations.append(f"{run_statistics.block_autocorrelation(differences):.2f}")
     return ", ".join(correlations)
 
 
@@ -321,12 +329,10 @@ def rises_as_text(runs):
     return join_numbers(rises)
 
 
-def highest_blocks_as_text(runs, epochs):
-    """Return the measure highest_block of each run, as text; `epochs` are runs with controls."""
-    highest = []
-    for losses in differences_from_control(runs, epochs):
-        highest.append(f"{run_statistics.block_means(losses).max():.3f}")
-    return join_numbers(highest)
+def highest_blocks_as_text(ledger, runs):
+    """Return the measure highest_block of each run, as `ledger` claims it, as text."""
+    claims = [ledger.claims[f"{run.name}/highest_block"] for run in runs]
+    return join_numbers([f"{claim.value:.3f}" for claim in claims])
 
 
 def join_numbers(numbers):
@@ -342,6 +348,7 @@ def abstract(fast, best, loss_without_shortcuts, measures, rises):
     interval, and `rises`, of the running mean in each order, are text.
     """
     excess = plus_minus(measures["restart-0"], "excess")
+    young_excess = plus_minus(measures["age-4"], "excess")
     long_excess = plus_minus(measures["long-restart"], "excess")
     later_rise = plus_minus(measures["five-epochs"], "rise_in_later_epochs")
     low_beta2 = measures["beta2-0.9"]
@@ -352,18 +359,20 @@ def abstract(fast, best, loss_without_shortcuts, measures, rises):
         "A residual network with the layers of a course assignment reaches "
         f"{fast['accuracy']:.2f} % on CIFAR-10 after {FAST.epochs} epochs (mean of five seeds), "
         f"and {best.accuracy:.2f} % after {LONG.epochs} with stronger augmentation. With the same "
-        f"initial scales, {FAST.epochs} epochs without shortcuts reach {loss_without_shortcuts} "
-        "points less than with them (mean of two seeds). The gradient does not vanish without "
-        "them at the start of training; it grows towards the first block. In all six reports of "
+        f"initialisation, {FAST.epochs} epochs without shortcuts reach {loss_without_shortcuts} "
+        "points less than with them (two seeds; ± over images). The gradient does not vanish "
+        "without them at the start of training; it grows towards the first block. In all six "
+        "reports of "
         "one more epoch that we know, the running mean of the loss rises. We repeat this epoch "
         "from the course's network, which we trained anew. The learning-rate restart raises the "
         "loss by "
         f"{excess}. The loss climbs to a peak and falls again; the running mean changes by {rises} "
         f"in three orders of the batches. The peak is lower by {fall_of_peak} if β₂, the decay "
-        "rate of Adam's second moments, is 0.9 instead of 0.999. In later epochs, at 0.999, the "
+        "rate of Adam's second moments, is 0.9 instead of 0.999. In later epochs (one run) the "
         f"running mean rises by {later_rise}, and the loss of an image grows until it is seen "
-        "again. From our network of the long recipe, the restart raises the loss by "
-        f"{long_excess}, without such a peak. Which effect the reports show remains open."
+        "again. The restart also raises the loss of the same network after a quarter of the "
+        f"epochs, by {young_excess}, and of our network of the long recipe, by {long_excess}, but "
+        "without such a peak. Which effect the reports show remains open."
     )
 
 
@@ -381,6 +390,12 @@ def conclude(ledger, published):
         "the network is worse without shortcuts": ("ablation-no-shortcuts/gain", "<", 0),
         "the restart raises the loss of the course's network": ("restart-0/excess", ">", 0),
         "it lowers this network's test accuracy": ("restart-0/change_from_control", "<", 0),
+        "the restart raises the loss of the young parent": ("age-4/excess", ">", 0),
+        "it lowers the young parent's test accuracy": ("age-4/change_from_control", "<", 0),
+        "a rise of the published size is excluded for the young parent": (
+            "age-4/rise", "<", mean_rise
+        ),
+        "the highest block is lower from the young parent": ("age-4/highest_block_change", "<", 0),
         "the restart raises the loss of the long recipe": ("long-restart/excess", ">", 0),
         "it lowers that network's test accuracy": ("long-restart/change_from_control", "<", 0),
         "a rise of the published size is excluded there": ("long-restart/rise", "<", mean_rise),

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 import training
-from study.experiments import HELD_OUT, groups
+from study.experiments import VALIDATION_IMAGES, groups
 from training.runs import IMAGE_LOSSES, WEIGHTS
 from utils import SubmissionError
 
 # The files of a record in the order of copying; with run.json a run counts as finished.
-RECORD = ("history.csv", "losses.csv", "predictions.safetensors", IMAGE_LOSSES, "run.json")
+RECORD_FILES = ("history.csv", "losses.csv", "predictions.safetensors", IMAGE_LOSSES, "run.json")
 
 
 @functools.cache
@@ -30,7 +30,7 @@ class Store:
 
     def __init__(self, plan, data, runs, stored):
         self.data = data
-        self.held_out = data.held_out(min(HELD_OUT, len(data.train_labels) // 10))
+        self.validation_split = data.held_out(min(VALIDATION_IMAGES, len(data.train_labels) // 10))
         self.runs = Path(runs)
         self.stored = Path(stored)
         self.groups = groups(plan)
@@ -87,7 +87,7 @@ class Store:
 
     def data_of(self, experiment):
         """Return the data that an experiment trains on."""
-        return self.held_out if experiment.held_out else self.data
+        return self.validation_split if experiment.uses_validation_set else self.data
 
     def has_record(self, name):
         """Return whether a record of the run `name` is stored, of whatever configuration."""
@@ -142,19 +142,27 @@ class Store:
         return run
 
     def with_weights(self, name):
-        """Return the stored run `name`, or its copy in `runs` if only that one has weights."""
+        """Return the run `name` from the folder that has its weights, `stored` or `runs`.
+
+        Raises SubmissionError if neither has them.
+        """
         run = self.train(name)
-        if not (run.folder / WEIGHTS).exists():
-            for folder in sorted(self.runs.glob(f"{name}-*")):
-                copy = training.load_run(folder)
-                if copy and copy.key == run.key:
-                    return copy
-        return run
+        if (run.folder / WEIGHTS).exists():
+            return run
+        for folder in sorted(self.runs.glob(f"{name}-*")):
+            copy = training.load_run(folder)
+            if copy and copy.key == run.key and (folder / WEIGHTS).exists():
+                return copy
+        raise SubmissionError(
+            f"the weights of the run {name} are neither in {self.stored} nor in {self.runs}, only "
+            f"its record: to train from them, remove {run.folder} and the runs that start from it, "
+            "then train all of them again"
+        )
 
     def store_record(self, run):
         """Copy the record of a finished run to the folder `stored`."""
         folder = self.stored / run.name
         folder.mkdir(parents=True, exist_ok=True)
-        for name in RECORD:
+        for name in RECORD_FILES:
             if (run.folder / name).exists():
                 shutil.copy(run.folder / name, folder)

@@ -57,14 +57,17 @@ def parse_options():
 def open_store(options):
     """Return the Store that the command line's options name.
 
-    Raises SubmissionError if a rehearsal, on few epochs or other data, would mix with the study's
-    own records, and as utils.load_data does.
+    Raises SubmissionError if runs of another plan, or on other data, would mix with the records of
+    the study, and as utils.load_data does.
     """
     folder = Path(os.environ.get("CIFAR10_DIR") or ROOT / "data")
     dataset = os.environ.get("DATASET") or "cifar10"
-    is_rehearsal = dataset != "cifar10" or options.plan == "rehearsal"
-    if is_rehearsal and options.stored == STORED:
-        raise SubmissionError("a rehearsal needs a folder of its own: add --stored FOLDER")
+    is_study = dataset == "cifar10" and options.plan == STORED_PLAN
+    if options.stored.resolve() == STORED.resolve() and not is_study:
+        raise SubmissionError(
+            f"runs of the plan {options.plan} on {dataset} would mix with the records of the study "
+            f"in {STORED}: name another folder with --stored FOLDER"
+        )
     data = utils.load_data(folder, dataset)
     return Store(PLANS[options.plan], data, options.runs, options.stored)
 

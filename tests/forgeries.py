@@ -85,7 +85,7 @@ def small_world(folder):
         "fingerprint": data.fingerprint,
         "train_images": 64,
         "test_images": 100,
-        "standin": False,
+        "is_fallback": False,
     }
     results = {"claims": claims, "data": about, "environment": {"packages": []}}
     files[LEDGER] = json.dumps(results).encode()
@@ -163,7 +163,7 @@ def main_claims(main, policy):
     labels = main.predictions["labels"].long()
     values = {
         "test_accuracy": main.info["accuracy"],
-        "test_accuracy_flips_averaged": 100 * (mirrored == labels).double().mean().item(),
+        "test_accuracy_with_tta": 100 * (mirrored == labels).double().mean().item(),
     }
     for number, name in enumerate(policy.images.classes):
         right = (predicted[labels == number] == number).double().mean()

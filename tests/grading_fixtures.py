@@ -25,7 +25,7 @@ LIMITS = SandboxLimits(
     output=2,
     rerun_seconds=0,
 )
-run_task = sandbox.results
+run_task = sandbox.run_task
 _stored = {}
 
 
@@ -37,7 +37,7 @@ def remembered(inputs, task, policy, before=(), data=None):
             content = content.read_bytes()
         digest.update(name.encode() + content)
     key = digest.digest()
-    if task in ("network", "rerun") or key not in _stored:
+    if task in ("evaluate_network", "rerun_notebook") or key not in _stored:
         _stored[key] = run_task(inputs, task, policy, before, data)
     return _stored[key]
 
@@ -59,7 +59,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def world(original, monkeypatch):
-    monkeypatch.setattr(sandbox, "results", remembered)
+    monkeypatch.setattr(sandbox, "run_task", remembered)
     with single_thread():
         yield forgeries.World(dict(original.files), copy.deepcopy(original.policy), original.data)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from grading.policy import read_policy
+from study import experiments
 from tools.project_files import ROOT
 
 POLICY = read_policy()
@@ -37,6 +38,17 @@ def tiny(seed=0):
         nn.Flatten(),
         nn.Linear(8 * 49, 10),
     )
+
+
+def study_settings():
+    """Learning rates and β2 of the study's runs as text, a set: its prose may name them."""
+    plan = experiments.PLANS[experiments.STORED_PLAN]
+    settings = set()
+    for group in experiments.groups(plan).values():
+        for experiment in group:
+            settings.add(f"{experiment.recipe.learning_rate:g}")
+            settings.add(f"{experiment.recipe.beta2:g}")
+    return settings
 
 
 def change_results(root, change):

@@ -94,15 +94,15 @@ def latex_of(notebook, resources=None, **settings):
         return LatexExporter.from_notebook_node(converter, notebook, resources)
 
 
-def to_tex(*cells, folder=None, notes=None, metadata=None, **settings):
-    """The LaTeX of the paper; `settings` are the exporter's, `notes` a list that is filled."""
+def to_tex(*cells, folder=None, messages=None, metadata=None, **settings):
+    """The LaTeX of the paper; `settings` are the exporter's, `messages` a list that is filled."""
     about = {"metadata": {"name": "notebook", "path": str(folder or ".")}}
     nb = new_notebook(cells=list(cells), metadata=metadata or {})
     latex, resources = latex_of(nb, about, **settings)
-    if notes is not None:
+    if messages is not None:
         paper = resources["paper"]
-        for each in (paper.notes, paper.remarks):
-            notes += [f"{', '.join(cells)}: {what}" for what, cells in each.items()]
+        for each in (paper.warnings, paper.infos):
+            messages += [f"{', '.join(cells)}: {what}" for what, cells in each.items()]
     return latex
 
 

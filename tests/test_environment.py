@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
 
 from report import fonts
+from tools import __main__ as commands
 from tools import colab, run_notebook
 from tools.__main__ import SETTINGS
 
@@ -482,3 +483,24 @@ def test_fonts_for_title_and_authors_are_looked_for_before_the_run(tmp_path, mon
     assert asked == ["Ω", "홍", "길", "동"]
     monkeypatch.setattr(fonts.shutil, "which", lambda name: None)
     run_notebook.check_fonts(notebook)  # no paper is built there anyway
+
+
+@pytest.mark.parametrize(
+    "setting, value, words",
+    [
+        ("FRESH", "1", "to train anew, run make report FRESH=1 first"),
+        ("DATASET", "digits", "make submission needs CIFAR-10: for digits use make report DATASE"),
+    ],
+)
+def test_make_submission_refuses_settings_that_it_cannot_use(monkeypatch, setting, value, words):
+    ran = []
+    monkeypatch.setattr(commands, "run", lambda *names, **_: ran.append(names))
+    monkeypatch.setattr(commands, "paper", lambda: None)
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(SystemExit, match=words):
+        commands.submission()
+    assert not ran
+    for name, allowed in (("FRESH", "0"), ("DATASET", "cifar10"), ("OUTPUT", "submission")):
+        monkeypatch.setenv(name, allowed)
+    commands.submission()
+    assert len(ran) == 2

@@ -34,7 +34,9 @@ from paper_helpers import (
 )
 
 from report import exporter, typeset
-from report.freshness import code_hash
+from report.cell_options import read_cell_options, read_label
+from report.freshness import cell_names, code_hash
+from tools.errors import PaperError
 
 
 def test_figures_and_tables_become_floats():
@@ -129,9 +131,9 @@ def test_citations_beside_each_other_are_one_group():
         ), text
     for text in (f"{a}, as {b}", f"{a}, *{b}*", f"{a}. {b}", f"[He](#ref-he2016), {b}"):
         assert body(markdown(text)).count(r"\cite") == 2, text
-    notes = []
-    tex = body(markdown(f"{a}, [(X, 1900)](#ref-nobody1900), {b}"), notes=notes)
-    assert r"\citep{wlsguur}, (X, 1900), \citep{he2016}" in tex and "nobody1900" in notes[0]
+    messages = []
+    tex = body(markdown(f"{a}, [(X, 1900)](#ref-nobody1900), {b}"), messages=messages)
+    assert r"\citep{wlsguur}, (X, 1900), \citep{he2016}" in tex and "nobody1900" in messages[0]
 
 
 def test_an_appendix_follows_the_references_and_has_letters():
@@ -272,7 +274,18 @@ def test_refusals_name_the_culprit(cells, words):
         ([markdown("![x](attachment:a.png)")], ["cell 1", "attachment a.png"]),
         ([markdown("see @fig-none")], ["cell 1", "fig-none", "does not exist"]),
         ([markdown("[@nobody1900]")], ["cell 1", "nobody1900", "references.bib"]),
-        ([markdown(r"$\frac{a}{b$")], ["cell 1", "braces"]),
+        (
+            [markdown(r"$\frac{a}{b$")],
+            ["cell 1", r"unbalanced braces in the formula '\frac{a}{b'", "shows its source"],
+        ),
+        (
+            [code("t", {"text/latex": r"\begin{tabular}{l}a}\end{tabular}"})],
+            ["cell 1 (t): unbalanced braces in a LaTeX table: the table is left out"],
+        ),
+        (
+            [code("t", {"text/latex": r"\begin{tabular}{l}a"})],
+            ["cell 1 (t): its LaTeX table has no matching \\begin{tabular}", "run the cell again"],
+        ),
         ([markdown("|" + "a|" * 90 + "\n|" + "-|" * 90)], ["cell 1", "90 columns", "blocks"]),
         ([markdown("|a|\n|-|\n" + "|1|\n" * 600)], ["cell 1", "601 rows", "first and last"]),
         (
@@ -295,13 +308,13 @@ def test_refusals_name_the_culprit(cells, words):
     ],
 )
 def test_what_is_left_out_or_cut_is_named_and_the_rest_is_set(cells, words):
-    notes = []
-    assert "The rest." in to_tex(*cells, markdown("The rest."), notes=notes)
-    assert any(all(word in note for word in words) for note in notes), notes
+    messages = []
+    assert "The rest." in to_tex(*cells, markdown("The rest."), messages=messages)
+    assert any(all(word in message for word in words) for message in messages), messages
 
 
 def test_wide_floats_come_early_and_in_order():
-    tex = to_tex(
+    tex = body(
         table(), markdown("text"), figure("fig-wide", more="#| fig-env: figure*\n"), figure()
     )
     assert (
@@ -350,13 +363,117 @@ def test_stale_notebooks_are_refused_and_become_drafts(monkeypatch, tmp_path):
     cells[1].source = "a = 1"
     assert "not run once each from top to bottom" in refusal(cells[1], cells[0], *cells[2:])
     cells[2].outputs[0].data["application/pdf"] = figure_pdf(2)
-    assert "what cell 3 (fig-loss) shows was not shown by" in refusal(*cells)
+    assert "cell 3 (fig-loss): the output is from another run, or was not" in refusal(*cells)
     assert "fig-loss exists twice: in cell 3 (fig-loss) and in cell 4 (fig-loss)" in refusal(
         *cells[:3], *cells[2:]
     )
     assert "DRAFT" in to_tex(*cells, draft=True)
     unchecked = to_tex(*cells, check_freshness=False)  # as a grader does, who asks that elsewhere
     assert r"\caption{Its loss.}" in unchecked and "DRAFT" not in unchecked
+
+
+PICTURE = {"application/pdf": figure_pdf(2)}
+
+
+@pytest.mark.parametrize(
+    "source, tag",
+    [
+        ("plt.show()", "remove-cell"),
+        ("plt.show()", "hide_cell"),
+        ("plt.show()", "remove-output"),
+        ("plt.show()", "notebook_only"),
+        ("#| output: false\nplt.show()", "other"),
+    ],
+)
+def test_what_authors_hide_need_not_be_in_the_record(source, tag):
+    shown = code(source, PICTURE, {"text/markdown": "A typed text."}, tags=[tag])
+    assert "typed text" not in to_tex(*ran(shown, markdown("Words.")))
+    assert "show_figure()" in refusal(*ran(code("plt.show()", PICTURE), markdown("Words.")))
+
+
+@pytest.mark.parametrize("tag", ["abstract", "banner"])
+def test_what_is_hidden_is_in_no_part_of_the_paper(tag):
+    shown = code("#| output: false\nprose()", {"text/markdown": "A typed text."}, tags=[tag])
+    assert "typed text" not in to_tex(*ran(shown, markdown("Words.")))
+    assert "typed text" not in to_tex(shown, markdown("Words."), check_freshness=False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['#| label: "fig-loss"', "#|label: fig-loss", "#|  label: fig-loss", "#| label : fig-loss"],
+)
+def test_labels_may_be_typed_as_yaml_allows(monkeypatch, tmp_path, line):
+    monkeypatch.setattr(exporter, "ROOT", tmp_path)
+    cells = ran(code(f"{line}\nplot()", PICTURE))
+    (tmp_path / "figures").mkdir()
+    drawn = tmp_path / "figures" / "fig-loss.pdf"
+    drawn.write_bytes(base64.b64decode(PICTURE["application/pdf"]))
+    assert "fig-loss" in to_tex(*cells)
+    assert cell_names(new_notebook(cells=list(cells)))[0] == "cell 1 (fig-loss)"
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("a: &x [1]\n#| b: *x", "an alias"),
+        ("a: " + "[" * 2000, "recursion"),
+        ("a: " + "x" * 30_000, "longer than 20,000 letters"),
+    ],
+    ids=["alias", "deep", "long"],
+)
+def test_options_that_would_keep_a_grader_busy_are_not_read(text, reason):
+    source = f"#| label: fig-loss\n#| {text}"
+    with pytest.raises(PaperError, match=f"cannot be read .*{reason}"):
+        read_cell_options(source)
+    assert read_label(source) == ""
+
+
+@pytest.mark.parametrize("value, is_set", [("1", True), ("yes", True), ("0", False), ("", False)])
+def test_switches_of_the_environment(monkeypatch, value, is_set):
+    monkeypatch.setenv("DRAFT", value)
+    monkeypatch.setenv("STRICT", value)
+    converter = exporter.PaperExporter()
+    assert converter.draft is is_set and converter.strict is is_set
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"environment": []}', '{"environment": {"packages": [1]}}', "\xff"],
+)
+def test_damaged_results_are_one_sentence(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(exporter, "ROOT", tmp_path)
+    (tmp_path / "results.json").write_bytes(content.encode("latin-1"))
+    record = {"cells": [], "files": {}, "texts": [], "results": "results.json"}
+    cell = code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])
+    with pytest.raises(SystemExit, match="results.json is damaged: run the notebook again"):
+        exporter.PaperExporter().from_notebook_node(new_notebook(cells=[cell]))
+
+
+def test_a_label_that_latex_cannot_take_is_named_with_the_rule():
+    message = refusal(markdown('<a id="a~b"></a>\n\nWords, see [there](#a~b).'))
+    assert "cell 1" in message and "'a~b'" in message and r"\ { } % # ~ ^" in message
+    assert "Words" in to_tex(markdown('<a id="a+b/é c"></a>\n\nWords, see [there](<#a+b/é c>).'))
+
+
+@pytest.mark.parametrize(
+    "limits, words",
+    [
+        ({"SECONDS": 1, "WAIT": 60}, "within 1 seconds of processor time"),
+        ({"SECONDS": 60, "WAIT": 0.05}, "within 3 seconds"),
+    ],
+)
+def test_the_limit_that_ended_latex_is_named(monkeypatch, tmp_path, limits, words):
+    if typeset.resource is None:
+        pytest.skip("Windows has no limits for programs")
+    for name, value in limits.items():
+        monkeypatch.setattr(typeset, name, value)
+    monkeypatch.setattr(typeset, "need", lambda *programs: None)
+    monkeypatch.setattr(typeset, "sandbox", lambda folder: ())
+    command = "sleep 60"
+    if "processor" in words:
+        command = "while :; do :; done & wait $! || echo Killed >&2; exit 1"
+    message = typeset._latexmk(tmp_path, ["sh", "-c", command])
+    assert f"{words}: a macro may be defined in terms of itself" in message
 
 
 def test_lists_in_markdown_outputs():

@@ -4,6 +4,7 @@ import itertools
 import shutil
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from analysis import figures, run_statistics
 from report.geometry import COLUMN_INCHES, PAGE_INCHES
 from study.results import OTHER_ORDERS
+from tools.errors import SubmissionError
 
 matplotlib.use("pdf")
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -142,3 +144,10 @@ def test_signs_are_copied_as_what_they_are(tmp_path):
         words += pdf_text(path)
     assert "1×1, 64, /2" in words and "−1" in words and "γ = 1" in words
     assert "ReLU" in words and not set("£¡") & set(words)
+
+
+def test_no_line_is_left_out_for_want_of_a_style():
+    seven = {str(number): np.zeros(20) for number in range(7)}
+    with pytest.raises(SubmissionError, match="7 lines are to be drawn, but there are 6 styles"):
+        figures.plot_excess(seven)
+    plt.close("all")

@@ -19,7 +19,9 @@ from grading.policy import Deadline
 from grading.roster import Author
 from grading.schema import Place
 
-DEADLINE = Deadline.read({"time": "2026-12-01 23:59", "zone": "Asia/Seoul"}, Place("policy.toml"))
+DEADLINE = Deadline.from_content(
+    {"time": "2026-12-01 23:59", "zone": "Asia/Seoul"}, Place("policy.toml")
+)
 MOODLE = """Identifier,Full name,Email address,Status,Grade,Maximum Grade,Grade can be changed,\
 Last modified (submission),Last modified (grade),Feedback comments
 Participant 77,Ada Lovelace,ada@example.org,Submitted for grading,,100.00,Yes,\
@@ -126,7 +128,7 @@ def test_a_course_on_moodle(course, tmp_path, capsys):
     assert rows["book.docx"]["verdict"] == "not read" and "roster.csv" not in rows
     assert rows["'=Alan Turing"]["verdict"] == "no submission"
     assert "students without an archive (1): =Alan Turing" in said
-    assert "neither zip files nor notebooks, so not graded (2): Grace Hopper_79" in said
+    assert f"{grade.NOT_READ} (2): Grace Hopper_79" in said
     assert "handed in late, which costs no points here (1): Jörg Müller" in said
     assert "5 of 5 archives have points that a person gives" in said
 
@@ -222,6 +224,39 @@ def test_a_person_overrules_the_program(course, tmp_path):
     assert "given by a person, instead of 15\ntest_accuracy is 75.00" in page
 
 
+def test_points_entered_while_archives_are_judged_are_kept(course, tmp_path, monkeypatch):
+    course([ADA], MOODLE)
+    file = tmp_path / "build" / "by_hand.csv"
+
+    def enter(points):
+        def judge(jobs, workers, seconds):
+            text = f"archive,item,points\n{ADA},text,{points}\n"
+            file.write_text(text, encoding="utf-8")
+            return judge_all(jobs, workers, seconds)
+
+        monkeypatch.setattr(grade, "judge_all", judge)
+
+    enter("4")
+    row = course([ADA], MOODLE)[ADA]
+    assert row["points"] == "89" and read_csv(file)[0]["points"] == "4"
+    enter("44")
+    with pytest.raises(SystemExit, match="line 2: text gets '44'.* call make grade again"):
+        grade.main(tmp_path / "course", tmp_path / "build")
+    assert f"{ADA},text,44" in file.read_text(encoding="utf-8")
+
+
+def test_contradictions_that_a_person_has_found_cost_points(course, tmp_path):
+    course([ADA], MOODLE)
+    text = f"archive,item,points\n{ADA},contradictions,-5\n"
+    row, rows = given_by_hand(tmp_path, text, course)
+    assert row["points"] == "80"
+    kept = [row["points"] for row in rows if row["item"] == "contradictions"]
+    assert kept == ["-5"]
+    assert course([ADA], MOODLE)[ADA]["points"] == "80"
+    page = (tmp_path / "build" / "feedback" / "77-Ada-Lovelace.html").read_text(encoding="utf-8")
+    assert "contradictions" in page and "given by a person" in page
+
+
 def test_points_given_to_archives_that_are_not_judged_now_are_kept(course, tmp_path, capsys):
     course([ADA], MOODLE)
     text = f"archive,item,points\n{ADA},text,4\n{JOERG},text,3\n"
@@ -246,17 +281,45 @@ def test_notebooks_and_unpacked_folders_are_submissions(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found, others = grade.find_submissions(tmp_path)
+    zip_file = tmp_path / "Eve_78_assignsubmission_file_" / "a.zip"
+    (tmp_path / "Joe_79_assignsubmission_file_" / "link.zip").symlink_to(zip_file)
+    found, skipped = grade.find_submissions(tmp_path)
     assert list(found) == [
         "Ada_77_assignsubmission_file_",
         "Eve_78_assignsubmission_file_/a.zip",
         "lovelaceada_101_555_hw.IPYNB",
         "submission_7",
     ]
-    assert others == [
-        "Eve_78_assignsubmission_file_/a.ipynb",
-        "Joe_79_assignsubmission_file_/a.docx",
-    ]
+    assert skipped == {
+        "Eve_78_assignsubmission_file_/a.ipynb": "not read: the zip file beside it was graded",
+        "Joe_79_assignsubmission_file_/a.docx": grade.NOT_READ,
+        "Joe_79_assignsubmission_file_/link.zip": "not read: it is a link",
+    }
+
+
+def test_a_notebook_beside_a_zip_file_is_not_asked_for(course, tmp_path, capsys):
+    book = tmp_path / "course" / "Ada Lovelace_77_assignsubmission_file_" / "a.ipynb"
+    book.parent.mkdir(parents=True)
+    book.write_text("{}", encoding="utf-8")
+    rows = course([ADA], MOODLE)
+    name = book.relative_to(tmp_path / "course").as_posix()
+    assert rows[name]["reason"] == "not read: the zip file beside it was graded"
+    said = capsys.readouterr().out
+    assert f"not read: the zip file beside it was graded (1): {name}" in said
+    assert grade.NOT_READ not in said
+
+
+@pytest.mark.parametrize("jobs", ["two", "0", "-1", "1.5"])
+def test_a_number_of_jobs_that_is_none_is_named(course, tmp_path, monkeypatch, jobs):
+    course([ADA], MOODLE)
+    monkeypatch.setenv("JOBS", jobs)
+    with pytest.raises(SystemExit, match=f"^JOBS={jobs} is not a whole number of at least 1: wr"):
+        grade.main(tmp_path / "course", tmp_path / "build")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="^there is no folder .*typo: check SUBMISSIONS=$"):
+        grade.main(tmp_path / "typo", tmp_path / "build")
 
 
 def test_a_roster_that_cannot_be_read_stops_before_judging(course, tmp_path):

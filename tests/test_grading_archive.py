@@ -102,7 +102,7 @@ HOSTILE = {
     "name_twice": (twice, "a name twice"),
     "name_twice_in_other_letters": (more("Notebooks/Assignment2.ipynb"), "a name twice"),
     "bomb": (changed(f"{RUN}/losses.csv", b"0" * 30_000_000), "times its size"),
-    "large_file": (changed(f"{RUN}/losses.csv", b"0" * 46_000_000), "more than the policy reads"),
+    "large_file": (changed(f"{RUN}/losses.csv", b"0" * 46_000_000), "limit is 45 MB for a file"),
     "many_members": (many, "more than 1,000 members"),
     "headers_that_lie": (lying, "is damaged"),
     "packed_unusually": (changed(LEDGER, b"{}", zipfile.ZIP_BZIP2), "packed in an unusual way"),

@@ -66,7 +66,7 @@ def check_what_is_stored(verdict, file, claimed):
     low, high = forgeries.POLICY.points.item[4].ramp
     share = min(max((claimed - low) / (high - low), 0), 1)
     assert awards["test accuracy"].points == pytest.approx(20 * share, abs=0.01)
-    assert awards["one more epoch"].reason == "nothing is claimed of one-more-epoch/*"
+    assert awards["one more epoch"].reason == "results.json has no claim one-more-epoch/*"
     work = similarity.read_work(file.with_suffix(similarity.SUFFIX))
     assert len(work.weights) == similarity.SKETCH and len(work.losses) and len(work.predicted)
 
@@ -243,7 +243,7 @@ FORGERIES = {
     "accuracy_claim_missing": (
         lambda w: edit_results(w, lambda r: r["claims"].pop(ACCURACY)),
         1,
-        "rests on a run",
+        "has no claim test_accuracy: run make submission",
     ),
     "class_claim_missing": (
         lambda w: edit_results(w, lambda r: r["claims"].pop("class_accuracy/3")),
@@ -389,16 +389,20 @@ FORGERIES = {
         "weights.safetensors contains numbers that are not finite",
     ),
     "results_of_a_stand_in": (
-        lambda w: edit_results(w, lambda r: r["data"].update(standin=True)),
+        lambda w: edit_results(w, lambda r: r["data"].update(is_fallback=True)),
         1,
         "not of the data that the assignment asks for",
     ),
     "results_of_other_data": (
         lambda w: edit_results(w, lambda r: r["data"].update(fingerprint="0" * 64)),
         1,
-        "trained on other data than the ledger says",
+        "trained on other data than report/results.json says",
     ),
-    "run_of_other_data": (run_of_other_data, 1, "trained on other data than the ledger says"),
+    "run_of_other_data": (
+        run_of_other_data,
+        1,
+        "trained on other data than report/results.json says",
+    ),
     "run_named_outside": (
         lambda w: claim(w, ACCURACY, source="../../secret"),
         1,
@@ -436,7 +440,7 @@ FORGERIES = {
             w, "fast-0", lambda i: i.update(finished=str(date.today() + timedelta(40)))
         ),
         2,
-        "it will have finished on",
+        "its run.json says that it finished on",
     ),
     "test_far_above_training": (
         lambda w: setattr(w.policy.plausible, "test_above_training", -100.0),

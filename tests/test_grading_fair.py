@@ -42,8 +42,13 @@ from grading.archive import ArchiveError, Submission, read
 from grading.cell_code import find_definitions
 from grading.claim_check import Claim, compare
 from grading.findings import Finding, Measurement, Verdict
-from grading.mending import mend
-from grading.paper_numbers import Explanation, Explanations, check_numbers, check_other_layout
+from grading.notebook_repair import repair_notebook
+from grading.paper_numbers import (
+    Explanation,
+    Explanations,
+    check_numbers_in_paper,
+    check_other_layout,
+)
 from grading.plausibility import check_plausibility
 from grading.policy import Tolerance
 from grading.run_record import compare_with_record, read_record
@@ -169,12 +174,12 @@ HONEST = {
 
 
 def compared(world):
-    """Findings on a world's files, and sentences on what was mended in its notebook."""
+    """Findings on a world's files, and sentences on what was repaired in its notebook."""
     submission = forgeries.submission(world)
     notebook = submission.notebook(BOOK)
     results = submission.json(LEDGER)
     recorded, _ = read_record(notebook, results)
-    notes = mend(notebook, TEMPLATE, submission, recorded.files, world.policy)
+    notes = repair_notebook(notebook, TEMPLATE, submission, recorded.files, world.policy)
     return compare_with_record(submission, notebook, results, TEMPLATE, world.policy), notes
 
 
@@ -237,8 +242,8 @@ def test_a_figures_label_is_compared_whole(monkeypatch):
         cells.append(code_cell(f"#| label: {label}\ndraw()", {"image/png": shown[label]}))
     recorded = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     submission = Submission("small", files, POLICY.archive)
-    monkeypatch.setattr(sandbox, "results", lambda *_: {"equal.json": b'["fig-loss-2"]'})
-    notes = mend(new_notebook(cells=cells), TEMPLATE, submission, recorded, POLICY)
+    monkeypatch.setattr(sandbox, "run_task", lambda *_: {"equal.json": b'["fig-loss-2"]'})
+    notes = repair_notebook(new_notebook(cells=cells), TEMPLATE, submission, recorded, POLICY)
     assert notes == ["Pictures were saved anew, with the same pixels: fig-loss-2."]
     pictures = [cell.outputs[0].data["image/png"] for cell in cells]
     assert pictures[0] == shown["fig-loss"] and pictures[1] != shown["fig-loss-2"]
@@ -439,7 +444,7 @@ def test_the_templates_stored_run_is_asked_about(world, no_paper, tmp_path, monk
     info = json.loads(world.files["checkpoints/fast-0/run.json"])
     (folder / "run.json").write_text(json.dumps(info), encoding="utf-8")
     verdict = judged(world)
-    assert verdict.code == 2 and "is the one that comes with the template" in verdict.reason
+    assert verdict.code == 2 and "is the one stored in the grader's copy" in verdict.reason
     submission = forgeries.submission(world)
     runs, _ = records.load_runs(submission, ["fast-0"], world.policy)
     monkeypatch.setattr(records, "is_handout", lambda: True)  # the runs are then the student's
@@ -616,12 +621,12 @@ def test_harmless_numbers_are_to_be_read(world):
         ["cell 2", "typed", "Dropout of 20 % is common. It is 10.50 %, and 99 % is what it is."],
     ]
     known = Explanations([Explanation(10.5)], [])
-    findings = check_numbers(texts, known, {"test_accuracy": Claim(10.5)})
+    findings = check_numbers_in_paper(texts, known, {"test_accuracy": Claim(10.5)})
     assert "cell 1 says 3.5, 2,500" in said(findings, "noted")
     assert "cell 1 says 12.5" in said(findings, "unverified")
     assert "cell 2 says 20 %, 99 %" in said(findings, "unverified")
     known = Explanations([Explanation(90.0)], [])
-    findings = check_numbers(texts, known, {"test_accuracy": Claim(90.0)})
+    findings = check_numbers_in_paper(texts, known, {"test_accuracy": Claim(90.0)})
     assert "cell 2 says 20 %" in said(findings, "noted")
 
 

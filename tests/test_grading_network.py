@@ -21,7 +21,7 @@ def test_without_images_or_weights_nothing_passes(world, no_paper):
     assert (verdict.code, verdict.measured_by) == (
         2,
         "the stored predictions",
-    ) and "no CIFAR-10 here" in verdict.reason
+    ) and "this machine has no CIFAR-10" in verdict.reason
     del world.files[f"{RUN}/weights.safetensors"]
     assert "weights.safetensors is missing" in judged(world).reason and judged(world).code == 2
 

@@ -15,10 +15,12 @@ from matplotlib.textpath import TextPath
 from nbformat.v4 import new_markdown_cell, new_notebook
 from pypdf import PdfReader, PdfWriter
 from pypdf.actions import JavaScript
-from pypdf.annotations import FreeText
+from pypdf.annotations import FreeText, Highlight
 from pypdf.generic import (
     ArrayObject,
+    DecodedStreamObject,
     DictionaryObject,
+    FloatObject,
     NameObject,
     NumberObject,
 )
@@ -198,7 +200,32 @@ def add_note_for_printers(writer):
     writer.add_annotation(0, note)
 
 
+def add_speaking_highlight(writer):
+    """A highlighter's mark that writes a number; no blank is before the operator for text."""
+    box = ArrayObject([FloatObject(value) for value in (100, 400, 300, 420)])
+    font = DictionaryObject({NameObject("/Type"): NameObject("/Font")})
+    font[NameObject("/Subtype")] = NameObject("/Type1")
+    font[NameObject("/BaseFont")] = NameObject("/Helvetica")
+    fonts = DictionaryObject({NameObject("/F"): font})
+    form = DecodedStreamObject()
+    form.set_data(b"1 1 0 rg 100 400 200 20 re f 0 g BT/F 12 Tf 105 405 Td(96.31)Tj ET")
+    form[NameObject("/Type")] = NameObject("/XObject")
+    form[NameObject("/Subtype")] = NameObject("/Form")
+    form[NameObject("/BBox")] = box
+    form[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+    corners = [FloatObject(value) for value in (100, 420, 300, 420, 100, 400, 300, 400)]
+    mark = Highlight(rect=(100, 400, 300, 420), quad_points=ArrayObject(corners))
+    appearance = DictionaryObject({NameObject("/N"): writer._add_object(form)})
+    mark[NameObject("/AP")] = appearance
+    writer.add_annotation(0, mark)
+
+
 PAPERS = {
+    "number_in_a_highlighters_mark": (
+        changed(add_speaking_highlight),
+        1,
+        "page 1 of the paper looks different",
+    ),
     "digit_in_pale_yellow": (lambda pdf: overlaid(pdf, digit_in("#ffffcc")), 1, "looks different"),
     "digit_in_light_grey": (lambda pdf: overlaid(pdf, digit_in("0.9")), 1, "looks different"),
     "digit_in_orange": (lambda pdf: overlaid(pdf, digit_in("orange")), 1, "looks different"),
@@ -258,7 +285,7 @@ def test_a_missing_paper_is_not_verifiable(world):
 def test_a_paper_that_does_not_say_its_accuracy_is_contradicted(world):
     texts = [["cell 1", "typed", "It is good."]]
     explanations = paper_numbers.Explanations([], [])
-    findings = paper_numbers.check_numbers(texts, explanations, {ACCURACY: Claim(10.5)})
+    findings = paper_numbers.check_numbers_in_paper(texts, explanations, {ACCURACY: Claim(10.5)})
     assert [finding.message for finding in findings] == [
         "the paper does not say the accuracy claimed, 10.5"
     ]
@@ -307,5 +334,5 @@ def test_a_number_is_explained_by_what_it_stands_beside(world, sentence):
         submission(world), notebook, new_notebook(), claims, runs, world.policy
     )
     texts = [["cell 1", "computed", f"{sentence} It is 40.12."]]
-    found = paper_numbers.check_numbers(texts, known, claims)
+    found = paper_numbers.check_numbers_in_paper(texts, known, claims)
     assert bool(found) is not SAID[sentence], found

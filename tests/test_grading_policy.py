@@ -110,7 +110,7 @@ def test_a_missing_policy_is_named(tmp_path):
 
 def test_the_first_pattern_that_fits_a_claim_counts():
     policy = read_policy()
-    assert policy.tolerance("test_accuracy_flips_averaged") == Tolerance("value", 0.05)
+    assert policy.tolerance("test_accuracy_with_tta") == Tolerance("value", 0.05)
     assert policy.tolerance("one-more-epoch/change_interval") == Tolerance("value", 0.5)
     assert policy.tolerance("block_difference").kind == "bound"
     assert policy.tolerance("training_time").kind == "any"

@@ -127,7 +127,7 @@ def test_training_anew_has_tolerances_of_its_own(name):
     claimed, computed, agrees = RETRAINED[name]
     claims = {name: Claim(claimed)}
     again = {name: Claim(computed)}
-    findings = rerun.compare_runs(claims, again, read_policy(), retrained=True)
+    findings = rerun.compare_with_new_run(claims, again, read_policy(), retrained=True)
     assert (
         not findings
         if agrees

@@ -106,7 +106,7 @@ def test_figures_and_tables_are_numbered_in_the_order_of_their_first_display():
 @pytest.mark.parametrize("source, words", [
     ("show_table(frame)", "no `label`: add `#| label: "),
     ("#| label: tbl-a\nshow_table(frame)", "no `tbl-cap`: add `#| tbl-cap: "),
-    ("#| label: a\n#| tbl-cap: A.\nshow_table(frame)", "label a of this cell must start with"),
+    ("#| label: a\n#| tbl-cap: A.\nshow_table(frame)", "label a must start with"),
     ("#| label: tbl-a\n#| tbl-cap: a: b: c\nshow_table(frame)", "cannot be read .*double quotes"),
 ])
 def test_a_cell_that_lacks_an_option_is_told_which(run_cell, source, words):

@@ -240,26 +240,26 @@ def test_pictures_of_every_kind(tmp_path):
         r"[width=\fitwidth{0.500\linewidth}]{picture-3.png}" in tex
         and r"{22.5bp}]{picture-4.jpg}" in tex
     )
-    notes = []
+    messages = []
     assert r"\url{https://example.org/net.png}" in body(
-        markdown("![](https://example.org/net.png)"), notes=notes
+        markdown("![](https://example.org/net.png)"), messages=messages
     )
-    assert len(notes) == 1 and "web are not fetched" in notes[0]
+    assert len(messages) == 1 and "web are not fetched" in messages[0]
 
 
 def test_pictures_shown_by_code():
-    jpeg, notes = base64.b64encode(picture("JPEG")).decode(), []
+    jpeg, messages = base64.b64encode(picture("JPEG")).decode(), []
     source = "#| label: fig-a\n#| fig-cap: Two.\nshow()"
     tex = body(
         code(source, {"image/jpeg": jpeg}, {"application/pdf": figure_pdf()}),
         code("plot()", {"image/jpeg": jpeg}),
-        notes=notes,
+        messages=messages,
     )
     assert r"\includegraphics[width=.49\linewidth]{fig-a.jpg}\hfil" in tex and "{fig-a.pdf}" in tex
     assert r"\begin{center}\includegraphics{picture-3.jpg}\end{center}" in tex
-    assert [note.partition(":")[0] for note in notes] == [
+    assert [message.partition(":")[0] for message in messages] == [
         "cell 2 (plot())"
-    ] and "without a label" in notes[0]
+    ] and "without a label" in messages[0]
 
 
 def test_pictures_beside_each_other_and_in_tables(tmp_path):
@@ -307,7 +307,7 @@ def test_emoji_are_left_out_and_named(tmp_path):
         tmp_path, markdown("## Start"), markdown("\U0001fae8 good \U0001fae8 ones")
     )
     assert "good" in text
-    assert resources["notes"][-1].endswith(
+    assert resources["messages"][-1].endswith(
         "good \U0001fae8 ones): no font here has \U0001fae8, left out."
     )
 
@@ -328,9 +328,9 @@ def test_svg_is_converted_or_the_sentence_says_how(monkeypatch):
     monkeypatch.setattr(
         shutil, "which", lambda name: None if name in ("rsvg-convert", "inkscape") else which(name)
     )
-    notes = []
-    to_tex(cell, markdown("words"), notes=notes)
-    assert "librsvg2-bin" in notes[0]
+    messages = []
+    to_tex(cell, markdown("words"), messages=messages)
+    assert "librsvg2-bin" in messages[0]
     png = base64.b64encode(picture("PNG")).decode()
     assert "{fig-a.png}" in body(
         code("#| label: fig-a\n#| fig-cap: A", {"image/svg+xml": SVG, "image/png": png})
@@ -433,27 +433,29 @@ def test_outputs_are_classified(data, kind):
 
 
 def test_what_is_left_out_is_named():
-    notes = []
+    messages = []
     said = markdown("as Figure 7 shows; Figure 9 of another paper; [there](#nowhere)")
     body(
         markdown("## W"),
         code("widget()", {"application/vnd.jupyter.widget-view+json": {}}),
         markdown("<iframe></iframe>"),
         said,
-        notes=notes,
+        messages=messages,
     )
     said = sorted(
-        re.search("widgets|iframe|Figure 7|links", note.split("): ")[-1])[0] for note in notes
+        re.search("widgets|iframe|Figure 7|links", message.split("): ")[-1])[0]
+        for message in messages
     )
     assert said == ["Figure 7", "iframe", "links", "widgets"]
-    assert notes[0].startswith("cell 2 (W: widget()): ") and all("\n" not in note for note in notes)
-    notes.clear()
+    assert messages[0].startswith("cell 2 (W: widget()): ")
+    assert all("\n" not in message for message in messages)
+    messages.clear()
     body(
         markdown("## W"),
         code("plot()", {"application/vnd.plotly.v1+json": {}, "text/plain": "Figure"}),
-        notes=notes,
+        messages=messages,
     )
-    assert len(notes) == 1 and "left out" in notes[0]
+    assert len(messages) == 1 and "left out" in messages[0]
     assert "nothing that a paper could hold" in refusal(code("a = 1"))
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from analysis import display as cell_display
 from analysis import results
+from tools.errors import SubmissionError
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,24 @@ def test_the_best_row_of_each_kind_is_bold(monkeypatch):
     assert shown[0]["text/html"].count("<b>10,000</b>") == 2
     alone = results.accuracy_rows([("ours", 1, 100, 50.0)])
     assert alone.attrs["bold"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a change of -0.5 and -3", "a change of −0.5 and −3"),
+        ("- one\n  - two -- three", "- one\n  - two -- three"),
+        ("`cmd -x` and $x -y$", "`cmd -x` and $x -y$"),
+        ("5-7", "5-7"),
+    ],
+)
+def test_prose_has_minus_signs_before_numbers_alone(monkeypatch, text, shown):
+    displayed = []
+    monkeypatch.setattr(cell_display, "display", lambda markdown: displayed.append(markdown.data))
+    cell_display.prose(text)
+    assert displayed == [shown]
+
+
+def test_a_reference_to_another_kind_of_label_is_refused():
+    with pytest.raises(SubmissionError, match="the label tab-x must start with fig- or tbl-"):
+        cell_display.reference("tab-x")

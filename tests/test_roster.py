@@ -38,7 +38,7 @@ submission_9001:
     :email: ada@example.org
   :created_at: 2026-12-02 00:10:00.123456 +0900
 """
-DEADLINE = Deadline.read(
+DEADLINE = Deadline.from_content(
     {"time": "2026-12-01 23:59", "zone": "Asia/Seoul"}, Place("policy.toml")
 ).moment
 

@@ -242,7 +242,7 @@ def test_the_sandbox_stops_before_the_machine_has_no_memory_left(monkeypatch):
 
 
 def test_without_bubblewrap_no_code_of_a_student_runs(world, monkeypatch):
-    monkeypatch.setattr(sandbox, "results", run_task)
+    monkeypatch.setattr(sandbox, "run_task", run_task)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(subprocess, "Popen", None)
     forgeries.edit_cell(
@@ -258,7 +258,7 @@ def test_without_bubblewrap_no_code_of_a_student_runs(world, monkeypatch):
 def test_what_comes_out_of_the_sandbox_is_read_as_an_archive(monkeypatch):
     monkeypatch.setattr(sandbox, "run", lambda *_, **__: b"no archive")
     with pytest.raises(sandbox.SandboxError, match="cannot be read"):
-        sandbox.results({}, "network", POLICY)
+        sandbox.run_task({}, "evaluate_network", POLICY)
 
 
 @needs_sandbox

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, tiny
+from helpers import ROOT, study_settings, tiny
 from scipy import stats
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,7 @@ from grading import records
 from grading.archive import ArchiveError, read
 from grading.policy import read_policy
 from grading.verify import judge
-from study import experiments, gradients, networks, results
+from study import experiments, gradients, networks, results, train
 from study.course_network import CourseBlock, CourseNetwork
 from study.store import Store
 
@@ -160,7 +161,7 @@ def test_no_restart_repeats_the_batches_of_a_parent():
 
 
 def test_the_baseline_is_the_course_script():
-    recipe = experiments.parents(experiments.PLANS["gpu"], 0)[0].recipe
+    recipe = experiments.parent_experiments(experiments.PLANS["gpu"], 0)[0].recipe
     rates = [recipe.rate(500 * epoch, 500) for epoch in (0, 19, 20, 119)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3 / 3, 1e-3 / 243])
     assert recipe.optimizer == "adam"
@@ -211,9 +212,23 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(
             refused()
     assert record.read_bytes() == before
 
+    for weights in (tmp_path / "runs").glob("parent-0-1-*/weights.safetensors"):
+        weights.unlink()
+    with pytest.raises(utils.SubmissionError, match="weights of the run parent-0-1 are neither"):
+        store.with_weights("parent-0-1")
+
     (stored / "parent-0-1" / "run.json").unlink()
     _, missing = store.load_all()
     assert missing == ["parent-0-1", "later", "later-control"]  # of another plan's parent, perhaps
+
+
+@pytest.mark.parametrize("plan, dataset", [("gpu", "cifar10"), ("cpu", "digits")])
+def test_runs_that_are_not_the_studys_need_another_folder(monkeypatch, plan, dataset):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DATASET", dataset)
+    options = SimpleNamespace(plan=plan, stored=Path("checkpoints/study"), runs=Path("build"))
+    with pytest.raises(utils.SubmissionError, match="would mix with the records of the study"):
+        train.open_store(options)
 
 
 @pytest.mark.slow
@@ -358,7 +373,8 @@ def test_epochs_are_claimed_by_run_and_as_means_over_orders():
     assert {"long-restart-0", "long-restart-2-control"} <= {run.name for run in epochs}
     assert runs["long-0"] not in epochs
     claims = Claims()
-    measures = results.claim_epochs(claims, epochs, runs["long-0"])
+    measures, claimed = results.claim_epochs(claims, runs, [runs["long-0"]])
+    assert claimed == epochs
     losses = [claims[f"long-restart-{order}/running_mean_last"] for order in range(3)]
     assert measures["long-restart"]["running_mean_last"] == pytest.approx(np.mean(losses))
     assert claims["long-restart/rise_interval"] == measures["long-restart"]["rise_interval"]
@@ -374,9 +390,13 @@ def test_epochs_are_claimed_by_run_and_as_means_over_orders():
     table = results.replication_table(published, parents, measures)
     assert list(table.iloc[:, 0]) == ["six reports, range", "our network", "its control"]
     assert table["rise"][0] == "0.005 to 0.040"
+    gaps = [results.plus_minus(measures["long-restart"], "gap"), ""]
+    assert list(table["gap (points)"]) == ["unknown", *gaps]
     assert table["before (%)"][1] == f"{runs['long-0'].accuracy:.2f}"
     assert table["step 500"][1].startswith(f"{np.mean(losses):.3f} ± ")
-    assert abs(results.mean_block_autocorrelation(epochs)) < 0.6
+    correlations = results.block_correlations(restarts, epochs).split(", ")
+    expected = [run_statistics.block_autocorrelation(losses) for losses in differences]
+    assert correlations == [f"{correlation:.2f}" for correlation in expected]
 
 
 def test_the_rise_is_that_of_the_running_mean():
@@ -393,19 +413,22 @@ def test_the_highest_block_is_that_of_the_last_epoch():
     assert run_statistics.loss_differences(losses, 0)["highest_block"] == 2
 
 
-def test_another_beta2_is_compared_with_the_default_seed_by_seed():
+def test_the_peak_is_compared_with_that_of_the_restart_seed_by_seed():
     measures = {
         "restart-0": {100: {"highest_block": 5.0}, 101: {"highest_block": 9.0}, 102: {}},
         "beta2-0.9": {101: {"highest_block": 8.0}, 100: {"highest_block": 2.0}},
         "beta2-0.99": {100: {"highest_block": 2.0}},   # a single run
         "beta2-0.5": {103: {"highest_block": 1.0}, 102: {"highest_block": 1.0}},  # no pairs
     }
-    changes = run_statistics.changes_from_default_beta2(measures)
-    assert list(changes) == ["beta2-0.9"]
+    measures["age-4"] = measures["beta2-0.9"]
+    measures["age-4-control"] = {100: {}, 101: {}}
+    changes = run_statistics.highest_block_changes(measures)
+    assert list(changes) == ["beta2-0.9", "age-4"]
+    assert changes["age-4"] == changes["beta2-0.9"]
     assert changes["beta2-0.9"]["highest_block_change"] == -2  # of -3 and -1
     interval = changes["beta2-0.9"]["highest_block_change_interval"]
     assert interval == pytest.approx(stats.t.ppf(0.975, 1) * 1)  # the standard error is 1
-    assert run_statistics.changes_from_default_beta2({"beta2-0.9": measures["beta2-0.9"]}) == {}
+    assert run_statistics.highest_block_changes({"beta2-0.9": measures["beta2-0.9"]}) == {}
 
 
 def test_the_later_rise_leaves_out_the_first_fifth():
@@ -494,6 +517,9 @@ def test_means_over_runs_have_students_interval():
     two = mean_over_runs([{"y": 1.0}, {"y": 3.0}])
     assert two["y_interval"] == pytest.approx(12.706, rel=1e-3)
     assert mean_over_runs(measured[:1]) == {"x": 1.0, "x_interval": 9.0}
+    gaps = [{"gap": 3.0, "gap_interval": 0.5}, {"gap": 3.2, "gap_interval": 0.7}]
+    gap = mean_over_runs(gaps)
+    assert gap["gap_interval"] == pytest.approx(0.6)  # of one network on the same images
 
 
 def make_run(name, seed, device, mistakes):
@@ -527,8 +553,11 @@ def test_runs_are_compared_on_one_machine_alone():
     of_three = run_statistics.gain(runs, others)
     assert of_three["gain"] == pytest.approx(np.mean(gains))
     assert of_three["gain_interval"] == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(gains))
-    with pytest.raises(KeyError):
+    with pytest.raises(utils.SubmissionError, match="the run x-1 has no reference: none of fast-0"):
         run_statistics.gain(runs, others[:2])
+    on_two_machines = [make_run("x-0", 0, "gpu", 5), runs[1]]
+    of_both = run_statistics.gain(on_two_machines, others)
+    assert of_both["gain"] == pytest.approx((40 + 20) / 2)
     control = make_run("control", 0, "gpu", 5)
     control.info["config"]["learning_rate"] = 0
     assert run_statistics.control_of(make_run("x", 0, "gpu", 5), [control]) is control
@@ -560,6 +589,10 @@ def test_every_variant_of_the_fast_recipe_can_be_trained(digits):
     ("long-restart-2-control", "long-restart-control"),
     ("trial-rate-0.005", "trial-rate-0.005"),
     ("ablation-sgd-1", "ablation-sgd"),
+    ("age-4-0-control", "age-4-control"),
+    ("fast-12", "fast"),
+    ("parent-0-4", "parent-0-4"),
+    ("parent-0-16", "parent-0-16"),
     ("resnet", "resnet"),
 ])
 def test_groups_of_runs(name, group):
@@ -573,7 +606,7 @@ def test_runs_of_one_kind_or_start_share_a_row_of_the_environment_table(monkeypa
     runs = [training.load_run(ROOT / "checkpoints" / "study" / name) for name in names]
     table = environment_table.environment_table(None, runs).set_index("item")
     _, *items = [item.removesuffix(" *") for item in table.index]
-    assert items == ["parent-0-16", "2 runs from parent-0-16", "2 runs of trials", "long"]
+    assert items == ["parent-0-16", "from parent-0-16 (2 runs)", "trial (2 runs)", "long"]
     minutes = (runs[1].info["seconds"] + runs[2].info["seconds"]) / 60
     assert float(table["min."].iloc[2]) == pytest.approx(minutes, abs=0.05)
 
@@ -597,7 +630,7 @@ def test_the_stored_runs_are_what_the_list_says():
         experiment = find_experiment(run.name)
         recipe = experiment.recipe
         start = training.load_run(STORED / experiment.start) if experiment.start else None
-        data = POLICY.data["held_out" if experiment.held_out else "official"]
+        data = POLICY.data["held_out" if experiment.uses_validation_set else "official"]
         torch.manual_seed(recipe.seed)
         expected = asdict(recipe)
         expected["network"] = training.network_probe(experiment.network(), recipe.seed)
@@ -723,7 +756,7 @@ def test_each_decimal_of_the_docs_is_a_claim(page):
     submission = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))
     values = [claim["value"] for claim in submission["claims"].values()]
     values += [*CLAIMS.values(), 60 * CLAIMS["fast-gpu/least_minutes"]]
-    printed = set()
+    printed = study_settings()
     for value in values:
         if isinstance(value, float):
             printed.update(f"{abs(value):.{digits}f}" for digits in (1, 2, 3))

@@ -15,16 +15,16 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output, new_raw_cell
 from paper_helpers import NBCONVERT, body, code, figure, markdown, pdf_text, refusal, to_tex
 from test_notebook_content import picture
 
-from report import exporter, printed, scripts, tables, typeset
+from report import exporter, latex_log, mending, printed, scripts, tables, typeset
 
 PNG = base64.b64encode(picture("PNG")).decode()
 SECRET = {"text/html": "<table><tr><th>secret</th></tr><tr><td>1</td></tr></table>"}
 
 
-def notes_of(*cells, **options):
-    notes = []
-    to_tex(*cells, notes=notes, **options)
-    return notes
+def messages_of(*cells, **options):
+    messages = []
+    to_tex(*cells, messages=messages, **options)
+    return messages
 
 
 def failed(*tags):
@@ -46,10 +46,10 @@ def test_printed_results_are_set():
 
 def test_of_long_text_some_lines_are_set():
     log = "".join(f"epoch {index}\n" for index in range(40))
-    notes = []
-    tex = body(code("train()", stream=log), notes=notes)
+    messages = []
+    tex = body(code("train()", stream=log), messages=messages)
     assert "epoch~39" in tex and "epoch~30" in tex and "epoch~29" not in tex
-    assert "cut" in notes[0] and "full-output" in notes[0]
+    assert "cut" in messages[0] and "full-output" in messages[0]
     assert "epoch~0\\\\" in body(code("train()", stream=log, tags=["full-output"]))
     assert "epoch" not in body(code("train()", stream=log, tags=["remove-stdout"]), markdown("a"))
     lines, cut = printed.shorten([str(index) for index in range(40)], is_log=False)
@@ -87,10 +87,10 @@ def test_long_lines_are_continued():
 def test_printed_text_of_recorded_runs_is_not_vouched_for():
     record = {"cells": [], "files": {}, "texts": []}
     ledger = code("ledger", {"application/vnd.submission+json": record}, tags=["notebook-only"])
-    notes = []
-    tex = body(code("print(1)", stream="99.9 %"), markdown("a"), ledger, notes=notes,
+    messages = []
+    tex = body(code("print(1)", stream="99.9 %"), markdown("a"), ledger, messages=messages,
                check_freshness=False)  # fmt: skip
-    assert "99.9" not in tex and "record of the run" in notes[0]
+    assert "99.9" not in tex and "record of the run" in messages[0]
 
 
 # -------------------------------------------------------------------------------------- tables
@@ -103,14 +103,27 @@ def frame(columns, rows=5):
 
 
 def test_wide_tables_stand_in_blocks_of_columns():
-    notes = []
-    tex = body(code("df.head()", frame(13)), notes=notes)
+    messages = []
+    tex = body(code("df.head()", frame(13)), messages=messages)
     blocks = re.findall(r"(?s)\\begin\{tabular\}.*?\\end\{tabular\}", tex)
     assert len(blocks) > 1 and len(set(re.findall(r"\\(\w+)\\fitcolumn", tex))) == 1
     names = [re.findall(r"Product\\_Category\\_(\d+)", block) for block in blocks]
     assert sum(names, []) == [str(index) for index in range(13)]
     assert all(re.search(r"(?m)^4 & ", block) for block in blocks)  # each with the row's name
-    assert "14 columns" in notes[0] and f"{len(blocks)} blocks" in notes[0]
+    assert "14 columns" in messages[0] and f"{len(blocks)} blocks" in messages[0]
+
+
+@pytest.mark.parametrize(
+    "columns, rows, words",
+    [
+        (120, 5, ["121 columns the first and last 20", "is cut into"]),
+        (13, 600, ["601 rows the first and last", "is cut into", "a table without a label is too"]),
+    ],
+)
+def test_all_is_told_of_a_table_that_is_shortened_and_cut(columns, rows, words):
+    messages = "\n".join(messages_of(code("df", frame(columns, rows))))
+    for each in words:
+        assert each in messages, messages
 
 
 def test_cells_over_several_columns_are_cut_with_them():
@@ -124,9 +137,10 @@ def test_cells_over_several_columns_are_cut_with_them():
 
 def test_addresses_have_no_width():
     address = "https://example.org/" + "long-address/" * 12
-    notes = []
-    tex = body(markdown(f"| data | where |\n|---|---|\n| birds | [page]({address}) |"), notes=notes)
-    assert r"\begin{center}" in tex and "table*" not in tex and not notes
+    messages = []
+    links = markdown(f"| data | where |\n|---|---|\n| birds | [page]({address}) |")
+    tex = body(links, messages=messages)
+    assert r"\begin{center}" in tex and "table*" not in tex and not messages
     assert tables.visible(r"\href{https://example.org/a\_b}{page}") == ["page"]
 
 
@@ -151,9 +165,9 @@ def test_tables_that_only_place_links_are_no_tables():
 
 
 def test_errors_are_named_unless_they_are_expected():
-    notes = notes_of(failed("notebook-only"), markdown("words"))
-    assert len(notes) == 1 and "ended in an error" in notes[0] and "\n" not in notes[0]
-    assert not notes_of(failed("raises-exception"), markdown("words"))
+    messages = messages_of(failed("notebook-only"), markdown("words"))
+    assert len(messages) == 1 and "ended in an error" in messages[0] and "\n" not in messages[0]
+    assert not messages_of(failed("raises-exception"), markdown("words"))
 
 
 @pytest.mark.parametrize(
@@ -224,10 +238,12 @@ def test_yaml_at_the_start_is_front_matter(make):
 def test_missing_pictures_are_named(tmp_path):
     (tmp_path / "pics").mkdir()
     (tmp_path / "pics" / "a.png").write_bytes(picture("PNG"))
-    notes = []
-    tex = body(markdown("![A plot](none.png) ![](pics\\a.png)"), folder=tmp_path, notes=notes)
-    assert "none.png" in notes[0] and r"\emph{A plot}" in tex and r"\includegraphics{picture" in tex
-    damaged = notes_of(code("show()", {"image/png": "AAAA"}), markdown("a"))[0]
+    messages = []
+    cell = markdown("![A plot](none.png) ![](pics\\a.png)")
+    tex = body(cell, folder=tmp_path, messages=messages)
+    assert "none.png" in messages[0]
+    assert r"\emph{A plot}" in tex and r"\includegraphics{picture" in tex
+    damaged = messages_of(code("show()", {"image/png": "AAAA"}), markdown("a"))[0]
     assert "BytesIO" not in damaged and "damaged" in damaged
 
 
@@ -249,7 +265,7 @@ def test_a_picture_with_a_label_alone_in_its_paragraph_is_a_figure(tmp_path):
     placed = re.search(r"(?s)\\begin\{figure\}(?:(?!end\{figure).)*label\{fig-x\}", tex)[0]
     assert r"[width=\fitwidth{0.500\linewidth}]" in placed and r"\caption{A square}" in placed
     assert tex.count(r"\begin{figure}") == 2 and "{#" not in tex
-    missing = notes_of(markdown("![A](none.png){#fig-x}"), markdown("text"))
+    missing = messages_of(markdown("![A](none.png){#fig-x}"), markdown("text"))
     assert "none.png" in missing[0]
 
 
@@ -324,6 +340,74 @@ def test_text_from_right_to_left():
     assert "rtl" not in to_tex(markdown("a word: עמוקה"))
 
 
+APPENDIX_ONLY = [  # a cell, and the definition that its LaTeX needs
+    (code("print(1)", stream="1"), r"\newenvironment{printed}"),
+    (
+        code(
+            "#| label: fig-a\n#| fig-cap: Two.\n#| fig-subcap: [One, Other]\nplot()",
+            {"image/png": PNG},
+            {"image/png": PNG},
+        ),
+        r"\usepackage{subcaption}",
+    ),
+    (markdown("רשת ResNet 18 עמוקה"), r"\DeclareRobustCommand\rtl"),
+]
+
+
+@pytest.mark.parametrize("cell, definition", APPENDIX_ONLY, ids=["printed", "parts", "rtl"])
+def test_what_only_an_appendix_shows_is_defined(cell, definition):
+    tex = to_tex(markdown("Words."), markdown("# Appendix"), cell)
+    assert definition in tex.partition(r"\begin{document}")[0]
+
+
+@pytest.mark.tex
+@pytest.mark.slow
+def test_an_appendix_is_set_and_mended_as_the_body_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(typeset, "BUILD", tmp_path / "build")
+    table = {"text/latex": r"\begin{tabular}{l}a \nonsense\\\end{tabular}"}
+    cells = [
+        markdown("# Net\n\nWords [(He, 2016)](#ref-he2016)."),
+        markdown("# Appendix: More"),
+        *(cell for cell, _ in APPENDIX_ONLY[:2]),
+        code("#| label: tbl-a\n#| tbl-cap: A.\nshow()", table),
+        markdown("The end."),
+    ]
+    pdf, resources = exporter.PaperExporter().from_notebook_node(new_notebook(cells=cells))
+    (tmp_path / "paper.pdf").write_bytes(pdf)
+    text = pdf_text(tmp_path / "paper.pdf")
+    assert "Deep residual learning" in text and "Figure 1: Two." in text and "The end." in text
+    messages = "\n".join(resources["messages"])
+    assert "cell 5 (Appendix: More: tbl-a): LaTeX cannot set what it shows" in messages
+
+
+# what nbconvert's template makes of a paper with a cell in its body and two in its appendix
+SOURCE = r"""\maketitle
+% cell 1
+body \bad
+
+    % Add a bibliography block to the postdoc
+    \bibliography{references}
+    \appendix
+% cell 2
+first \bad
+
+% cell 3
+last \bad
+\end{document}
+"""
+
+
+@pytest.mark.parametrize("line, gone", [(3, "body"), (9, "first"), (12, "last"), (6, "")])
+def test_cells_of_body_and_appendix_can_be_left_out_and_the_bibliography_stays(line, gone):
+    error = latex_log.LatexError(line, "Undefined control sequence.", "\\bad")
+    latex, sentences = mending.leave_out(SOURCE, [error], ["cell 1", "cell 2", "cell 3"])
+    for word in ("body", "first", "last"):
+        assert (word in latex) == (word != gone)
+    for kept in ("% cell 1", r"\bibliography{", "% cell 2", "% cell 3", r"\end{document}"):
+        assert kept in latex
+    assert len(sentences) == bool(gone)
+
+
 @pytest.mark.tex
 def test_fontconfig_is_asked_once(monkeypatch, tmp_path):
     asked = []
@@ -368,7 +452,7 @@ def test_all_of_it_becomes_one_paper(tmp_path, monkeypatch):
     text = pdf_text(tmp_path / "paper.pdf")
     for words in ("nosuchcommand{x}", "(1)", "precision recall", "Figure 1b", "Figure ?", "End."):
         assert words in text, words
-    notes = "\n".join(resources["notes"])
+    messages = "\n".join(resources["messages"])
     for words in (
         "cell 1 (Title): LaTeX cannot set a formula",
         "cell 2 (Start: tbl-a): LaTeX cannot set what it shows, it is left out",
@@ -377,9 +461,9 @@ def test_all_of_it_becomes_one_paper(tmp_path, monkeypatch):
         "cites nobody1900",
         "points higher than the page",
     ):
-        assert words in notes, words
-    assert "is scaled to" in notes and "abc & abc" in notes, notes
-    assert "points wider" not in notes, notes
+        assert words in messages, words
+    assert "is scaled to" in messages and "abc & abc" in messages, messages
+    assert "points wider" not in messages, messages
 
 
 @pytest.mark.tex
@@ -394,7 +478,7 @@ def test_a_chinese_paragraph_fits_its_column(tmp_path):
         cells=[markdown(f"# 报告\n\n## 方法\n\n{text}\n\n$\\text{{准确率}}=1$")]
     )
     _, resources = exporter.PaperExporter().from_notebook_node(notebook)
-    assert not [note for note in resources["notes"] if "wider" in note]
+    assert not [message for message in resources["messages"] if "wider" in message]
 
 
 def test_strict_turns_warnings_into_a_refusal(monkeypatch):
@@ -409,7 +493,8 @@ def test_strict_turns_warnings_into_a_refusal(monkeypatch):
     assert "\n" not in message
     monkeypatch.setenv("STRICT", "0")
     _, resources = exporter.PaperExporter().from_notebook_node(notebook)
-    assert "ended in an error" in resources["notes"][-2] and resources["notes"][-1] == "Scaled."
+    assert "ended in an error" in resources["messages"][-2]
+    assert resources["messages"][-1] == "Scaled."
 
 
 def test_editors_faults_make_no_noise(tmp_path):

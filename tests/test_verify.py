@@ -75,7 +75,7 @@ def test_a_caption_may_change_without_a_rerun(copy):
     results = submission.json("report/results.json")
     rows = compare_with_record(submission, notebook, results, notebook, POLICY)
     assert [row.message for row in rows] == [
-        "notebook, code, runs, figures and ledger belong together"
+        "notebook, code, runs, figures and report/results.json belong together"
     ]
 
 

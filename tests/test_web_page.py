@@ -1,4 +1,4 @@
-"""The paper as a web page: the PDF's numbers, passports of claims, nothing active, no TeX."""
+"""The paper as a web page: the PDF's numbers, sources of claims, nothing active, no TeX."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from nbformat.v4 import new_notebook
 from paper_helpers import code, figure, front, latex_of, markdown, table
 from PIL import Image
 
-from report import exporter, passports, web_page
+from report import exporter, provenance, web_page
 from report.reference_list import list_references
 from report.typeset import PACKAGES
 from tools.errors import PaperError
@@ -74,13 +74,13 @@ def computed(text):
 
 
 def opened(page):
-    """Number as it is written -> names of the claims in the passport that it opens."""
+    """Number as it is written -> names of the claims in the source that it opens."""
     found = {}
     for button in page.select("main button"):
-        passport = page.find(id=button["popovertarget"])
+        source = page.find(id=button["popovertarget"])
         found[button.get_text()] = [
             term.find_next_sibling("dd").get_text()
-            for term in passport.find_all("dt")
+            for term in source.find_all("dt")
             if term.get_text() == "Claim"
         ]
     return found
@@ -170,10 +170,10 @@ def test_references_have_bibtexs_numbers(tmp_path):
     assert len(listed) == len(keys) and [each.key for each in list_references(keys)] == listed
 
 
-# -------------------------------------------------------------------------------------- passports
+# ------------------------------------------------------------------------------- sources of numbers
 
 
-def test_numbers_open_the_passports_of_their_claims():
+def test_numbers_open_the_sources_of_their_claims():
     text = (
         "It reaches 82.57 % after 5 epochs with 8,898,826 parameters; the loss changes by "
         "−0.034 ± 0.018 and the cat is found in 64.4 % of its images."
@@ -189,13 +189,20 @@ def test_numbers_open_the_passports_of_their_claims():
     }
 
 
+def test_the_page_says_how_to_see_a_source():
+    hint = page_of(computed("after 5 epochs"), record_cell()).select_one(".hint").get_text()
+    assert hint.startswith("Click a number with a dotted underline to see its source:")
+    assert page_of(markdown("Words.")).select_one(".hint") is None
+
+
 def test_a_number_in_a_tables_label_is_no_claim():
-    claim = passports.Claim("sgd/change", -0.21, "points", "sgd")
-    head = passports.Surroundings("change")
+    claim = provenance.Claim("sgd/change", -0.21, "points", "sgd")
+    head = provenance.Surroundings("change")
 
     def is_claim(text):
-        *_, last = passports.NUMBER.finditer(text)
-        return passports.speaks_for(claim, passports.Written.read(last), text, head)
+        *_, last = provenance.NUMBER.finditer(text)
+        number = provenance.WrittenNumber.read(last)
+        return provenance.has_supporting_context(claim, number, text, head)
 
     assert is_claim("0.2")
     assert not is_claim("rate 0.01, weight decay 0.2")
@@ -219,16 +226,16 @@ def test_no_line_ends_between_a_number_and_its_unit_or_interval():
         "[82.57](https://example.org) `82.57` $82.57$",
     ],
 )
-def test_other_numbers_have_no_passport(text):
+def test_other_numbers_have_no_source(text):
     assert opened(page_of(computed(text))) == {}
 
 
-def test_typed_numbers_have_no_passport():
+def test_typed_numbers_have_no_source():
     caption = figure(caption="It reaches 82.57 %.")
     assert opened(page_of(markdown("It reaches 82.57 %."), caption)) == {}
 
 
-def test_cells_of_tables_have_passports():
+def test_cells_of_tables_have_sources():
     latex = (
         r"\begin{tabular}{llr}\toprule layer & output & accuracy \\ \midrule "
         r"stem & 8×8 & \textbf{82.57} \\ two & 2×2 & 5 \\ epochs & 2×2 & 5 \\ \bottomrule"
@@ -241,30 +248,30 @@ def test_cells_of_tables_have_passports():
         for row in page.select("tbody tr")
     ]
     assert [len(row) for row in rows] == [2, 1, 2]
-    claims = [page.find(id=f"passport-{row[0]}").code.get_text() for row in rows]
+    claims = [page.find(id=f"number-source-{row[0]}").code.get_text() for row in rows]
     assert claims == ["layer_output/1", "layer_output/2", "layer_output/3"]
     assert page.select_one("td strong button").get_text() == "82.57"
 
 
-def test_a_passport_says_what_is_known(monkeypatch, tmp_path):
+def test_a_source_says_what_is_known(monkeypatch, tmp_path):
     verdict = {
-        passports.results_hash(results()): [["epochs", "recorded", "the records give <5>"]],
+        provenance.results_hash(results()): [["epochs", "recorded", "the records give <5>"]],
         "of another run": [["epochs", "contradicted", "x"]],
     }
-    monkeypatch.setattr(passports, "VERDICT", tmp_path / "verdict.json")
-    passports.VERDICT.write_text(json.dumps(verdict), encoding="utf-8")
+    monkeypatch.setattr(provenance, "VERDICT", tmp_path / "verdict.json")
+    provenance.VERDICT.write_text(json.dumps(verdict), encoding="utf-8")
     cells = [computed("after 5 epochs, with 8,898,826 parameters"), code("#| label: size\nx")]
     page = page_of(*cells, record_cell())
-    epochs, parameters = page.select(".passport")
+    epochs, parameters = page.select(".source")
     words = words_of(epochs)
     assert f"Claim epochs Value 5 Run resnet Hash {RUN_HASH} SHA-256" in words
     assert "Tolerance none: the same value" in words
     assert "Last verdict recorded: the records give <5> Shown by cell 1." in words
     words = words_of(parameters)
     assert "Value 8,898,826 Computed in cell size" in words and "none yet (make verify)" in words
-    monkeypatch.setattr(passports, "VERDICT", tmp_path / "missing.json")
+    monkeypatch.setattr(provenance, "VERDICT", tmp_path / "missing.json")
     page = page_of(computed("82.57 %"), record_cell())
-    assert "Tolerance ±0.05" in words_of(page.select_one(".passport"))
+    assert "Tolerance ±0.05" in words_of(page.select_one(".source"))
 
 
 def words_of(element):
@@ -283,7 +290,9 @@ HOSTILE_CELLS = (
         "<h4 id='x\" onclick=\"y' number='<script>'>h</h4><p style='background:url(//x)'>p</p>\n\n"
         '$\\text{<script>x</script>}$ $\\color{red;background:url(x)}x$ $x<y$ [1](#x"onclick)'
     ),
-    computed("<script>x</script> 82.57 %<button onclick=x popovertarget=passport-1>5</button>"),
+    computed(
+        "<script>x</script> 82.57 %<button onclick=x popovertarget=number-source-1>5</button>"
+    ),
     figure(caption=f"'{EVIL.replace(chr(39), '')}'"),
     code(
         "#| label: tbl-x\n#| tbl-cap: x",
@@ -325,7 +334,7 @@ def test_the_page_asks_nothing_of_the_network():
 
 
 def test_deep_elements_and_odd_claims_are_no_traceback():
-    with pytest.raises(SystemExit, match="too deep"):
+    with pytest.raises(SystemExit, match="nested too deeply: use fewer levels"):
         build(markdown("<div>" * 500))
     odd = {"inf": (float("inf"), "", ""), "nan": (float("nan"), "", ""), "none": (None, "", "")}
     assert opened(page_of(computed("It is 5 and 82.57 %."), claims=odd)) == {}
@@ -382,7 +391,7 @@ def test_the_page_is_no_part_of_a_submission():
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium (Debian: apt-get install chromium)")
-def test_a_passport_opens_without_scripts(tmp_path):
+def test_a_source_opens_without_scripts(tmp_path):
     from playwright.sync_api import sync_playwright
 
     wide = code(
@@ -399,10 +408,10 @@ def test_a_passport_opens_without_scripts(tmp_path):
         page = browser.new_page(viewport=size, java_script_enabled=False)
         page.on("request", lambda request: requests.append(request.url))
         page.goto((tmp_path / "page.html").as_uri())
-        passport = page.locator(".passport")
-        assert not passport.is_visible()
+        source = page.locator(".source")
+        assert not source.is_visible()
         page.get_by_role("button", name="82.57").click()
-        assert passport.is_visible() and "test_accuracy" in passport.inner_text()
+        assert source.is_visible() and "test_accuracy" in source.inner_text()
         assert page.locator("body").bounding_box()["width"] <= 390
         assert page.locator("main").evaluate("main => main.scrollWidth") <= 390
         browser.close()

@@ -56,6 +56,13 @@ def report():
 
 def submission():
     """Run the notebook in place, store its runs, build its paper."""
+    if os.environ.get("FRESH", "") not in ("", "0"):
+        sys.exit(
+            "make submission trains what is missing and loads the rest: to train anew, run make "
+            "report FRESH=1 first"
+        )
+    if os.environ.get("DATASET", "") not in ("", "cifar10"):
+        sys.exit("make submission needs CIFAR-10: for digits use make report DATASET=digits")
     settings = {"OUTPUT": "submission", "DATASET": "cifar10", "FRESH": "0"}
     run("tools.run_notebook", ASSIGNMENT, ASSIGNMENT, **settings)
     run("tools.packing", "collect")

@@ -170,9 +170,10 @@ def blank_cells(cell, name):
             cell.outputs = []
             cell.execution_count = None
             return [cell]
-        source = question(asked) if asked else ""
+        if not asked:
+            return []
         metadata = {"tags": cell.metadata.get("tags", [])}
-        return [new_markdown_cell(source, id=cell.id, metadata=metadata)] if asked else []
+        return [new_markdown_cell(question(asked), id=cell.id, metadata=metadata)]
     if cell.cell_type != "markdown":
         return [cell]
     tasks = [found["text"] for found in TASK.finditer(cell.source)]
@@ -220,14 +221,20 @@ def points_in_policy(policy):
     return {item.name.lower(): item.points for item in policy.points.item}
 
 
+def shown_points(points, name):
+    """The points of an item, among points by name, as a message shows them."""
+    if name not in points:
+        return "none"
+    return f"{points[name]:g}"
+
+
 def check_points(in_text, in_policy):
     """Raise AssignmentError where text and policy name other points."""
     differing = []
     for name in dict.fromkeys([*in_text, *in_policy]):
         if in_text.get(name) != in_policy.get(name):
-            said, given = (
-                f"{points[name]:g}" if name in points else "none" for points in (in_text, in_policy)
-            )
+            said = shown_points(in_text, name)
+            given = shown_points(in_policy, name)
             differing.append(f"{name} ({said} in the notebook, {given} in the policy)")
     if differing:
         raise AssignmentError(

@@ -245,7 +245,7 @@ def check_freshness(submission, policy):
             raise PackingError(f"{finding.message}. {AGAIN}")
 
 
-def check_numbers(submission, policy):
+def judge_submission(submission, policy):
     """The Verdict on the submission; raises PackingError if make verify would contradict it."""
     verdict = judge(submission, policy, load_images())
     contradicted = [
@@ -312,6 +312,15 @@ def without_other_weights(files, main):
     return [file for file in files if file not in left_out]
 
 
+def main_run(submission, policy):
+    """The name of the run whose accuracy is claimed. Raises PackingError if none is named."""
+    ledger = policy.files.ledger
+    try:
+        return submission.json(ledger)["claims"]["test_accuracy"]["source"]
+    except (KeyError, TypeError):
+        raise PackingError(f"{ledger} names no run for its claim test_accuracy. {AGAIN}") from None
+
+
 def make_zip():
     """Write build/submission.zip, which is handed in, and build/receipt.html, its receipt.
 
@@ -330,7 +339,7 @@ def make_zip():
             if not name.endswith(f"/{WEIGHTS}")
         }
         submission = replace(submission, files=kept)
-    verdict = check_numbers(submission, policy)
+    verdict = judge_submission(submission, policy)
     limit = LIMIT_WITH_WEIGHTS if weights else LIMIT_WITHOUT_WEIGHTS
     notebook = read_notebook(NOTEBOOK)
     files = submission_files(notebook, weights)
@@ -340,8 +349,7 @@ def make_zip():
     folder = repository_name(notebook)
     write_archive(new, files, folder, ROOT)
     if new.stat().st_size > limit * MEGABYTE:
-        claims = submission.json(policy.files.ledger)["claims"]
-        files = without_other_weights(files, claims["test_accuracy"]["source"])
+        files = without_other_weights(files, main_run(submission, policy))
         write_archive(new, files, folder, ROOT)
     try:
         check_size(new, files, limit)
@@ -413,7 +421,7 @@ def main():
         sys.exit(str(error))
     except (OSError, ValueError, KeyError) as error:
         sys.exit(
-            f"A file of the submission is missing or damaged ({error}). "
+            f"A file of the submission is missing or damaged ({type(error).__name__}: {error}). "
             "Run make submission to write it anew."
         )
 

@@ -24,6 +24,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from report.cell_options import cell_tags
 from report.fonts import missing_letters
 from report.freshness import MIME_TYPE, cell_names, is_unpacking, visible_outputs
 from tools.errors import CheckError, SubmissionError
@@ -170,7 +171,7 @@ def save_notebook(notebook, path):
 def set_front_matter(notebook):
     """Copy title and authors from the front-matter cell to the metadata, where nbconvert looks."""
     for cell in notebook.cells:
-        if "front-matter" in cell.metadata.get("tags", []):
+        if "front-matter" in cell_tags(cell):
             for data in visible_outputs(cell):
                 front = data.get(MIME_TYPE, {})
                 for key in ("title", "authors"):
@@ -212,7 +213,7 @@ def front_matter_text(notebook):
     """Title and authors as the notebook's parameters cell sets them, as one text."""
     texts = []
     for cell in notebook.cells:
-        if "parameters" not in cell.metadata.get("tags", []):
+        if "parameters" not in cell_tags(cell):
             continue
         with contextlib.suppress(SyntaxError, ValueError):
             for statement in ast.parse(cell.source).body:

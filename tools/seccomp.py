@@ -10,7 +10,9 @@ import struct
 
 LOAD, JUMP_IF_EQUAL, JUMP_IF_ANY_BIT, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
 ALLOW, KILL = 0x7FFF0000, 0x80000000
-EPERM, ENOSYS = 0x50000 + 1, 0x50000 + 38
+# The call fails with an error number: SECCOMP_RET_ERRNO and the number
+RETURN_EPERM = 0x50000 + 1
+RETURN_ENOSYS = 0x50000 + 38
 NUMBER, MACHINE, FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER
 AF_VSOCK, AF_ALG = 40, 38  # sockets to a virtual machine's host, and to the kernel's ciphers
@@ -36,18 +38,18 @@ def program(machine):
     if machine not in MACHINES:
         return b""
     lines = [(LOAD, 0, 0, MACHINE), (JUMP_IF_EQUAL, 1, 0, MACHINES[machine]), (RETURN, 0, 0, KILL)]
-    lines += [(LOAD, 0, 0, NUMBER), (JUMP_IF_AT_LEAST, 0, 1, X32), (RETURN, 0, 0, ENOSYS)]
+    lines += [(LOAD, 0, 0, NUMBER), (JUMP_IF_AT_LEAST, 0, 1, X32), (RETURN, 0, 0, RETURN_ENOSYS)]
     for number in (*IO_URING, CLONE3):
-        lines += [(JUMP_IF_EQUAL, 0, 1, number), (RETURN, 0, 0, ENOSYS)]
+        lines += [(JUMP_IF_EQUAL, 0, 1, number), (RETURN, 0, 0, RETURN_ENOSYS)]
     for number in REFUSED[machine]:
-        lines += [(JUMP_IF_EQUAL, 0, 1, number), (RETURN, 0, 0, EPERM)]
+        lines += [(JUMP_IF_EQUAL, 0, 1, number), (RETURN, 0, 0, RETURN_EPERM)]
     for name, number in CALLS[machine].items():
         tests = [(JUMP_IF_EQUAL, AF_VSOCK), (JUMP_IF_EQUAL, AF_ALG)]
         if name in ("clone", "unshare"):
             tests = [(JUMP_IF_ANY_BIT, NEW_USER_NAMESPACE)]
         lines += [(JUMP_IF_EQUAL, 0, 2 + 2 * len(tests), number), (LOAD, 0, 0, FIRST_ARGUMENT)]
         for test, value in tests:
-            lines += [(test, 0, 1, value), (RETURN, 0, 0, EPERM)]
+            lines += [(test, 0, 1, value), (RETURN, 0, 0, RETURN_EPERM)]
         lines.append((RETURN, 0, 0, ALLOW))
     lines.append((RETURN, 0, 0, ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in lines)

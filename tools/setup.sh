@@ -71,7 +71,8 @@ list_packages() {
     packages=
     formulas=
     # Debian's python3 has no venv without this package; uv needs none
-    if [ $own$ready = yesno ] && ! have uv && ! python3 -c 'import ensurepip' 2>/dev/null; then
+    if [ $own = yes ] && [ $ready = no ] && ! have uv &&
+        ! python3 -c 'import ensurepip' 2>/dev/null; then
         packages=" python3-venv"
     fi
     [ $tex = yes ] || return 0
@@ -119,8 +120,8 @@ install_packages() {
     fi
     echo "Installing with apt, which takes a few minutes:$packages"
     mkdir -p build
-    apt update || : # a package source that cannot be reached may not matter
-    if ! apt install -y --no-install-recommends $packages; then
+    apt_get update || : # a package source that cannot be reached may not matter
+    if ! apt_get install -y --no-install-recommends $packages; then
         tail -n 5 build/apt.log >&2
         stop "apt could not install$packages. The whole log is build/apt.log."
     fi
@@ -137,7 +138,8 @@ print_command() {
     fi
 }
 
-apt() {
+# Call apt-get as root; what it prints goes to build/apt.log.
+apt_get() {
     $root env DEBIAN_FRONTEND=noninteractive \
         apt-get -o DPkg::Lock::Timeout=300 "$@" </dev/null >build/apt.log 2>&1
 }

@@ -1,9 +1,9 @@
-"""Finds the claims that numbers in a paper state, and what is known of each: its passport.
+"""Finds the provenance of the numbers in a paper: the claims that they state, and their sources.
 
-A number gets a passport only if its text was computed, a claim has its value at the precision in
-which it is written, and something beside it speaks for the claim: its unit, the words of its name,
-its interval, or four digits that are unlikely to agree by chance. If several claims fit, the
-passport has them all.
+A number has a claim only if its text was computed, the claim has its value at the precision in
+which it is written, and the context supports the claim: its unit, the words of its name, its
+interval, or four digits that are unlikely to agree by chance. If several claims fit, the number has
+them all.
 """
 
 import json
@@ -11,9 +11,9 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from report.cell_options import read_cell_options
+from report.cell_options import read_label
 from report.freshness import code_hash, record, results_hash
-from tools.errors import PaperError, SubmissionError
+from tools.errors import SubmissionError
 from tools.project_files import ROOT
 
 VERDICT = ROOT / "build" / "verdict.json"  # what `make verify` found last, by results_hash
@@ -29,7 +29,7 @@ NUMBER = re.compile(
 PLUS_MINUS = re.compile(r"\s*%?\s*±\s*")
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bal\.)\s+(?=[^\W\d_])")
 STOP_WORDS = {"a", "of", "the", "from", "to", "first", "last", "best", "one", "more"}
-MOST_CLAIMS = 6  # that a passport lists: a number that is more of them says nothing
+MOST_CLAIMS = 6  # of a number: one that fits more of them says nothing
 STEM = 5  # letters that words have in common
 CERTAIN = 4  # digits that speak for themselves
 PER_CENT = "%"
@@ -59,7 +59,7 @@ class Claim:
 
 
 @dataclass
-class Written:
+class WrittenNumber:
     """A number as it is written in a text."""
 
     start: int
@@ -71,7 +71,7 @@ class Written:
 
     @classmethod
     def read(cls, match):
-        """The Written of a match of NUMBER."""
+        """The WrittenNumber of a match of NUMBER."""
         whole = match["whole"].replace(",", "")
         decimals = (match["decimals"] or "")[1:]
         exponent = int((match["exponent"] or "e0")[1:].replace("−", "-"))
@@ -88,7 +88,7 @@ class Written:
             len(digits),
         )
 
-    def may_be(self, value):
+    def matches(self, value):
         """Whether a value is written as this number; a fall by 2.5 is written without its sign.
 
         A short whole number is no rounded value: too many values would be written like it.
@@ -111,16 +111,16 @@ class Surroundings:
 
 
 @dataclass
-class Passport:
-    """What is known of a number: where it stands, and the claims that it may state."""
+class NumberSource:
+    """A number's position in its text, and the claims that it may state."""
 
     start: int
     end: int
     claims: tuple
 
 
-class Passports:
-    """The claims of a notebook's results, and what is known of each.
+class Provenance:
+    """The claims of a notebook's results, with the source and the last check of each.
 
     Args:
         notebook: the executed notebook.
@@ -136,13 +136,13 @@ class Passports:
         self.tolerances = _tolerances() if self.claims else None
 
     def find(self, text, around=None):
-        """The Passports of the numbers in a text, a list in the order in which they stand.
+        """The NumberSources of the numbers in a text, a list in the order in which they stand.
 
         Args:
             text: a paragraph, or what a cell of a table says.
             around: the Surroundings of a table's cell.
         """
-        numbers = [Written.read(match) for match in NUMBER.finditer(text)]
+        numbers = [WrittenNumber.read(match) for match in NUMBER.finditer(text)]
         found = []
         previous = None  # the number before, and its claims
         for number, following in zip(numbers, [*numbers[1:], None]):
@@ -157,8 +157,8 @@ class Passports:
                 claims = self._measured(number, interval, text, around)
             previous = (number, claims)
             if claims and len(claims) <= MOST_CLAIMS:
-                found.append(Passport(number.start, number.end, tuple(claims)))
-        if around and not numbers_outside(found, numbers) and not found:
+                found.append(NumberSource(number.start, number.end, tuple(claims)))
+        if around and not found:
             found = self._word(text, around)
         return found
 
@@ -167,7 +167,7 @@ class Passports:
         fitting = [
             claim
             for claim in self.claims.values()
-            if claim.is_number and number.may_be(claim.value)
+            if claim.is_number and number.matches(claim.value)
         ]
         is_share = text[number.end :].lstrip().startswith(PER_CENT)
         if is_share:
@@ -176,7 +176,9 @@ class Passports:
             confirmed = [claim for claim in fitting if self._intervals(interval, [claim])]
             if confirmed:
                 return confirmed
-        return [claim for claim in fitting if speaks_for(claim, number, text, around)]
+        return [
+            claim for claim in fitting if has_supporting_context(claim, number, text, around)
+        ]
 
     def _intervals(self, number, claims):
         """The claims that a number behind a ± may state: the intervals of others."""
@@ -184,12 +186,12 @@ class Passports:
         for claim in claims:
             for name in (f"{claim.name}_interval", re.sub("_mean$", "_interval", claim.name)):
                 other = self.claims.get(name)
-                if other and other != claim and other.is_number and number.may_be(other.value):
+                if other and other != claim and other.is_number and number.matches(other.value):
                     found.append(other)
         return list(dict.fromkeys(found))
 
     def _word(self, text, around):
-        """The Passport of a table's cell that says a word which is claimed, in a list."""
+        """The NumberSource of a table's cell that says a word which is claimed, in a list."""
         said = text.strip()
         claims = [
             claim
@@ -203,7 +205,7 @@ class Passports:
         if not said or not claims or len(claims) > MOST_CLAIMS:
             return []
         start = text.index(said)
-        return [Passport(start, start + len(said), tuple(claims))]
+        return [NumberSource(start, start + len(said), tuple(claims))]
 
     # ------------------------------------------------------------------------------ what is known
 
@@ -235,13 +237,8 @@ class Passports:
         return self.findings.get(claim.name)
 
 
-def numbers_outside(found, numbers):
-    """Whether a text has numbers without a passport beside such with one."""
-    return bool(found) and len(found) < len(numbers)
-
-
-def speaks_for(claim, number, text, around):
-    """Whether what stands beside a number speaks for a claim of its value."""
+def has_supporting_context(claim, number, text, around):
+    """Whether the context of a number supports a claim that has its value."""
     sentence = _sentence_around(text, number)
     behind = text[number.end :].lstrip().lower()
     if around:
@@ -278,14 +275,6 @@ def format_claim(claim):
     return f"{value.replace('-', '−') if claim.is_number else value} {claim.unit}".strip()
 
 
-def read_results(sources):
-    """The content of the results among a paper's sources, {} without any."""
-    try:
-        return json.loads(sources.get("results.json", b"{}"))
-    except ValueError:
-        return {}
-
-
 def _sentence_around(text, number):
     start = 0
     for end in SENTENCE_END.finditer(text):
@@ -313,12 +302,8 @@ def _cell_hashes(notebook):
             continue
         digest = code_hash(cell["source"])
         hashes[str(cell.get("id", ""))] = digest
-        try:
-            label = read_cell_options(cell["source"]).get("label")
-        except PaperError:
-            label = None
-        if label:
-            hashes[str(label)] = digest
+        if label := read_label(cell["source"]):
+            hashes[label] = digest
     return hashes
 
 

@@ -8,15 +8,15 @@ import hashlib
 
 from grading import sandbox
 from grading.archive import parse_json
-from grading.cell_code import FIGURE_LABEL, code_key
+from grading.cell_code import code_key, figure_label
 from grading.network_measurements import sandbox_code
 from tools.errors import SubmissionError
 
 CAPTION_START = r"{\captionsetup{"
 
 
-def mend(notebook, template, submission, recorded, policy):
-    """Mend a notebook in place; return sentences on what was mended, a list.
+def repair_notebook(notebook, template, submission, recorded, policy):
+    """Repair a notebook in place; return sentences on what was repaired, a list.
 
     Args:
         notebook: nbformat's node.
@@ -79,10 +79,10 @@ def _restore_pictures(notebook, submission, recorded, policy):
     """Put the recorded figures where pictures have the same pixels; return their labels."""
     changed = {}  # label -> (the output's data, the recorded PNG)
     for cell in notebook.cells:
-        label = FIGURE_LABEL.search(cell.source) if cell.cell_type == "code" else None
+        label = figure_label(cell)
         if not label:
             continue
-        name = f"figures/{label[1]}"
+        name = f"figures/{label}"
         if submission.hash(f"{name}.png") != recorded.get(f"{name}.png"):
             continue
         for output in cell.outputs:
@@ -92,17 +92,20 @@ def _restore_pictures(notebook, submission, recorded, policy):
             shown = _decoded(data["image/png"])
             is_same = hashlib.sha256(shown).hexdigest() == recorded[f"{name}.png"]
             if not is_same or "application/pdf" not in data:
-                changed[label[1]] = data, shown
+                changed[label] = data, shown
     equal = _equal_pictures(changed, submission, policy)
     for label in equal:
         data, _ = changed[label]
-        for kind, mime_type in (("png", "image/png"), ("pdf", "application/pdf")):
-            name = f"figures/{label}.{kind}"
-            if submission.hash(name) == recorded.get(name) and (
-                kind == "png" or mime_type not in data
-            ):
-                data[mime_type] = base64.b64encode(submission.bytes(name)).decode()
+        _restore_picture(data, f"figures/{label}.png", "image/png", submission, recorded)
+        if "application/pdf" not in data:
+            _restore_picture(data, f"figures/{label}.pdf", "application/pdf", submission, recorded)
     return equal
+
+
+def _restore_picture(data, name, mime_type, submission, recorded):
+    """Put a figure's file into an output's data if it is the recorded one."""
+    if submission.hash(name) == recorded.get(name):
+        data[mime_type] = base64.b64encode(submission.bytes(name)).decode()
 
 
 def _decoded(text):
@@ -121,7 +124,7 @@ def _equal_pictures(changed, submission, policy):
         inputs[f"pictures/{label}.shown"] = shown
         inputs[f"pictures/{label}.recorded"] = submission.bytes(f"figures/{label}.png")
     try:
-        results = sandbox.results(inputs, "pictures", policy)
+        results = sandbox.run_task(inputs, "find_equal_pictures", policy)
         equal = parse_json(results.get("equal.json", b"[]"), "the comparison of pictures")
     except SubmissionError:
         return []
