@@ -457,7 +457,7 @@ def test_the_templates_stored_run_is_asked_about(world, no_paper, tmp_path, monk
     weights = world.files["checkpoints/fast-0/weights.safetensors"]
     (folder / "weights.safetensors").write_bytes(weights)
     (finding,) = records.check_own_training(submission, runs["fast-0"], world.policy)
-    assert "has the same weights as the one that comes" in finding.message
+    assert "has the same weights as the one stored" in finding.message
 
 
 def test_a_text_that_an_editor_saved_without_no_break_spaces_is_the_recorded_one():
@@ -633,7 +633,7 @@ def test_harmless_numbers_are_to_be_read(world):
 def test_make_verify_prints_what_is_noted(capsys):
     verdict = Verdict("a.zip", [Finding("files", "noted", "cell 3 is a copy")])
     verify.print_verdict(verdict)
-    assert "it counts for nothing:\n  - cell 3 is a copy." in capsys.readouterr().out
+    assert "it costs no points:\n  - cell 3 is a copy." in capsys.readouterr().out
     assert POLICY.archive.members == 1_000
 
 
