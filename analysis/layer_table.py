@@ -208,14 +208,15 @@ def run_once(net, hooks=()):
     Training mode would move the running statistics of its batch normalisation. The image is on the
     device of the network.
     """
-    was_training = net.training
+    modes = {module: module.training for module in net.modules()}
     net.eval()
     parameter = next(net.parameters(), torch.zeros(()))
     try:
         with torch.no_grad():
             net(torch.zeros(1, 3, 32, 32, device=parameter.device))
     finally:
-        net.train(was_training)
+        for module, is_training in modes.items():
+            module.training = is_training
         for hook in hooks:
             hook.remove()
 

@@ -258,6 +258,8 @@ def recorded_measurements(main, runs, claims):
             of_members = [values_of[str(run.folder)] for run in members]
             values |= run_statistics.mean_over_runs(of_members)
             values |= run_statistics.summarize_seeds(members)
+            for run in members:
+                measurements += _measurements(run.name, _gain(group, [run], groups), source)
         values |= _gain(group, members, groups)
         measurements += _measurements(group, values, source)
     for group, changes in run_statistics.highest_block_changes(by_seed).items():

@@ -44,7 +44,7 @@ LAST_COLUMNS = (
 )
 VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
 NOT_READ = "neither a zip file nor a notebook: ask for the zip file that make zip writes"
-COPY_OF_A_ZIP = "not read: the zip file beside it was graded"
+COPY_OF_A_ZIP = "not read: a zip file of the same student is beside it"
 LINK = "not read: it is a link"
 SUBMISSION_SUFFIXES = (".zip", ".ipynb")
 GRADE_BOOK_TABLES = ("points", "deadline", "similarity")  # of the policy

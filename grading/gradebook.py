@@ -50,8 +50,8 @@ class Entry:
 
     @property
     def points(self):
-        """The points given so far."""
-        return round(sum(award.points for award in self.awards), 2)
+        """The points given so far; a deduction by hand leaves at least none."""
+        return round(max(0.0, sum(award.points for award in self.awards)), 2)
 
     @property
     def open(self):

@@ -108,7 +108,7 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
         pages = join_names([str(number) for number in about.marked_pages])
         message = (
             f"somebody has marked text in the paper's PDF on page {pages}: the marks were left out "
-            "of the comparison"
+            "of the comparison, so a person has to look at them"
         )
         findings.append(Finding("paper", "noted", message))
     return findings

@@ -294,7 +294,7 @@ def is_mark(annotation):
 SEGMENTS = {b"l", b"c", b"v", b"y", b"re"}
 PAINTING = {b"S", b"s", b"f", b"F", b"f*", b"B", b"B*", b"b", b"b*", b"n", b"W", b"W*"}
 COLOURS = {b"CS", b"cs", b"SC", b"SCN", b"sc", b"scn", b"G", b"g", b"RG", b"rg", b"K", b"k"}
-GRAPHICS_STATE = {b"q", b"Q", b"cm", b"w", b"J", b"j", b"M", b"d", b"ri", b"i", b"gs"}
+GRAPHICS_STATE = {b"q", b"Q", b"cm", b"w", b"J", b"j", b"M", b"ri", b"i", b"gs"}
 MARK_OPERATORS = {b"m", b"h", b"Do"} | SEGMENTS | PAINTING | COLOURS | GRAPHICS_STATE
 # Entries of a form's /Resources with which operators of MARK_OPERATORS could draw text or pictures
 DRAWN_RESOURCES = ("/Font", "/Pattern", "/Shading")
@@ -331,6 +331,8 @@ def count_segments(form, depth=0):
             return math.inf
         if operator in (b"scn", b"SCN") and any(isinstance(each, NameObject) for each in operands):
             return math.inf  # the name of a pattern
+        if operator == b"gs" and operands[0] not in resources.get("/ExtGState", {}):
+            return math.inf  # a state of the page, which may have a mask
         if operator == b"Do":
             segments += inner.get(operands[0], math.inf)
         elif operator in SEGMENTS:

@@ -11,6 +11,12 @@ HIDDEN_CELL = {"notebook-only", "remove-cell", "hide-cell"}
 HIDDEN_OUTPUT = {"remove-output", "hide-output"}
 SWITCHES = ("output", "include", "eval")  # of Quarto: false hides what the cell shows
 MOST_LETTERS = 20_000  # of a cell's options; a grader reads notebooks that may be hostile
+# What yaml raises for text that is not YAML, or whose values do not fit their explicit types.
+UNREADABLE = (
+    *(yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    RecursionError,
+)
+LABEL_LINE = re.compile(r"""(?m)^#\| *label *: *["']?(?P<label>[\w-]+)""")
 
 
 def cell_tags(cell):
@@ -32,8 +38,15 @@ def is_hidden(cell):
 
 
 def read_label(source):
-    """The label among the options of a code cell, "" if there is none or it cannot be read."""
-    label = readable_options(source).get("label")
+    """The label among the options of a code cell, "" if there is none.
+
+    It is found as well if another option, such as a caption with a colon, makes all unreadable.
+    """
+    try:
+        label = read_cell_options(source).get("label")
+    except PaperError:
+        found = LABEL_LINE.search(source)
+        return found["label"] if found else ""
     return " ".join(label.split()) if isinstance(label, str) else ""
 
 
@@ -59,7 +72,7 @@ def read_cell_options(source, cell_name="the cell"):
         if len(text) > MOST_LETTERS:
             raise ValueError(f"they are longer than {MOST_LETTERS:,} letters")
         return dict(yaml.load(text, _Loader) or {})
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise PaperError(
             f"{cell_name}: its cell options (`#| key: value`, YAML) cannot be read ({reason}): "

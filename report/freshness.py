@@ -134,7 +134,9 @@ def source_of(node, source):
     first = node.lineno
     for decorator in getattr(node, "decorator_list", []):
         first = min(first, decorator.lineno)
-    lines = source.split("\n")[first - 1 : node.end_lineno]
+    # lines as `ast` counts them: a form feed ends none
+    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = lines[first - 1 : node.end_lineno]
     last = lines[-1].encode()  # the columns of `ast` count bytes
     if last[node.end_col_offset :].lstrip().startswith(b";"):
         lines[-1] = last[: node.end_col_offset].decode()

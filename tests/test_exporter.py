@@ -34,7 +34,7 @@ from paper_helpers import (
 )
 
 from report import exporter, typeset
-from report.cell_options import read_cell_options, read_label
+from report.cell_options import read_cell_options, read_label, readable_options
 from report.freshness import cell_names, code_hash
 from tools.errors import PaperError
 
@@ -425,7 +425,21 @@ def test_options_that_would_keep_a_grader_busy_are_not_read(text, reason):
     source = f"#| label: fig-loss\n#| {text}"
     with pytest.raises(PaperError, match=f"cannot be read .*{reason}"):
         read_cell_options(source)
-    assert read_label(source) == ""
+    assert read_label(source) == "fig-loss"
+    assert readable_options(source) == {}
+
+
+@pytest.mark.parametrize(
+    "value", ["!!bool maybe", "!!timestamp y", '!!int ""', f"!!float {'1:' * 180}1.0"]
+)
+def test_values_of_a_wrong_type_are_one_sentence(value):
+    with pytest.raises(PaperError, match="cell options .* cannot be read"):
+        read_cell_options(f"#| x: {value}")
+
+
+def test_a_label_is_found_beside_a_caption_that_is_no_yaml():
+    assert read_label("#| label: fig-loss\n#| fig-cap: Loss: lower\nplot()") == "fig-loss"
+    assert read_label("#| fig-cap: Loss: lower\nplot()") == ""
 
 
 @pytest.mark.parametrize("value, is_set", [("1", True), ("yes", True), ("0", False), ("", False)])

@@ -291,7 +291,7 @@ def test_notebooks_and_unpacked_folders_are_submissions(tmp_path):
         "submission_7",
     ]
     assert skipped == {
-        "Eve_78_assignsubmission_file_/a.ipynb": "not read: the zip file beside it was graded",
+        "Eve_78_assignsubmission_file_/a.ipynb": grade.COPY_OF_A_ZIP,
         "Joe_79_assignsubmission_file_/a.docx": grade.NOT_READ,
         "Joe_79_assignsubmission_file_/link.zip": "not read: it is a link",
     }
@@ -303,9 +303,9 @@ def test_a_notebook_beside_a_zip_file_is_not_asked_for(course, tmp_path, capsys)
     book.write_text("{}", encoding="utf-8")
     rows = course([ADA], MOODLE)
     name = book.relative_to(tmp_path / "course").as_posix()
-    assert rows[name]["reason"] == "not read: the zip file beside it was graded"
+    assert rows[name]["reason"] == "not read: a zip file of the same student is beside it"
     said = capsys.readouterr().out
-    assert f"not read: the zip file beside it was graded (1): {name}" in said
+    assert f"not read: a zip file of the same student is beside it (1): {name}" in said
     assert grade.NOT_READ not in said
 
 

@@ -103,6 +103,8 @@ LETTERS = {
     "pattern": form(b"/Pattern cs/X scn 0 0 100 20 re f", Pattern=form(b"(96.31 %)Tj")),
     "mask": form(YELLOW, ExtGState=dictionary(SMask=dictionary(G=form(b"(96.31 %)Tj")))),
     "form_of_the_page": form(b"/Other Do"),
+    "state_of_the_page": form(YELLOW),
+    "dashes": form(b"20 w [1 2 1 9] 0 d 20 20 m 120 20 l S"),
     "inner_text": form(b"/X Do", XObject=form(b"(96.31 %)Tj")),
 }
 

@@ -161,7 +161,7 @@ def test_the_projects_policy_takes_the_points_of_memorised_images():
 
 
 def test_the_policy_may_name_every_check():
-    for name in ("memorisation", "own training", "similarity", "execution", "other claims"):
+    for name in ("memorisation", "own training", "execution", "other claims"):
         scheme = read_points(TABLE, item=[BLOCK, ACCURACY | {"claims": [name]}, TEXT])
         assert scheme.item[1].claims == [name]
 
