@@ -10,7 +10,16 @@ from report.freshness import code_hash
 from tools.errors import SubmissionError
 from tools.project_files import ROLES, ROOT
 
-JUNK = ("__MACOSX", "__pycache__", "venv", "env", "node_modules", "site-packages")
+# What operating systems, Python and Jupyter leave, and folders of installed packages.
+LEFT_BY_SYSTEM = (
+    "__MACOSX",
+    "__pycache__",
+    ".DS_Store",
+    "Thumbs.db",
+    "desktop.ini",
+    ".ipynb_checkpoints",
+)
+JUNK = (*LEFT_BY_SYSTEM, "venv", "env", "node_modules", "site-packages")
 MOST_FOLDERS = 3  # around a submission
 MOST_NOTEBOOKS = 20  # that are looked at to find the one handed in
 MOST_NAMES = 5  # of what was not read
@@ -237,7 +246,5 @@ def _unread(names, wanted, top):
 
 
 def _is_of_system(name):
-    """Whether an operating system or Jupyter has left a file."""
-    parts = name.split("/")
-    own = ("__MACOSX", "__pycache__", ".DS_Store", "Thumbs.db", ".ipynb_checkpoints", "desktop.ini")
-    return any(part in own for part in parts)
+    """Whether an operating system, Python or Jupyter has left a file."""
+    return any(part in LEFT_BY_SYSTEM for part in name.split("/"))

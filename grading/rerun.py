@@ -19,13 +19,9 @@ from grading.network_measurements import measure_network, sandbox_code
 from grading.policy import RerunLimits
 from grading.records import load_runs, run_names
 from tools.errors import SubmissionError
+from tools.settings import is_set
 
-SETTINGS = ("FRESH", "EPOCHS", "SEED")  # environment variables that the notebook may see
-
-
-def is_set(variable):
-    """Whether an environment variable is set to anything but 0."""
-    return os.environ.get(variable, "0") not in ("", "0")
+RERUN_SETTINGS = ("FRESH", "EPOCHS", "SEED")  # that the notebook may see
 
 
 def check_rerun(submission, notebook, template, claims, policy, folder, data):
@@ -48,7 +44,7 @@ def check_rerun(submission, notebook, template, claims, policy, folder, data):
         "gpu": retrained,
     }
     limits = RerunLimits(**(asdict(policy.sandbox) | changes))
-    environment = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)]
+    environment = [f"{name}={os.environ[name]}" for name in RERUN_SETTINGS if os.environ.get(name)]
     try:
         results = sandbox.run_task(
             rerun_inputs(submission, notebook, policy),

@@ -37,7 +37,7 @@ from grading.findings import Finding, Verdict, format_value, join_names
 from grading.notebook_repair import repair_notebook
 from grading.plausibility import check_plausibility
 from grading.policy import read_policy
-from grading.rerun import check_rerun, is_set
+from grading.rerun import check_rerun
 from grading.roster import read_authors
 from grading.schema import Place, SchemaError, read_dataclass
 from grading.template_diff import code_of, differences, other_modules
@@ -45,6 +45,7 @@ from report.freshness import definitions_hash, file_hash, results_hash
 from report.provenance import VERDICT
 from tools.errors import SubmissionError
 from tools.project_files import ROOT
+from tools.settings import is_set
 from tools.terminal import replace_unprintable
 
 HEADINGS = {

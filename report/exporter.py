@@ -43,6 +43,7 @@ from report.web_page import write_page
 from tools.errors import PaperError
 from tools.project_files import ROOT
 from tools.sandbox_command import why_unusable
+from tools.settings import is_set
 
 HERE = Path(__file__).resolve().parent
 NO_EXTRACTION = (
@@ -155,11 +156,6 @@ def sources_of(notebook, name):
         results, packages = parse_results(sources["results.json"], path)
         sources["environment.txt"] = packages
     return sources, results
-
-
-def is_set(name):
-    """Whether a variable of the environment is switched on: empty or 0 is off."""
-    return os.environ.get(name, "0") not in ("", "0")
 
 
 class PaperExporter(LatexExporter):

@@ -403,6 +403,7 @@ def conclude(ledger, published):
     conclusions = {
         "the long recipe goes beyond all reports": ("long-0/accuracy", ">", best_report),
         "the network is worse without shortcuts": ("ablation-no-shortcuts/gain", "<", 0),
+        "a projection in every block is worse": ("ablation-all-projections/gain", "<", 0),
         "the restart raises the loss of the course's network": ("restart-0/excess", ">", 0),
         "it lowers this network's test accuracy": ("restart-0/change_from_control", "<", 0),
         "the restart raises the loss of the young parent": (f"{YOUNG_GROUP}/excess", ">", 0),

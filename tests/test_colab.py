@@ -11,16 +11,17 @@ import pytest
 from report.freshness import UNPACK_COMMENT
 from tools import colab
 from tools.errors import SubmissionError
+from tools.settings import NOTEBOOK_SETTINGS
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    for name in colab.SETTINGS:
+    for name in NOTEBOOK_SETTINGS:
         monkeypatch.delenv(name, raising=False)
 
 
 def default_settings():
-    return dict.fromkeys(colab.SETTINGS, "") | {"SEED": 0, "EPOCHS": 5, "BATCH_SIZE": 512}
+    return dict.fromkeys(NOTEBOOK_SETTINGS, "") | {"SEED": 0, "EPOCHS": 5, "BATCH_SIZE": 512}
 
 
 def test_environment_variables_override_settings(monkeypatch):

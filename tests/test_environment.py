@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 
 from report import fonts
 from tools import __main__ as commands
-from tools import colab, run_notebook
-from tools.__main__ import SETTINGS
+from tools import run_notebook
+from tools.settings import NOTEBOOK_SETTINGS, SETTINGS
 
 REQUIREMENTS = [
     line
@@ -153,8 +153,11 @@ def test_a_misspelt_setting_is_named(tmp_path, setting, fault):
     assert alone.returncode == bool(fault)
 
 
-def test_the_settings_of_the_commands_include_those_of_the_notebook():
-    assert set(colab.SETTINGS) < set(SETTINGS)
+def test_the_settings_are_those_of_the_makefile_and_of_the_notebook():
+    notebook = nbformat.read(ROOT / "notebooks" / "assignment2.ipynb", 4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    names = set(re.findall(r"(?m)^([A-Z0-9_]+) +=", cell.source))
+    assert names == {*NOTEBOOK_SETTINGS, "TITLE", "AUTHORS"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert set(re.findall(r"\(([A-Z]+)=", makefile)) < set(SETTINGS)
 

@@ -13,15 +13,11 @@ import subprocess
 import sys
 
 from tools.project_files import ROOT
+from tools.settings import SETTINGS, is_set
 from tools.terminal import replace_unprintable
 
 ASSIGNMENT = "notebooks/assignment2.ipynb"
 STUDY = "notebooks/study.ipynb"
-# The settings of all commands; those of the notebook are also in its cell tagged parameters.
-SETTINGS = (
-    *("SEED", "EPOCHS", "BATCH_SIZE", "CIFAR10_DIR", "DATASET", "FRESH", "RUNS"),
-    *("DRAFT", "STRICT", "WEIGHTS", "SUBMISSION", "RERUN", "SUBMISSIONS", "ROSTER", "JOBS"),
-)
 # A setting on make's command line, as make passes it on in MAKEFLAGS: not an option, and not part
 # of a value with escaped spaces.
 MAKE_SETTING = re.compile(r"(?:^|(?<!\\)\s)([A-Za-z_]\w*)=")
@@ -56,7 +52,7 @@ def report():
 
 def submission():
     """Run the notebook in place, store its runs, build its paper."""
-    if os.environ.get("FRESH", "") not in ("", "0"):
+    if is_set("FRESH"):
         sys.exit(
             "make submission trains what is missing and loads the rest: to train anew, run make "
             "report FRESH=1 first"

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from report.freshness import is_unpacking
 from tools.errors import SubmissionError
 from tools.project_files import NOTEBOOK, ROOT
+from tools.settings import NOTEBOOK_SETTINGS
 
 try:
     from google.colab import _message, files
@@ -26,7 +27,6 @@ try:
 except ImportError:
     ON_COLAB = False
 
-SETTINGS = ("SEED", "EPOCHS", "BATCH_SIZE", "CIFAR10_DIR", "DATASET", "FRESH", "RUNS")
 PINNED = ("torch", "torchvision")  # large, and built for the machine's GPU: never replaced
 GOOGLE_DRIVE = Path("/content/drive")
 BADGE = (
@@ -117,7 +117,7 @@ def override(settings):
     Raises:
         SubmissionError: a variable is no whole number, but the setting is one.
     """
-    for name in SETTINGS:
+    for name in NOTEBOOK_SETTINGS:
         text = os.environ.get(name, "").strip()
         if not text:
             continue
