@@ -125,8 +125,7 @@ def losses_as_text(ledger, runs):
 
     It has no sign.
     """
-    claims = [ledger.claims[f"{run.name}/gain"] for run in runs]
-    return join_numbers([f"{-claim.value:.1f}" for claim in claims])
+    return join_numbers([f"{-gain:.1f}" for gain in claimed_values(ledger, runs, "gain")])
 
 
 def ablation_table(groups, gains):
@@ -338,16 +337,20 @@ def block_correlations(runs, epochs):
 
 # --------------------------------------------------------------------------------- conclusions
 
-def rises_as_text(runs):
+def claimed_values(ledger, runs, measure):
+    """Return a measure of each run, as `ledger` claims it: a list of floats."""
+    return [ledger.claims[f"{run.name}/{measure}"].value for run in runs]
+
+
+def rises_as_text(ledger, runs):
     """Return how much the running mean of the loss changes in each run of one epoch, as text."""
-    rises = [f"{run_statistics.rise(run.losses):+.3f}".replace("-", "−") for run in runs]
-    return join_numbers(rises)
+    rises = claimed_values(ledger, runs, "running_mean_rise")
+    return join_numbers([f"{rise:+.3f}".replace("-", "−") for rise in rises])
 
 
 def highest_blocks_as_text(ledger, runs):
-    """Return the measure highest_block of each run, as `ledger` claims it, as text."""
-    claims = [ledger.claims[f"{run.name}/highest_block"] for run in runs]
-    return join_numbers([f"{claim.value:.3f}" for claim in claims])
+    """Return the measure highest_block of each run, as text."""
+    return join_numbers([f"{loss:.3f}" for loss in claimed_values(ledger, runs, "highest_block")])
 
 
 def join_numbers(numbers):
