@@ -29,10 +29,22 @@ from tools.project_files import NOTEBOOK, ROOT, project_files
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A number or word that the paper states: its value, unit and source (a cell or a run)."""
+    """A number or word that the paper states: its value, unit and source (a cell or a run).
+
+    `condition` is that of a conclusion, "<claim> > <number>" or "<", else "".
+    """
+
     value: float | int | str | bool
     unit: str
     source: str
+    condition: str = ""
+
+    def as_entry(self):
+        """Return the claim as the results file has it, a dict; a condition only if there is one."""
+        entry = dataclasses.asdict(self)
+        if not self.condition:
+            del entry["condition"]
+        return entry
 
 
 class Ledger:
@@ -77,9 +89,13 @@ class Ledger:
         self._enter({f"{prefix}/{name}": value for name, value in values.items()}, unit, run)
         return values
 
+    def _source(self, run=None):
+        """Return the name of `run`, a training.Run; without one that of the cell that is run."""
+        return run.name if run else cell_name(self.notebook)
+
     def _enter(self, values, unit, run):
         """Enter claims of one unit and source, a dict name -> value."""
-        source = run.name if run else cell_name(self.notebook)
+        source = self._source(run)
         if run and run.name not in [other.name for other in self.runs]:
             self.runs.append(run)
         for name, value in values.items():
@@ -94,7 +110,8 @@ class Ledger:
         """
         values = {name: entry.value for name, entry in self.claims.items()}
         holds = interval_supports(values, claim, comparison, bound)
-        self.claim(f"conclusion/{name}", holds, f"{claim} {comparison} {bound}")
+        condition = f"{claim} {comparison} {bound}"
+        self.claims[f"conclusion/{name}"] = Claim(holds, "", self._source(), condition)
         if SUBMISSION and not holds:
             raise SubmissionError(
                 f"the conclusion {name!r} does not hold: {claim} is {values[claim]:.4g} ± "
@@ -111,7 +128,7 @@ class Ledger:
         report/freshness.py reads the record.
         """
         results = {
-            "claims": {name: dataclasses.asdict(claim) for name, claim in self.claims.items()},
+            "claims": {name: claim.as_entry() for name, claim in self.claims.items()},
             "data": describe_data(data) if data else None,
             "environment": installed_versions(),
         }

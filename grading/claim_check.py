@@ -21,11 +21,15 @@ ON_OTHER_IMAGES = ("/accuracy", "with_tta", "test_accuracy")
 
 @dataclass
 class Claim:
-    """What results.json claims: a value, its unit and its source, a cell or a run."""
+    """What results.json claims: a value, its unit and its source, a cell or a run.
+
+    A conclusion, a claim that is true, also has a condition.
+    """
 
     value: object  # int, float, str or bool
     unit: str = ""
     source: str = ""
+    condition: str = ""
 
     @classmethod
     def from_content(cls, content, place):
@@ -91,7 +95,7 @@ def check_claims(claims, measurements, policy):
             tolerance = EXACT
         if measured.other_images:
             tolerance = Tolerance(tolerance.kind, max(tolerance.limit, policy.images.other))
-        findings.append(compare(claims[name], measured, tolerance, "holds"))
+        findings.append(compare(claims[name], measured, tolerance, "verified"))
     return findings
 
 
@@ -144,7 +148,7 @@ def _missing_claim(measured, policy):
 def check_conclusions(claims, policy):
     """Findings on conclusions: that a claim's 95 % interval lies above or below a number.
 
-    A conclusion is a claim `conclusion/<text>` whose unit is "<claim> < <number>" or ">".
+    A conclusion is a claim `conclusion/<text>` whose condition is "<claim> < <number>" or ">".
 
     Args:
         claims: name -> Claim.
@@ -155,9 +159,9 @@ def check_conclusions(claims, policy):
     for name, claim in claims.items():
         if not name.startswith("conclusion/"):
             continue
-        follows = claim.value is True and _follows(claim.unit, values)
-        verdict = "holds"
-        message = f"{name}: {claim.unit[:200]}"
+        follows = claim.value is True and _follows(claim.condition, values)
+        verdict = "verified"
+        message = f"{name}: {claim.condition[:200]}"
         if not follows:
             verdict = "contradicted"
             message += " does not hold"

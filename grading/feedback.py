@@ -8,9 +8,9 @@ import jinja2
 # Heading of each kind of finding, and what a student can do about it.
 GROUPS = {
     "contradicted": (
-        "What does not hold",
+        "What is contradicted",
         "Run make submission, which runs the notebook and builds the paper from it, and hand in "
-        "what make zip then packs. If you think that a number holds, tell your teacher which one.",
+        "what make zip then packs. If a number is right all the same, tell your teacher which.",
     ),
     "unverified": (
         "What could not be checked",
@@ -64,12 +64,12 @@ def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
         if messages:
             groups.append((heading, messages, advice))
     verdicts = [finding.verdict for finding in verdict.findings]
-    held = verdicts.count("holds") + verdicts.count("recorded")
+    passed = verdicts.count("verified") + verdicts.count("recorded")
     checks = len(verdicts) - verdicts.count("noted")
     return page_template("feedback.html.j2").render(
         title=title,
         note=note,
-        summary=f"{held} of {checks} checks hold. Result: {verdict.reason}.",
+        summary=f"{passed} of {checks} checks passed. Result: {verdict.reason}.",
         claimed=percent(verdict.claimed),
         measured=percent(verdict.measured),
         measured_by=verdict.measured_by,

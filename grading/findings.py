@@ -2,7 +2,7 @@
 
 A finding has one of six verdicts:
 
-holds         computed here, and equal within the policy's tolerance
+verified      computed here, and equal within the policy's tolerance
 recorded      agrees with the records of the runs, which are not computed again here
 noted         an honest difference, or something to read: it counts for nothing
 contradicted  a value that is not what weights, records or data give, or files made to look so
@@ -11,9 +11,9 @@ implausible   possible, but a reason to ask the student: no proof of anything
 """
 from dataclasses import dataclass, field
 
-# How a finding counts for the exit code: 0 all holds, 1 contradicted, 2 not verifiable.
+# How a finding counts for the exit code: 0 verified, 1 contradicted, 2 not verifiable.
 CODES = {
-    "holds": 0,
+    "verified": 0,
     "recorded": 0,
     "noted": 0,
     "contradicted": 1,
@@ -95,7 +95,7 @@ class Verdict:
 
     @property
     def code(self):
-        """0 all holds, 1 contradicted, 2 not verifiable; also 2 if nothing was checked."""
+        """0 verified, 1 contradicted, 2 not verifiable; also 2 if nothing was checked."""
         codes = {CODES[finding.verdict] for finding in self.findings}
         if 1 in codes:
             return 1
@@ -107,7 +107,7 @@ class Verdict:
         for finding in self.findings:
             if self.code and CODES[finding.verdict] == self.code:
                 return finding.message
-        return "all that was checked holds"
+        return "all checks passed"
 
 
 def format_value(value):

@@ -32,6 +32,7 @@ from grading.schema import Place, read_dataclass
 from grading.verify import data_folder
 from tools.errors import SubmissionError
 from tools.project_files import ROOT, project_files
+from tools.sandbox_command import why_unusable
 from tools.terminal import replace_unprintable
 
 COLUMNS = (
@@ -42,7 +43,7 @@ FIRST_COLUMNS = ("student", "archive", "verdict", "points", "open", "late", "cla
 LAST_COLUMNS = (
     *("measured by", "id", "matched", "maximum", "contradictions", "unverified", "seconds"),
 )
-VERDICTS = ("holds", "contradicted", "not verifiable")  # by exit code
+VERDICTS = ("verified", "contradicted", "not verifiable")  # by exit code
 NOT_READ = "neither a zip file nor a notebook: ask for the zip file that make zip writes"
 COPY_OF_A_ZIP = "not read: a zip file of the same student is beside it"
 LINK = "not read: it is a link"
@@ -327,7 +328,7 @@ def mark_similar(verdicts, works, policy):
             verdict.code = 2
             verdict.reason = sentences[0]
     return [
-        f"ask how {join_names(names)} came about: {shared}; it can be honest"
+        f"ask the students of {join_names(names)}, which may be honest work: {shared}"
         for names, shared in groups
     ]
 
@@ -395,13 +396,13 @@ def missing_means():
     folder = data_folder()
     if not utils.has_data(folder):
         notices.append(
-            f"there is no CIFAR-10 in {folder}, so no weights were evaluated and no archive can "
-            "hold: name its folder with CIFAR10_DIR= and call make grade again"
+            f"there is no CIFAR-10 in {folder}, so no weights were evaluated and no archive can be "
+            "verified: name its folder with CIFAR10_DIR= and call make grade again"
         )
     if not sandbox.usable():
         notices.append(
-            "there is no sandbox here, so no student's code was run and no paper compared: install "
-            "bubblewrap and call make grade again"
+            f"no student's code was run and no paper compared: {why_unusable()}; then call make "
+            "grade again"
         )
     return notices
 
@@ -470,9 +471,11 @@ def main(folder, build, roster=None):
     except SubmissionError as error:
         sys.exit(str(error))
     if roster:
-        for name in list(skipped):
-            if (folder / name).resolve() == roster.resolve():
-                del skipped[name]
+        skipped = {
+            name: reason
+            for name, reason in skipped.items()
+            if (folder / name).resolve() != roster.resolve()
+        }
     if not found:
         sys.exit(
             f"{folder} has no zip file and no notebook below it: name another folder with "
@@ -480,28 +483,49 @@ def main(folder, build, roster=None):
         )
     storage = (build / "grades").resolve()
     storage.mkdir(parents=True, exist_ok=True)
-    verdicts = {}
     jobs = [Job(name, path, storage / f"{verdict_key(path)}.json") for name, path in found.items()]
-    for job in jobs:
-        verdict = read_verdict(job.stored)
-        if verdict:
-            verdicts[job.name] = verdict
-    left = [job for job in jobs if job.name not in verdicts]
-    new, stopped = judge_all(left, workers, policy.verdict.seconds + SPARE_SECONDS)
-    verdicts = dict(sorted((verdicts | new).items()))
+    verdicts, stopped = read_or_judge(jobs, workers, policy)
     if stopped:
         print("\nStopped. The same command continues with the other archives.", file=sys.stderr)
-    works = {}
-    for job in jobs:
-        work = similarity.read_work(job.work)
-        if work and job.name in verdicts:
-            works[job.name] = work
+    works = read_works(jobs, verdicts)
     try:
         course.by_hand = gradebook.read_by_hand(build, policy)  # entered while archives were judged
     except SubmissionError as error:
         sys.exit(f"{error}. The verdicts are stored: correct it and call make grade again")
     write_gradebook(build, course, found, verdicts, works, skipped)
     sys.exit(130 if stopped else 0)
+
+
+def read_or_judge(jobs, workers, policy):
+    """The verdicts of archives, and whether Ctrl-C stopped the judging of those without one.
+
+    Verdicts are sorted by name, name -> StoredVerdict.
+
+    Args:
+        jobs: a list of Job.
+        workers: how many archives are judged at a time.
+        policy: a Policy.
+    """
+    stored = {}
+    left = []
+    for job in jobs:
+        verdict = read_verdict(job.stored)
+        if verdict:
+            stored[job.name] = verdict
+        else:
+            left.append(job)
+    judged, stopped = judge_all(left, workers, policy.verdict.seconds + SPARE_SECONDS)
+    return dict(sorted((stored | judged).items())), stopped
+
+
+def read_works(jobs, verdicts):
+    """What is compared with other archives, name -> similarity.Work, of jobs with verdicts."""
+    works = {}
+    for job in jobs:
+        work = similarity.read_work(job.work)
+        if work and job.name in verdicts:
+            works[job.name] = work
+    return works
 
 
 def write_gradebook(build, course, found, verdicts, works, skipped):

@@ -263,7 +263,7 @@ def _notices_on_students(entries, missing, course):
     notices = []
     nobodys = [entry for entry in entries if not entry.student]
     for entry in nobodys:
-        notices.append(f"no student is known of {entry.archive}: {entry.match.reason}")
+        notices.append(f"{entry.archive} matches no student: {entry.match.reason}")
     if nobodys:
         notices.append(
             "to give such an archive to a student, name it after the student, in the form "
@@ -286,7 +286,7 @@ def _notices_on_students(entries, missing, course):
         notices.append(f"handed in late, which costs no points here ({len(late)}): {names}")
     unknown = [entry.archive for entry in matched if entry.match.late is None]
     if unknown and course.policy.deadline:
-        notices.append(f"no time of submission is known of {join_names(unknown)}")
+        notices.append(f"time of submission unknown: {join_names(unknown)}")
     return notices
 
 
@@ -296,8 +296,8 @@ def unknown_archives(course, found):
     if not lost:
         return []
     return [
-        f"points in {BY_HAND} belong to {join_names(lost)}, not in the folder: enter the archive's "
-        "new name there, or remove the line"
+        f"{BY_HAND} has points for {join_names(lost)}, not in the folder: if an archive was "
+        "renamed, enter its new name there, else remove the line"
     ]
 
 

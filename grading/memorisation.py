@@ -109,7 +109,7 @@ def check(run, plain, mirrored, probed, probes, test_labels):
         if loss <= BOUNDS[kind] + CERTAIN * error:
             continue
         message = (
-            f"the weights of {run} know the test images by heart: {100 * before.mean():.1f} % of "
+            f"the weights of {run} have memorised the test images: {100 * before.mean():.1f} % of "
             f"them are right, but only {100 * after.mean():.1f} % {CHANGES[kind]}; honest "
             f"networks lose less than {BOUNDS[kind]:.0f} points"
         )

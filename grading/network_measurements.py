@@ -97,15 +97,8 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
         else:
             source = "the weights"
             computed, misfits = evaluate_template(weights, images, normalisations)
-    except sandbox.SandboxError as error:
-        message = f"the network's changed definitions did not run in the sandbox: {error}"
-        if "NameError" in message:
-            message += " (tag the cell that defines it `definition`)"
-        report.findings.append(Finding("definitions", "unverified", message))
-        return report
     except SubmissionError as error:
-        message = f"the weights could not be evaluated: {error}"
-        report.findings.append(Finding("weights", "contradicted", message))
+        report.findings.append(_failed_evaluation(error))
         return report
     for name, fault in misfits.items():
         faults[name] = (
@@ -125,6 +118,16 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
             name, *views.split(count), probed, probes, data.test_labels
         )
     return report
+
+
+def _failed_evaluation(error):
+    """The Finding that `error`, a SubmissionError, ended the evaluation of the weights."""
+    if not isinstance(error, sandbox.SandboxError):
+        return Finding("weights", "contradicted", f"the weights could not be evaluated: {error}")
+    message = f"the network's changed definitions did not run in the sandbox: {error}"
+    if "NameError" in message:
+        message += " (tag the cell that defines it `definition`)"
+    return Finding("definitions", "unverified", message)
 
 
 def weights_file(run, policy):

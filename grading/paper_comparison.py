@@ -18,6 +18,7 @@ from grading import paper_numbers, sandbox
 from grading.archive import ArchiveError, parse_json
 from grading.findings import Finding, join_names
 from grading.network_measurements import sandbox_code
+from grading.sandbox_tasks import PaperText
 from grading.schema import Place, read_dataclass, read_value
 
 # Two pages differ if in a square of SQUARE pixels so many differ in a colour by so much: from the
@@ -103,7 +104,7 @@ def compare(handed_in, rebuilt, notebook, explanations, claims):
     ]
     if all(finding.verdict == "noted" for finding in findings):
         message = "the paper is what the notebook makes, as text and as pictures"
-        findings.insert(0, Finding("paper", "holds", message))
+        findings.insert(0, Finding("paper", "verified", message))
     if about.marked_pages:
         pages = join_names([str(number) for number in about.marked_pages])
         message = (
@@ -271,13 +272,10 @@ def page_words(files):
 
 
 def read_texts(files):
-    """The texts that the sandbox found, as [place, kind, text]. Raises SchemaError."""
+    """The texts that the sandbox found, a list of PaperText. Raises SchemaError."""
     name = "the paper's texts"
     content = parse_json(files.get("texts.json", b""), name)
-    texts = read_value(list[list[str]], content, Place(name))
-    if any(len(text) != 3 for text in texts):
-        raise ArchiveError(f"{name} came back damaged")
-    return texts
+    return read_value(list[PaperText], content, Place(name))
 
 
 def first_page(files):

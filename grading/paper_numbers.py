@@ -35,12 +35,15 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred"
 SPOKEN_UNITS = {name: value for value, name in enumerate(_UNITS.split())}
 SPOKEN_TENS = {name: 10 * value for value, name in enumerate(_TENS.split(), 2)}
 _UNIT = "|".join(SPOKEN_UNITS)
+_SPOKEN_NUMBER = (  # "ninety", "ninety-six" or "six"
+    rf"(?:(?P<tens>{'|'.join(SPOKEN_TENS)})(?:[\s\u2010\u2011-]?(?P<units>{_UNIT}))?"
+    rf"|(?P<alone>{_UNIT}))"
+)
+_SPOKEN_DECIMALS = rf"(?P<decimals> point(?:[ -](?:{_UNIT}))+)?"  # " point three five"
+# What is counted is no result, and "two thousand" is another number than two.
+_NO_RESULT = "thousand|million|epoch|image|step|minute|second|hour|layer|class|run|seed|channel"
 SPOKEN = re.compile(
-    rf"\b(?:(?P<tens>{'|'.join(SPOKEN_TENS)})(?:[\s\u2010\u2011-]?(?P<units>{_UNIT}))?|(?P<alone>{_UNIT}))"
-    rf"(?P<decimals> point(?:[ -](?:{_UNIT}))+)?\b"
-    # not what is counted, and not a larger number
-    r"(?!\s+(?:thousand|million|epoch|image|step|minute|second|hour|layer|class|run|seed|channel))"
-    r"\s*(?P<share>%|per ?cent\b)?"
+    rf"\b{_SPOKEN_NUMBER}{_SPOKEN_DECIMALS}\b(?!\s+(?:{_NO_RESULT}))\s*(?P<share>%|per ?cent\b)?"
 )
 COUNT = re.compile(
     rf"\b(?P<part>\d[\d,]*|{_UNIT}) (?:out )?(?:of|in) (?:the |every |a |one )?"
@@ -288,19 +291,19 @@ def check_numbers_in_paper(texts, explanations, claims):
     read like a result, and pictures, are noted.
 
     Args:
-        texts: [place, kind, text] of all that the paper says.
+        texts: all that the paper says, a list of sandbox_tasks.PaperText.
         explanations: an Explanations.
         claims: name -> Claim; the test accuracy among them has to be in the paper.
     """
     unexplained = {}
     values = []
     pictures = []
-    for place, kind, text in texts:
-        if kind == "picture":
-            pictures.append(place)
-        values += [number.value for number in find_numbers(text) if number.decimals == 2]
-        for written, verdict in _unexplained(text, kind, explanations, claims):
-            unexplained.setdefault((place, verdict), []).append(written)
+    for said in texts:
+        if said.kind == "picture":
+            pictures.append(said.place)
+        values += [number.value for number in find_numbers(said.text) if number.decimals == 2]
+        for written, verdict in _unexplained(said.text, said.kind, explanations, claims):
+            unexplained.setdefault((said.place, verdict), []).append(written)
     findings = _missing_accuracy(claims, values)
     for (place, verdict), written in unexplained.items():
         message = (
@@ -471,10 +474,10 @@ def check_pages(pages, texts, explanations):
 
     Args:
         pages: the text of each page.
-        texts: [place, kind, text] of all that the paper says.
+        texts: all that the paper says, a list of sandbox_tasks.PaperText.
         explanations: an Explanations.
     """
-    known = {number.value for _, _, text in texts for number in find_numbers(text)}
+    known = {number.value for said in texts for number in find_numbers(said.text)}
     known |= {explanation.value for explanation in explanations.typed if explanation.is_cited}
     findings = []
     for page, text in enumerate(pages, 1):

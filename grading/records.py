@@ -147,7 +147,7 @@ def check_data(results, policy):
         )
         return data, [Finding("data", "unverified", message)]
     message = "the results are of the official data"
-    return data, [Finding("data", "holds", message, source="their fingerprint")]
+    return data, [Finding("data", "verified", message, source="their fingerprint")]
 
 
 def check_run_data(main, data, policy):

@@ -62,7 +62,7 @@ def check_rerun(submission, notebook, template, claims, policy, folder, data):
     findings += compare_with_new_run(claims, again | measured, policy, retrained)
     if not findings:
         message = "a new run of the notebook claims the same, and its runs give the same"
-        findings.append(Finding("rerun", "holds", message, source="a new run"))
+        findings.append(Finding("rerun", "verified", message, source="a new run"))
     return findings
 
 
@@ -98,7 +98,9 @@ def measure_again(left, notebook, template, claims, policy, data):
     source = claims["test_accuracy"].source if "test_accuracy" in claims else None
     main = runs.get(source)
     if main is None:
-        message = f"no complete run {source!r} is left by it, so its accuracy was not measured"
+        message = (
+            f"the new execution left no complete run {source!r}, so its accuracy was not measured"
+        )
         findings.append(Finding("rerun", "unverified", message))
         measurements = []
     else:
@@ -109,7 +111,7 @@ def measure_again(left, notebook, template, claims, policy, data):
     findings = [
         replace(finding, message=f"the new run of the notebook: {finding.message}")
         for finding in findings
-        if finding.verdict != "holds"
+        if finding.verdict != "verified"
     ]
     return {measured.claim: Claim(measured.value) for measured in measurements}, findings
 

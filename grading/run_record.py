@@ -81,7 +81,7 @@ def compare_with_record(submission, notebook, results, template, policy):
     findings += _compare_outputs(notebook, recorded, changed)
     if all(finding.verdict == "noted" for finding in findings):
         message = f"notebook, code, runs, figures and {policy.files.ledger} belong together"
-        findings.insert(0, Finding("files", "holds", message, source="their hashes"))
+        findings.insert(0, Finding("files", "verified", message, source="their hashes"))
     return findings
 
 
@@ -128,10 +128,10 @@ CELL_SENTENCES = {
     "commented": ("noted", "{} has other comments than when it was run, and the same code"),
     "copied": ("noted", "{} is a copy of another cell, made after the notebook was run"),
     "silent": ("noted", "{} was added after the notebook was run, and shows nothing"),
-    "moved": ("implausible", "{} was run at another place than it stands"),
+    "moved": ("implausible", "{} was moved after the notebook was run"),
     "changed": (
         "unverified",
-        "{} changed since the notebook was run: what it shows may be of other code",
+        "{} changed since the notebook was run: its output may come from other code",
     ),
     "added": ("unverified", "{} was added after the notebook was run, and shows something"),
 }

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -359,7 +360,7 @@ def build_paper():
 
     (source,) = (project / "notebooks").glob("*.ipynb")
     notebook = nbformat.read(source, 4)
-    results = {"texts.json": json.dumps(paper_texts(notebook)).encode()}
+    results = {"texts.json": json.dumps([asdict(text) for text in paper_texts(notebook)]).encode()}
     resources = {"metadata": {"name": source.stem, "path": str(source.parent)}}
     exporter = PaperExporter(check_freshness=False)  # the caller has checked the archive itself
     pdf, _ = exporter.from_notebook_node(notebook, resources)
@@ -368,24 +369,32 @@ def build_paper():
     return results | render_pages("/tmp/paper.pdf")
 
 
-def front_texts(front, place):
-    """[place, kind, text] of title and authors; authors' numbers and addresses are their own."""
-    if not isinstance(front, dict):
-        front = {}
-    return [
-        [place, "typed", json.dumps(front.get("title", ""), ensure_ascii=False)],
-        [place, "names", json.dumps(front.get("authors", ""), ensure_ascii=False)],
-    ]
-
-
-def paper_texts(notebook):
-    """[place, kind, text] of all that the paper says.
+@dataclass(frozen=True)
+class PaperText:
+    """A text of a paper, with the name of the cell that it is from, `place`.
 
     Texts of the kind "typed" were written by hand (prose, captions, the title), those of the kind
     "names" are the authors', those of the kind "computed" are a cell's output, a table's row by
     row, those of the kind "figure" stand in a figure. The kind "picture" has a text that no
-    program can read.
+    program can read: its `text` is empty.
     """
+
+    place: str
+    kind: str
+    text: str
+
+
+def front_texts(front, place):
+    """Title and authors, a list of PaperText; authors' numbers and addresses are their own."""
+    if not isinstance(front, dict):
+        front = {}
+    title = json.dumps(front.get("title", ""), ensure_ascii=False)
+    authors = json.dumps(front.get("authors", ""), ensure_ascii=False)
+    return [PaperText(place, "typed", title), PaperText(place, "names", authors)]
+
+
+def paper_texts(notebook):
+    """All that the paper says, a list of PaperText."""
     from report.cell_options import cell_tags
     from report.freshness import MIME_TYPE, cell_names, visible_outputs
     from report.markdown import render_markdown
@@ -401,11 +410,11 @@ def paper_texts(notebook):
             continue
         elif cell.cell_type == "markdown":
             tree = render_markdown(cell.source)
-            texts.append([place, "typed", tree.get_text()])
-            texts += [[place, "picture", ""] for _ in tree.find_all(["img", "svg"])]
+            texts.append(PaperText(place, "typed", tree.get_text()))
+            texts += [PaperText(place, "picture", "") for _ in tree.find_all(["img", "svg"])]
         elif cell.cell_type == "code" and outputs:
-            texts += [[place, "typed", text] for text in captions(cell, place)]
-            texts += [[place, *text] for text in computed_texts(outputs)]
+            texts += [PaperText(place, "typed", text) for text in captions(cell, place)]
+            texts += computed_texts(outputs, place)
     return texts
 
 
@@ -422,22 +431,25 @@ def captions(cell, place):
     ]
 
 
-def computed_texts(outputs):
-    """[kind, text] of a cell's outputs: Markdown, tables, figures and pictures."""
+def computed_texts(outputs, place):
+    """What a cell's outputs say, Markdown, tables, figures and pictures: a list of PaperText."""
     from report.markdown import render_markdown
 
+    picture = PaperText(place, "picture", "")
+    texts = []
     for data in outputs:
         if "application/pdf" in data:
             text = figure_text(data["application/pdf"])
-            yield ["figure", text] if text.strip() else ["picture", ""]
+            texts.append(PaperText(place, "figure", text) if text.strip() else picture)
         elif any(kind.startswith("image/") for kind in data):
-            yield ["picture", ""]
+            texts.append(picture)
         elif "text/markdown" in data:
             tree = render_markdown(data["text/markdown"])
-            yield ["computed", tree.get_text()]
-            yield from (["picture", ""] for _ in tree.find_all(["img", "svg"]))
+            texts.append(PaperText(place, "computed", tree.get_text()))
+            texts += [picture] * len(tree.find_all(["img", "svg"]))
         elif "text/latex" in data or "<table" in data.get("text/html", ""):
-            yield from (["computed", row] for row in table_rows(data))
+            texts += [PaperText(place, "computed", row) for row in table_rows(data)]
+    return texts
 
 
 def figure_text(content):

@@ -6,6 +6,7 @@ the same seed on the same kind of device even every loss and weight.
 
 import hashlib
 import io
+import itertools
 import keyword
 import tokenize
 from dataclasses import dataclass, replace
@@ -35,8 +36,8 @@ IGNORED_TOKENS = (
 SUFFIX = ".work"  # of the file beside a stored verdict
 NOTHING = torch.zeros(0)
 HONESTLY = (
-    "the same notebook with the same seed on the same kind of device gives equal runs honestly, "
-    "so ask, and do not accuse"
+    "two honest students get equal runs from the same notebook, seed and kind of device, so ask "
+    "both; this proves nothing"
 )
 PRACTICALLY_SAME = 0.99999  # cosine
 
@@ -271,20 +272,9 @@ def find_similar(works, bounds, stored=None, reported=()):
     if stored is not None:
         for name, work in works.items():
             with_stored[name] = find_shared_runs(work, stored, bounds)
-    others_of = {name: {} for name in works}  # name -> what is shared -> with whom
-    names = list(works)
-    for number, name in enumerate(names):
-        for other in names[number + 1 :]:
-            phrases = compare_code(works[name], works[other], bounds)
-            if not (with_stored.get(name) and with_stored.get(other)):
-                phrases = find_shared_runs(works[name], works[other], bounds) + phrases
-            if phrases:
-                text = ", and ".join(phrases)
-                others_of[name].setdefault(text, []).append(other)
-                others_of[other].setdefault(text, []).append(name)
-    groups = {}  # who shares something, and what -> None
+    groups = []
     sentences = {name: [] for name in works}
-    for name, shared in others_of.items():
+    for name, shared in compare_all(works, with_stored, bounds).items():
         if with_stored.get(name) and name not in reported:
             text = ", and ".join(with_stored[name])
             sentences[name].append(
@@ -293,5 +283,28 @@ def find_similar(works, bounds, stored=None, reported=()):
             )
         for text, others in shared.items():
             sentences[name].append(f"shared with {join_names(others)}: {text}; {HONESTLY}")
-            groups[tuple(sorted([name, *others])), text] = None
-    return sentences, list(groups)
+            group = (tuple(sorted([name, *others])), text)
+            if group not in groups:
+                groups.append(group)
+    return sentences, groups
+
+
+def compare_all(works, with_stored, bounds):
+    """What each submission shares with others: name -> what is shared, a text -> names.
+
+    Args:
+        works: name -> Work.
+        with_stored: name -> what its run shares with the project's stored one, a list of phrases.
+            The runs of two submissions that share something with it are not compared.
+        bounds: the policy's Similarity.
+    """
+    others_of = {name: {} for name in works}
+    for (name, work), (other, other_work) in itertools.combinations(works.items(), 2):
+        phrases = compare_code(work, other_work, bounds)
+        if not (with_stored.get(name) and with_stored.get(other)):
+            phrases = find_shared_runs(work, other_work, bounds) + phrases
+        if phrases:
+            text = ", and ".join(phrases)
+            others_of[name].setdefault(text, []).append(other)
+            others_of[other].setdefault(text, []).append(name)
+    return others_of

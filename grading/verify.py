@@ -3,7 +3,7 @@
 It is judged by this copy's policy. Without SUBMISSION this folder is checked, by the same code.
 The archive is read as data; what has to be run of it runs in the sandbox.
 
-Exit code: 0 all holds, 1 contradicted, 2 not verifiable.
+Exit code: 0 verified, 1 contradicted, 2 not verifiable.
 """
 
 import base64
@@ -49,15 +49,15 @@ from tools.settings import is_set
 from tools.terminal import replace_unprintable
 
 HEADINGS = {
-    "holds": "Holds",
+    "verified": "Verified",
     "recorded": "Agrees with the records of the runs, which were not computed again",
-    "contradicted": "Does not hold",
+    "contradicted": "Contradicted",
     "unverified": "Could not be checked",
     "implausible": "Possible, but ask the student",
     "noted": "Noted; it costs no points",
 }
 HAS_ALARM = hasattr(signal, "SIGALRM")  # Windows has none: judging takes as long as it takes there
-RESULTS = ("All holds", "Contradicted", "Not verifiable")  # by exit code
+RESULTS = ("Verified", "Contradicted", "Not verifiable")  # by exit code
 MOST_LINES = 20
 MOST_NAMES = 24
 
@@ -83,7 +83,7 @@ def judge(submission, policy, data=None, rerun=None):
         run_checks(verdict, submission, policy, data, rerun)
     except SubmissionError as error:
         verdict.findings.append(Finding("submission", "unverified", str(error)))
-    except Exception as error:  # a fault that nobody has foreseen must not pass as "all holds"
+    except Exception as error:  # a fault that nobody has foreseen must not pass as "verified"
         message = f"the check itself failed ({type(error).__name__}: {error}): report this"
         verdict.findings.append(Finding("submission", "unverified", message))
     for finding in verdict.findings:
@@ -231,24 +231,38 @@ def check_runs_and_claims(verdict, documents, data, policy):
         if data_record:
             findings += records.check_run_data(main, data_record, policy)
         findings += records.check_own_training(submission, main, policy)
-        if data:
-            show_step(f"Evaluating the weights on {len(data.test_labels):,} test images")
-        report = network_measurements.measure_network(
-            submission, documents.notebook, documents.template, runs, main, data, policy
-        )
-        findings += report.findings
-        findings += claim_check.check_claims(claims, report.measurements, policy)
-        recorded = claim_check.recorded_measurements(main, runs, claims)
-        findings += claim_check.check_recorded_claims(claims, recorded, policy)
-        if report.accuracy:
-            verdict.measured = report.accuracy.value
-            verdict.measured_by = report.accuracy.origin
-    published = claim_check.published_measurements()
+        check_network(verdict, documents, runs, main, data, policy)
     if claims:
+        published = claim_check.published_measurements()
         findings += claim_check.check_claims(claims, published, policy)
     findings += claim_check.check_conclusions(claims, policy)
     findings += check_plausibility(runs, policy)
     return runs
+
+
+def check_network(verdict, documents, runs, main, data, policy):
+    """Enter what the network, its weights and the records of runs say of the claims.
+
+    Args:
+        verdict: the Verdict, which also gets the measured accuracy.
+        documents: Documents.
+        runs: name -> SubmittedRun.
+        main: the run whose accuracy is claimed, None for a document without one.
+        data: the test images at hand as utils.Data, or None.
+        policy: a Policy.
+    """
+    if data:
+        show_step(f"Evaluating the weights on {len(data.test_labels):,} test images")
+    report = network_measurements.measure_network(
+        documents.submission, documents.notebook, documents.template, runs, main, data, policy
+    )
+    verdict.findings += report.findings
+    verdict.findings += claim_check.check_claims(documents.claims, report.measurements, policy)
+    recorded = claim_check.recorded_measurements(main, runs, documents.claims)
+    verdict.findings += claim_check.check_recorded_claims(documents.claims, recorded, policy)
+    if report.accuracy:
+        verdict.measured = report.accuracy.value
+        verdict.measured_by = report.accuracy.origin
 
 
 def _missing_main_run(accuracy, names, policy):
@@ -312,7 +326,7 @@ def unchecked_claims(claims, findings):
     ]
     if not left:
         return []
-    return [Finding("other claims", "unverified", f"nothing here checks {join_names(left)}")]
+    return [Finding("other claims", "unverified", f"no check exists for {join_names(left)}")]
 
 
 # ---------------------------------------------------------------------------------------- command
@@ -349,7 +363,7 @@ def print_verdict(verdict):
         print(line)
     for kind, heading in HEADINGS.items():
         findings = [finding for finding in verdict.findings if finding.verdict == kind]
-        if findings and kind in ("holds", "recorded"):
+        if findings and kind in ("verified", "recorded"):
             print(f"\n{heading}: {join_names(_names(findings), MOST_NAMES)}.")
         elif findings:
             print(f"\n{heading}:")
@@ -367,7 +381,7 @@ def _percent(value):
 
 
 def _names(findings):
-    """What findings that hold are about, each once: their claims, or else their messages."""
+    """What verified findings are about, each once: their claims, or else their messages."""
     names = [finding.claim if finding.source else finding.message for finding in findings]
     return list(dict.fromkeys(names))
 
@@ -486,8 +500,8 @@ def main(path, report):
         changed = changed_since_study(policy)
         if changed:
             print(
-                f"{changed} changed since the study was run: it is not checked (make study runs "
-                "it again)."
+                f"The study is not checked, because {changed} changed after it was run. Run make "
+                "study, then make verify."
             )
         else:
             verdict = judge_in_time(path, policy.for_study(), rerun=None)

@@ -49,7 +49,7 @@ def is_on_web(image):
 def replace_by_link(paper, image, cell_name):
     """Replace a picture on the web by a link to it."""
     paper.warn(
-        "pictures on the web are not fetched, links stand for them (save them beside the notebook)",
+        "pictures on the web are replaced by links (save them beside the notebook to include them)",
         cell_name,
     )
     source = image.get("src", "").strip()

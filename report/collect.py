@@ -299,8 +299,8 @@ class Collector:
             return
         if self.is_recorded:
             self.paper.inform(
-                "printed text is left out, since the record of the run does not hold it (prose() "
-                "and show_table() enter the paper; the tag notebook-only hides this line)",
+                "printed text is left out of the paper (use prose() or show_table() to include it, "
+                "or tag the cell notebook-only to hide this line)",
                 cell_name,
             )
             return

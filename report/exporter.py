@@ -275,8 +275,9 @@ class PaperExporter(LatexExporter):
             faults = list(stale(nb, ROOT))
         if faults:
             raise PaperError(
-                f"{'; '.join(faults)}; Restart and Run All mends that, without training where the "
-                "runs are finished; DRAFT=1 builds the paper in any case, marked as a draft."
+                f"{'; '.join(faults)}. Restart the kernel and run all cells, or run make "
+                "submission; finished runs are loaded, not trained again. DRAFT=1 builds the paper "
+                "in any case, marked as a draft."
             )
         if not paper.fragments:
             raise PaperError(

@@ -96,7 +96,7 @@ PLANS = {
     "cpu": Plan(
         parent_recipe=SHORT_PARENT,
         parent_epochs=(4, 16),
-        parent_seeds=1,
+        parent_seeds=2,
         orders_per_parent=3,
         ablation_seeds=2,
         with_small_stem=False,
@@ -123,12 +123,13 @@ def parent_experiments(plan, seed):
     """List the course's network, trained by the plan's recipe for each number of epochs.
 
     With a linear schedule each is a run of its own, since the learning rate falls until the end of
-    a run. Otherwise one run has snapshots.
+    a run, and only the first seed has parents of fewer epochs. Otherwise one run has snapshots.
     """
+    *fewer_epochs, most_epochs = plan.parent_epochs
     if plan.parent_recipe.schedule == "linear":
-        return [parent_experiment(plan, seed, epochs) for epochs in plan.parent_epochs]
-    *snapshots, epochs = plan.parent_epochs
-    return [replace(parent_experiment(plan, seed, epochs), snapshots=tuple(snapshots))]
+        all_epochs = plan.parent_epochs if seed == 0 else [most_epochs]
+        return [parent_experiment(plan, seed, epochs) for epochs in all_epochs]
+    return [replace(parent_experiment(plan, seed, most_epochs), snapshots=tuple(fewer_epochs))]
 
 
 def parent_experiment(plan, seed, epochs):
@@ -144,26 +145,32 @@ def with_control(experiment):
     return [experiment, control]
 
 
+def restarts(group, network, recipe, start, orders):
+    """List one more epoch from the run `start`, in several orders of the batches, with controls.
+
+    The first order has the seed of `recipe`, the others the seeds after it.
+    """
+    experiments = []
+    for order in range(orders):
+        of_order = replace(recipe, seed=recipe.seed + order)
+        experiments += with_control(Experiment(f"{group}-{order}", network, of_order, start))
+    return experiments
+
+
 def replication(plan, seed):
     """List one more epoch from the parent of most epochs, in several orders of the batches."""
-    return restarts(f"restart-{seed}", parent_name(seed, plan.parent_epochs[-1]), plan)
-
-
-def restarts(group, start, plan):
-    """List one more epoch from the run `start`, in several orders of the batches, with controls."""
-    experiments = []
-    for order in range(plan.orders_per_parent):
-        recipe = replace(RESTART, seed=FIRST_ORDER + order)
-        experiment = Experiment(f"{group}-{order}", CourseNetwork, recipe, start)
-        experiments += with_control(experiment)
-    return experiments
+    start = parent_name(seed, plan.parent_epochs[-1])
+    return restarts(f"restart-{seed}", CourseNetwork, RESTART, start, plan.orders_per_parent)
 
 
 def young_parent_experiments(plan):
     """List one more epoch from the parents of fewer epochs, in several orders of the batches."""
     experiments = []
     for epochs in plan.parent_epochs[:-1]:
-        experiments += restarts(f"age-{epochs}", parent_name(0, epochs), plan)
+        start = parent_name(0, epochs)
+        experiments += restarts(
+            f"age-{epochs}", CourseNetwork, RESTART, start, plan.orders_per_parent
+        )
     return experiments
 
 
@@ -232,14 +239,7 @@ def from_long_recipe():
     The first order has the seed of its parent, whose batches were larger, mixed and changed more,
     80 epochs before.
     """
-    experiments = []
-    for order in range(3):
-        name = f"long-restart-{order}"
-        recipe = Recipe(seed=order)
-        experiments += with_control(
-            Experiment(name, networks.submission_network, recipe, "long-0")
-        )
-    return experiments
+    return restarts("long-restart", networks.submission_network, Recipe(), "long-0", orders=3)
 
 
 def orders_from_long_recipe():

@@ -357,7 +357,7 @@ def test_stale_notebooks_are_refused_and_become_drafts(monkeypatch, tmp_path):
     drawn.write_bytes(base64.b64decode(cells[2].outputs[0].data["application/pdf"]))
     cells[1].source = "a = 2"
     assert (
-        "cell 2 (a = 2) changed since the notebook was run; Restart and Run All mends that"
+        "cell 2 (a = 2) changed since the notebook was run. Restart the kernel and run all cells"
         in refusal(*cells)
     )
     cells[1].source = "a = 1"

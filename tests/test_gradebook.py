@@ -44,11 +44,11 @@ BOTH = [Author("Ada", "", "ada@example.org"), Author("Jörg", "", "joerg@example
 
 
 def verdict_of(name):
-    """What the judge says of an archive: all holds, but a contradiction in those named "bad"."""
+    """What the judge says of an archive: a contradiction in those named "bad", else none."""
     claims = ["block_difference", "parameters", "layer_output/2", "files", "epochs"]
     claims += ["training_time", "one-more-epoch/change"]
-    findings = [Finding(claim, "holds", f"{claim} holds") for claim in claims]
-    findings.append(Finding("test_accuracy", "holds", "it holds", found=75.0))
+    findings = [Finding(claim, "verified", f"{claim} holds") for claim in claims]
+    findings.append(Finding("test_accuracy", "verified", "it holds", found=75.0))
     verdict = Verdict(name, findings, claimed=75.0, measured=75.0, first_page=b"PNG")
     if "bad" in name:
         message = "the paper claims parameters = 7; <script>alert(1)</script> give 8"
@@ -161,7 +161,7 @@ def test_feedback_pages_say_why_and_are_linked(course, tmp_path):
     build = tmp_path / "build"
     page = (build / "feedback" / "78-Jörg-Müller.html").read_text(encoding="utf-8")
     assert "the paper claims parameters = 7; &lt;script&gt;" in page and "<script" not in page
-    assert "What does not hold" in page and "late" in page and "75.00 %" in page
+    assert "What is contradicted" in page and "late" in page and "75.00 %" in page
     assert re.search('<td>network<div class="reason">the paper claims.*>10</td>.*>20</td>', page)
     assert not re.search(r"(src|href)=.(?!data:)", page)
     table = (build / "grades.html").read_text(encoding="utf-8")
@@ -181,7 +181,7 @@ def test_a_course_on_canvas(course, tmp_path, capsys):
     assert not (tmp_path / "build" / "moodle.csv").exists()
     said = capsys.readouterr().out
     assert "Jörg Müller has 2 archives, none of which is exported" in said
-    assert "no student is known of x_999_1_a.zip: Canvas's user 999 is not in the roster" in said
+    assert "x_999_1_a.zip matches no student: Canvas's user 999 is not in the roster" in said
     assert "name it after the student, in the form adalovelace_101_1_sub" in said
     assert "students without an archive (1): Alan Turing" in said
 
@@ -263,7 +263,7 @@ def test_points_given_to_archives_that_are_not_judged_now_are_kept(course, tmp_p
     row, rows = given_by_hand(tmp_path, text, course)
     assert row["points"] == "89"
     assert (rows[-1]["archive"], rows[-1]["item"], rows[-1]["points"]) == (JOERG, "text", "3")
-    assert f"belong to {JOERG}, not in the folder" in capsys.readouterr().out
+    assert f"has points for {JOERG}, not in the folder" in capsys.readouterr().out
     assert course([ADA, JOERG], MOODLE)[JOERG]["points"] == "88"
 
 

@@ -51,7 +51,7 @@ def test_an_honest_submission_holds(world, tmp_path, capsys):
         f"a.zip: claimed {claimed:.2f} %, measured {claimed:.2f} % (the weights)"
     )
     assert verdict.first_page.startswith(b"\x89PNG")
-    assert {row.verdict for row in verdict.findings} == {"holds", "recorded"}
+    assert {row.verdict for row in verdict.findings} == {"verified", "recorded"}
     check_what_is_stored(verdict, tmp_path / "a.new", claimed)
 
 
@@ -292,27 +292,27 @@ FORGERIES = {
             ),
         ),
         2,
-        "nothing here checks robustness = 99.9",
+        "no check exists for robustness = 99.9",
     ),
     "claim_named_like_a_check": (
         lambda w: edit_results(
             w, lambda r: r["claims"].update(paper={"value": 99.9, "unit": "%", "source": "fast-0"})
         ),
         2,
-        "here checks paper = 99.9",
+        "exists for paper = 99.9",
     ),
     "conclusion_that_is_false": (
-        lambda w: claim(w, CONCLUSION, unit="restart-0/change > 99.5"),
+        lambda w: claim(w, CONCLUSION, condition="restart-0/change > 99.5"),
         1,
         "does not hold",
     ),
     "conclusion_within_its_interval": (
-        lambda w: claim(w, CONCLUSION, unit=just_above(w)),
+        lambda w: claim(w, CONCLUSION, condition=just_above(w)),
         1,
         "does not hold",
     ),
     "conclusion_without_an_interval": (
-        lambda w: claim(w, CONCLUSION, unit="fast/deviation < 99.5"),
+        lambda w: claim(w, CONCLUSION, condition="fast/deviation < 99.5"),
         1,
         "does not hold",
     ),
@@ -331,7 +331,7 @@ FORGERIES = {
         1,
         "claims restart-0/change = 3",
     ),
-    "control_left_out": (control_left_out, 2, "nothing here checks restart-0/excess"),
+    "control_left_out": (control_left_out, 2, "no check exists for restart-0/excess"),
     "best_seed_as_the_mean": (
         lambda w: claim(w, "fast/deviation", value=0.001),
         1,

@@ -33,7 +33,7 @@ def main(archive, report):
     if "slow" in name:
         time.sleep(float(os.environ.get("SLOW", 0)))
     finding = {"verdict": "contradicted", "message": "the paper says <script>alert(1)</script>"}
-    verdict = {"code": 0, "reason": "all holds", "findings": [], "claimed": 82.5,
+    verdict = {"code": 0, "reason": "all checks passed", "findings": [], "claimed": 82.5,
                "measured": 82.456, "seconds": 1.0, "first_page": "AAAA", "differences": []}
     if "bad" in name:
         verdict |= {"code": 1, "reason": finding["message"], "findings": [finding]}
@@ -97,13 +97,13 @@ def test_a_class_is_graded_whatever_an_archive_does(course, monkeypatch):
         del row[column]
     assert row | {"seconds": ""} == {
         "archive": "Müller, Jörg_77_file_/a.zip",
-        "verdict": "holds",
+        "verdict": "verified",
         "claimed": "82.5",
         "measured": "82.46",
         "contradictions": "0",
         "unverified": "0",
         "seconds": "",
-        "reason": "all holds",
+        "reason": "all checks passed",
     }
     assert rows["bad.zip"]["verdict"] == "contradicted" and rows["bad.zip"]["contradictions"] == "1"
     assert "'=HYPERLINK(1)<b>.zip" in rows
@@ -227,5 +227,6 @@ def test_a_damaged_stored_verdict_is_judged_again(tmp_path):
     for content in ("{", "[]", '{"code": 0}', '{"code": "0", "reason": ""}'):
         file.write_text(content, encoding="utf-8")
         assert grade.read_verdict(file) is None
-    file.write_text('{"code": 0, "reason": "all holds", "differences": []}', encoding="utf-8")
-    assert grade.read_verdict(file).reason == "all holds"
+    content = '{"code": 0, "reason": "all checks passed", "differences": []}'
+    file.write_text(content, encoding="utf-8")
+    assert grade.read_verdict(file).reason == "all checks passed"

@@ -52,7 +52,7 @@ from grading.paper_numbers import (
 from grading.plausibility import check_plausibility
 from grading.policy import Tolerance
 from grading.run_record import compare_with_record, read_record
-from grading.sandbox_tasks import definition_facts, network_class
+from grading.sandbox_tasks import PaperText, definition_facts, network_class
 from report.freshness import with_no_break_spaces
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
@@ -189,7 +189,7 @@ def test_an_honest_change_is_named_and_not_contradicted(world, name):
     change, words = HONEST[name]
     change(world)
     findings, notes = compared(world)
-    assert {finding.verdict for finding in findings} <= {"holds", "noted"}, findings
+    assert {finding.verdict for finding in findings} <= {"verified", "noted"}, findings
     assert words in "\n".join([*notes, said(findings, "noted")])
     assert words or not notes and not said(findings, "noted")
 
@@ -306,7 +306,7 @@ def test_another_network_holds(own_network, no_paper):
     assert verdict.code == 0, verdict.reason
     assert verdict.measured_by == "the weights, by the student's definitions"
     assert "no claim rests on the runs long-0" in said(verdict.findings, "noted")
-    held = {finding.claim for finding in verdict.findings if finding.verdict == "holds"}
+    held = {finding.claim for finding in verdict.findings if finding.verdict == "verified"}
     assert {"parameters", "layer_output/2"} <= held
     counts = [row.found for row in verdict.findings if row.claim == "parameters"]
     tensors = load(own_network.files["checkpoints/resnet/weights.safetensors"])
@@ -616,10 +616,9 @@ def test_a_paper_that_cannot_be_built_here_is_unverified_and_the_rest_is_judged(
 
 
 def test_harmless_numbers_are_to_be_read(world):
-    texts = [
-        ["cell 1", "typed", "We had 3.5 hours and 2,500 cups of tea. It reaches 12.5 points."],
-        ["cell 2", "typed", "Dropout of 20 % is common. It is 10.50 %, and 99 % is what it is."],
-    ]
+    first = "We had 3.5 hours and 2,500 cups of tea. It reaches 12.5 points."
+    second = "Dropout of 20 % is common. It is 10.50 %, and 99 % is what it is."
+    texts = [PaperText("cell 1", "typed", first), PaperText("cell 2", "typed", second)]
     known = Explanations([Explanation(10.5)], [])
     findings = check_numbers_in_paper(texts, known, {"test_accuracy": Claim(10.5)})
     assert "cell 1 says 3.5, 2,500" in said(findings, "noted")
@@ -654,7 +653,7 @@ def test_another_block_than_the_references_is_for_a_person_to_decide():
     measured = Measurement("block_difference", 0.99, "the student's definitions")
 
     def verdict_on(value):
-        return compare(Claim(value, "", "block"), measured, bound, "holds").verdict
+        return compare(Claim(value, "", "block"), measured, bound, "verified").verdict
 
     assert verdict_on(0.99) == "unverified" and verdict_on(1e-6) == "contradicted"
 

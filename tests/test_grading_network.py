@@ -100,7 +100,7 @@ def test_a_definition_cannot_reach_the_judge(world, no_paper, tmp_path, name):
         world.policy.sandbox.processor_seconds = 9
     verdict = judged(world)
     assert any(
-        words in finding.message and finding.verdict != "holds" for finding in verdict.findings
+        words in finding.message and finding.verdict != "verified" for finding in verdict.findings
     ), verdict.findings
     assert verdict.code == 1  # its predictions are not 96.31 % right in any case
     assert not [finding for finding in verdict.findings if finding.found == 96.31]
@@ -163,7 +163,7 @@ def test_definitions_that_remember_the_test_images_are_contradicted(world, no_pa
     verdict = judged(world)
     assert verdict.measured == 100.0 and verdict.code == 1
     said = [finding.message for finding in verdict.findings if finding.claim == "memorisation"]
-    assert said and "know the test images by heart: 100.0 % of them are right" in said[0]
+    assert said and "have memorised the test images: 100.0 % of them are right" in said[0]
 
 
 @pytest.mark.parametrize("kind", ["noise", "shift", "mirror", "training"])

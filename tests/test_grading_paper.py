@@ -27,6 +27,7 @@ from pypdf.generic import (
 
 from grading import paper_numbers, records
 from grading.claim_check import Claim
+from grading.sandbox_tasks import PaperText
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
 
@@ -283,7 +284,7 @@ def test_a_missing_paper_is_not_verifiable(world):
 
 @needs_sandbox
 def test_a_paper_that_does_not_say_its_accuracy_is_contradicted(world):
-    texts = [["cell 1", "typed", "It is good."]]
+    texts = [PaperText("cell 1", "typed", "It is good.")]
     explanations = paper_numbers.Explanations([], [])
     findings = paper_numbers.check_numbers_in_paper(texts, explanations, {ACCURACY: Claim(10.5)})
     assert [finding.message for finding in findings] == [
@@ -333,6 +334,6 @@ def test_a_number_is_explained_by_what_it_stands_beside(world, sentence):
     known = paper_numbers.collect_explanations(
         submission(world), notebook, new_notebook(), claims, runs, world.policy
     )
-    texts = [["cell 1", "computed", f"{sentence} It is 40.12."]]
+    texts = [PaperText("cell 1", "computed", f"{sentence} It is 40.12.")]
     found = paper_numbers.check_numbers_in_paper(texts, known, claims)
     assert bool(found) is not SAID[sentence], found

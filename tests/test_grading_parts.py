@@ -184,7 +184,7 @@ def measured(good, bad, main):
 
 def test_the_weights_of_a_run_that_do_not_fit_leave_the_others_evaluated():
     report = measured(good=["main"], bad=["extra"], main="main")
-    (finding,) = [row for row in report.findings if row.verdict != "holds"]
+    (finding,) = [row for row in report.findings if row.verdict != "verified"]
     assert (finding.claim, finding.verdict) == ("run extra", "unverified")
     assert finding.message.startswith(
         "the weights of extra are not of the network that the notebook defines (size mismatch"
@@ -196,7 +196,7 @@ def test_the_weights_of_a_run_that_do_not_fit_leave_the_others_evaluated():
 
 def test_the_weights_of_the_main_run_have_to_fit():
     report = measured(good=["extra"], bad=["main"], main="main")
-    (finding,) = [row for row in report.findings if row.verdict != "holds"]
+    (finding,) = [row for row in report.findings if row.verdict != "verified"]
     assert (finding.claim, finding.verdict) == ("weights", "contradicted")
     assert "the weights of main are not of the network" in finding.message
     assert report.accuracy.source == "the stored predictions"
@@ -344,7 +344,7 @@ def test_an_accuracy_of_a_plain_notebook_is_printed_as_elsewhere(monkeypatch):
 
 
 def test_a_student_reads_how_many_checks_hold():
-    kinds = ("holds", "recorded", "noted", "unverified")
+    kinds = ("verified", "recorded", "noted", "unverified")
     verdict = Verdict("a.zip", [Finding(kind, kind, f"it is {kind}") for kind in kinds])
     shown = replace(verdict, first_page="")
     assert "2 of 3 checks hold. Result: it is unverified." in feedback_page("Feedback", shown)

@@ -48,7 +48,7 @@ RERUNS = {
     "nearly_same": ("", "", 0.04, 0, ""),
     "other_ledger_same_runs": ("", "", 3, 0, ""),  # the judge computes the accuracy itself
     "other_claim_nobody_measures": ("", "", "invented", 1, "a new run gives 3"),
-    "trained_nothing": ("1", "", 0, 2, "no complete run 'fast-0' is left by it"),
+    "trained_nothing": ("1", "", 0, 2, "left no complete run 'fast-0'"),
     "trained_the_same": ("1", "honest", 0, 0, ""),
     "forged_predictions": ("1", "forged", 0, 1, "a new run gives"),
 }

@@ -90,7 +90,7 @@ def test_a_conclusion_that_does_not_hold_stops_a_submission(run_cell, monkeypatc
     claims.claim_all("x", {"gain": 1.0, "gain_interval": 2.0})
     monkeypatch.setattr(ledger, "SUBMISSION", False)
     assert not claims.conclude("it gains", "x/gain", ">", 0)
-    assert claims.claims["conclusion/it gains"].unit == "x/gain > 0"
+    assert claims.claims["conclusion/it gains"].condition == "x/gain > 0"
     monkeypatch.setattr(ledger, "SUBMISSION", True)
     with pytest.raises(SubmissionError, match="'it gains' does not hold: x/gain is 1 ± 2"):
         claims.conclude("it gains", "x/gain", ">", 0)

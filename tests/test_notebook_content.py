@@ -244,7 +244,7 @@ def test_pictures_of_every_kind(tmp_path):
     assert r"\url{https://example.org/net.png}" in body(
         markdown("![](https://example.org/net.png)"), messages=messages
     )
-    assert len(messages) == 1 and "web are not fetched" in messages[0]
+    assert len(messages) == 1 and "web are replaced by links" in messages[0]
 
 
 def test_pictures_shown_by_code():

@@ -231,7 +231,7 @@ def test_zip_verifies_and_compiles_elsewhere(with_paper, tmp_path):
     assert (folder / "checkpoints" / RUN / "weights.safetensors").exists()
     done = verify_elsewhere(folder)
     # not verifiable: there are no images
-    assert done.returncode == 2 and "Does not hold" not in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 2 and "Contradicted" not in done.stdout, done.stdout + done.stderr
     done = compile_elsewhere(folder)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (folder / "output.pdf").exists()

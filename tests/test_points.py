@@ -38,7 +38,7 @@ def read_points(table, **changes):
     return points
 
 
-def finding(claim, verdict="holds", found=None, message=""):
+def finding(claim, verdict="verified", found=None, message=""):
     return SimpleNamespace(claim=claim, verdict=verdict, found=found, message=message)
 
 

@@ -54,8 +54,8 @@ def submission():
     """Run the notebook in place, store its runs, build its paper."""
     if is_set("FRESH"):
         sys.exit(
-            "make submission trains what is missing and loads the rest: to train anew, run make "
-            "report FRESH=1 first"
+            "make submission does not take FRESH=1: run make report FRESH=1 first, which trains "
+            "anew, then make submission, which loads these runs"
         )
     if os.environ.get("DATASET", "") not in ("", "cifar10"):
         sys.exit("make submission needs CIFAR-10: for digits use make report DATASET=digits")

@@ -113,7 +113,7 @@ def _fetch(source, target, may_be_slow):
             return target.part.rename(target.path)
         target.part.unlink()
         if not resumed:
-            raise _SourceError("it sends another file")
+            raise _SourceError("it sends another file, perhaps a login page")
         resumed = False  # the first bytes, from elsewhere, may have been the wrong ones
 
 
@@ -137,7 +137,7 @@ def _transfer(source, target, may_be_slow):
         length = answer.length
         if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             if length is not None and length < start:  # a network's login page, for example
-                raise _SourceError("it sends another file")
+                raise _SourceError("it sends another file, perhaps a login page")
             start = 0  # this server cannot continue a file
         total = None if length is None else start + length
         bar = tqdm(

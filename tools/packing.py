@@ -220,9 +220,9 @@ def check_placeholders():
     ]
     if asked:
         raise PackingError(
-            f"your text is missing in {', '.join(asked)} of {NOTEBOOK.name}. Replace each "
-            f"{QUESTION.rstrip(':')} with its question, or remove it. Run make paper, then make "
-            "zip again."
+            f"your text is missing in {', '.join(asked)} of {NOTEBOOK.name}. Write it in the place "
+            f"of {QUESTION.rstrip(':')} and the question behind it, or delete both. Run make "
+            "paper, then make zip again."
         )
     text = NOTEBOOK.read_text(encoding="utf-8")
     left = [placeholder for placeholder in PLACEHOLDERS if placeholder in text]
@@ -241,7 +241,7 @@ def check_freshness(submission, policy):
     for fault in stale(notebook, None):
         raise PackingError(f"{fault}. {AGAIN}")
     for finding in compare_with_record(submission, notebook, results, notebook, policy):
-        if finding.verdict != "holds":
+        if finding.verdict != "verified":
             raise PackingError(f"{finding.message}. {AGAIN}")
 
 

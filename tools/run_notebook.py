@@ -54,28 +54,21 @@ class TerminalClient(NotebookClient):
         return super().output(outs, msg, *args)
 
 
-class Position:
-    """The cell that runs, as progress lines and messages name it."""
+class Progress:
+    """Prints a line at the start of each section: how many cells of code have been run."""
 
     def __init__(self, notebook):
         self.total = sum(cell.cell_type == "code" for cell in notebook.cells)
         self.number = 0
-        self.section = ""
 
     def enter(self, cell):
-        """Move on to `cell`; print a progress line if a section starts there."""
+        """Move on to `cell`; print the line if a section starts there."""
         if cell.cell_type == "code":
             self.number += 1
         if cell.cell_type == "markdown":
             headings = re.findall(r"^#+ +(.+)", cell.source, re.MULTILINE)
             if headings:
-                self.section = headings[-1]
-                print(f"[{self.number}/{self.total}] {self.section}", flush=True)
-
-    def __str__(self):
-        if self.number == 0:
-            return "The start of the kernel"
-        return f"Cell {self.number} of {self.total} ({self.section})"
+                print(f"[{self.number}/{self.total}] {headings[-1]}", flush=True)
 
 
 class Interrupt:
@@ -191,21 +184,17 @@ def summarize(error, cell, notebook):
     marked = re.findall(r"^-+> *\d+ .*", traceback, re.MULTILINE)
     lines = [*marked[:1], *marked[1:][-2:], f"{error.ename}: {error.evalue}"]
     if error.ename == "NotImplementedError" and (name := unwritten_cell(traceback, notebook)):
-        lines.append(f"Your code is missing in the cell {name!r}: write it, then run this again.")
+        lines.append(f"Your code is missing in {name}. Write it, then run this again.")
     return "\n".join(lines)
 
 
 def unwritten_cell(traceback, notebook):
-    """The heading and the first words of the cell that raised an error, as one text.
-
-    It is "" for a cell without a place for a student's code.
-    """
+    """What messages call the cell that raised an error; "" if no student's code belongs there."""
     executed = re.findall(r"Cell In\[(\d+)\]", traceback)
     for cell, name in zip(notebook.cells, cell_names(notebook)):
         is_last = executed and str(cell.get("execution_count")) == executed[-1]
         if is_last and CODE_PLACEHOLDER in cell.source:
-            _, _, words = name.partition("(")  # without its number: messages count code cells
-            return words.removesuffix(")")
+            return name
     return ""
 
 
@@ -232,7 +221,7 @@ def check_fonts(notebook):
     missing = missing_letters(front_matter_text(notebook))
     if missing:
         raise NotebookError(
-            f"no font here has {''.join(missing)}, which TITLE or AUTHORS have. Install one "
+            f"TITLE or AUTHORS has {''.join(missing)}, which no font here has. Install one "
             "(Debian: apt-get install fonts-noto-cjk for Korean, Chinese and Japanese), or write "
             "the names in Latin letters."
         )
@@ -268,21 +257,22 @@ async def run_cells(notebook, folder):
     """
     remove_outputs(notebook)
     client = start_client(notebook)
-    position = Position(notebook)
+    progress = Progress(notebook)
+    cell_name = "the start of the kernel"
     interrupt = Interrupt(client.km)
     failed = []
     try:
         await client.async_start_new_kernel(cwd=folder)
         await client.async_start_new_kernel_client()
         interrupt.listen()
-        for index, cell in enumerate(notebook.cells):
+        for index, (cell, cell_name) in enumerate(zip(notebook.cells, cell_names(notebook))):
             if failed and (starts_section(cell) or trains(cell)):
                 break
-            position.enter(cell)
+            progress.enter(cell)
             try:
                 await client.async_execute_cell(cell, index)  # does nothing for Markdown
             except CellExecutionError as error:
-                failed.append(f"{position} failed:\n{summarize(error, cell, notebook)}")
+                failed.append(f"{cell_name} failed:\n{summarize(error, cell, notebook)}")
                 if error.ename != CheckError.__name__:
                     break
             if interrupt.requested:
@@ -290,7 +280,7 @@ async def run_cells(notebook, folder):
     except RuntimeError:  # nbclient's error for a kernel that is gone
         if not interrupt.requested:
             message = (
-                f"{position} failed: the kernel died. It probably ran out of memory: close other "
+                f"{cell_name} failed: the kernel died. It probably ran out of memory: close other "
                 "programs, or set a smaller BATCH_SIZE."
             )
             raise NotebookError(message) from None

@@ -149,7 +149,7 @@ install_requirements() {
     [ $ready = no ] || return 0
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     if [ $own = yes ]; then
-        echo "Installing requirements.txt into .venv: 5 GB, most of it torch; a few minutes."
+        echo "Installing requirements.txt into .venv: 6 GB, most of it torch; a few minutes."
         .venv/bin/python -c 'import pip' 2>/dev/null || make_environment
         python=.venv/bin/python
         install -r requirements.txt ||
