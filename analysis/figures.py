@@ -420,15 +420,23 @@ def _plot_reports(left, right, reports, steps):
 def plot_excess(differences):
     """Draw how far the loss is above the control's within one epoch, as means of blocks of steps.
 
-    `differences` is a dict label -> losses minus the control's (steps,), of at most six epochs.
+    `differences` is a dict parent -> losses minus the control's (orders, steps). Each parent has a
+    panel, each of at most six orders of the batches a line.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.75))
-    _plot_excess(axes, differences)
-    figure.legend(**LEGEND, ncols=2)
+    size = (PAGE_INCHES, 1.75)
+    figure, panels = plt.subplots(1, len(differences), figsize=size, sharey=True, squeeze=False)
+    for axes, (parent, losses) in zip(panels[0], differences.items()):
+        labels = [f"order {number}" for number in range(1, len(losses) + 1)]
+        _plot_excess(axes, dict(zip(labels, losses)))
+        axes.set_title(parent)
+        axes.label_outer()
+    lines = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*lines, **LEGEND, ncols=len(lines[0]))
     return figure
 
 
 def _plot_excess(axes, differences):
+    """Draw the lines of `differences`, a dict label -> losses minus the control's (steps,)."""
     axes.axhline(0, color="0.75", linewidth=0.6)
     for (label, losses), line in zip(differences.items(), line_styles(len(differences))):
         means = run_statistics.block_means(losses)
@@ -458,11 +466,11 @@ def plot_rises(rises):
 
 
 def plot_images_and_optimizers(curves, differences):
-    """Draw the loss of an image by the steps since it was last seen, and what `plot_excess` draws.
+    """Draw the loss of an image by the steps since it was last seen, and that of epochs by step.
 
     `curves` is a dict label -> DataFrame with the columns steps, mean and interval, of at most six
-    curves, as analysis.image_losses.loss_since_seen returns them; for `differences` see
-    `plot_excess`.
+    curves, as analysis.image_losses.loss_since_seen returns them; `differences` is a dict
+    label -> losses minus the control's (steps,), of at most six epochs, drawn as by `plot_excess`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_INCHES, 2.2))
     for (label, curve), line in zip(curves.items(), line_styles(len(curves))):

@@ -273,19 +273,6 @@ def rise_interval(losses):
     return len(rest) / len(blocks) * difference_interval(first, rest)
 
 
-def later_rise(losses):
-    """Return the mean loss of the last fifth of an epoch minus that of its second fifth.
-
-    The second value is half of the 95 % interval. `losses` are those of one epoch (steps,). The
-    difference tells a loss that keeps rising from one that rises once, then stays or falls.
-    """
-    blocks = block_means(losses)
-    length = first_window(blocks)
-    second = blocks[length:2 * length]
-    last = blocks[-length:]
-    return float(last.mean() - second.mean()), difference_interval(second, last)
-
-
 def difference_interval(values, others):
     """Return half of the 95 % interval of the difference of two means, of independent values.
 
@@ -340,7 +327,6 @@ def epoch_measures(run, before, control):
       `block_means`; it lies above excess also if the loss has no peak, since blocks scatter
     - rise: of the running mean of the difference from the control, in the last epoch;
       rise_epoch_<n> in each of several, rise_in_later_epochs the mean of those after the first
-    - later_rise: see `later_rise`, of the difference from the control in the last epoch
     - change_from_control: of the test accuracy, beyond that of a control of as many epochs
     - train_loss_change: of the first training images without augmentation, beyond that of such a
       control
@@ -382,7 +368,7 @@ def generalisation_gap(control):
 
 
 def loss_differences(differences, zero_rate_epochs):
-    """Return jump, excess, highest_block, rise and later_rise of `epoch_measures`, a dict.
+    """Return jump, excess, highest_block and rise of `epoch_measures`, a dict.
 
     The first and the third have no interval, the others have that from blocks of steps.
 
@@ -391,7 +377,6 @@ def loss_differences(differences, zero_rate_epochs):
     """
     last = differences[-1]
     first_epoch = min(zero_rate_epochs, len(differences) - 1)  # with updates
-    later, later_interval = later_rise(last)
     return {
         "jump": differences[first_epoch, 1:11].mean(),  # the first step's weights are the start's
         "excess": last.mean(),
@@ -399,8 +384,6 @@ def loss_differences(differences, zero_rate_epochs):
         "highest_block": block_means(last).max(),
         "rise": rise(last),
         "rise_interval": rise_interval(last),
-        "later_rise": later,
-        "later_rise_interval": later_interval,
     }
 
 
@@ -507,7 +490,6 @@ def published():
     reports = pd.read_csv(PUBLISHED)
     rises = reports.loss_500 - reports.loss_100
     share_of_epoch = (500 - 100) / 500
-    windows = pd.read_csv(PUBLISHED_WINDOWS).loss
     others = reports.accuracy[1:]
     return reports, {
         "mean_rise": float(rises.mean()),
@@ -515,7 +497,6 @@ def published():
         "least_rise": float(rises.min()),
         "greatest_rise": float(rises.max()),
         "rising": int((rises > 0).sum()),
-        "later_rise": float(windows.iloc[-1] - windows.iloc[1]),  # of the five public logs
         "least_loss_100": float(reports.loss_100.min()),
         "greatest_loss_100": float(reports.loss_100.max()),
         "least_loss_500": float(reports.loss_500.min()),
