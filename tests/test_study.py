@@ -728,6 +728,13 @@ def test_the_study_counts_peaks_and_rises_as_the_readme_does():
     cells = nbformat.read(ROOT / "notebooks" / "study.ipynb", 4).cells
     text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert "to a peak in five of six epochs" in text and "in four of our six epochs" in text
+    assert "in the four whose climb begins after the first hundred steps" in text
+    assert "test accuracy falls in each of the twelve epochs" in text
+    twelve = names + without_peak
+    assert len(twelve) == 12
+    for name in twelve:
+        change = f"{name}/change_from_control"
+        assert CLAIMS[change] + CLAIMS[f"{change}_interval"] < 0, name
     lowest = min(names, key=lambda name: CLAIMS[f"{name}/accuracy"])
     assert lowest == "restart-1-0"  # the text names it: course parent 2, order 1
 
