@@ -421,7 +421,7 @@ def plot_excess(differences):
     """Draw how far the loss is above the control's within one epoch, as means of blocks of steps.
 
     `differences` is a dict parent -> losses minus the control's (orders, steps). Each parent has a
-    panel, each of at most six orders of the batches a line.
+    panel, with a line for each order of the batches, at most six.
     """
     size = (PAGE_INCHES, 1.75)
     figure, panels = plt.subplots(1, len(differences), figsize=size, sharey=True, squeeze=False)

@@ -23,7 +23,7 @@ ON_OTHER_IMAGES = ("/accuracy", "with_tta", "test_accuracy")
 class Claim:
     """What results.json claims: a value, its unit and its source, a cell or a run.
 
-    A conclusion, a claim that is true, also has a condition.
+    `condition` is that of a conclusion, "<claim> < <number>" or ">", else "".
     """
 
     value: object  # int, float, str or bool
@@ -162,7 +162,10 @@ def check_conclusions(claims, policy):
         follows = claim.value is True and _follows(claim.condition, values)
         verdict = "verified"
         message = f"{name}: {claim.condition[:200]}"
-        if not follows:
+        if not claim.condition:
+            verdict = "contradicted"
+            message = f"{name} states no condition: run the notebook again"
+        elif not follows:
             verdict = "contradicted"
             message += " does not hold"
         findings.append(

@@ -328,7 +328,7 @@ def mark_similar(verdicts, works, policy):
             verdict.code = 2
             verdict.reason = sentences[0]
     return [
-        f"ask the students of {join_names(names)}, which may be honest work: {shared}"
+        f"ask the students of {join_names(names)}: {shared}; equal work can be honest"
         for names, shared in groups
     ]
 
@@ -401,8 +401,8 @@ def missing_means():
         )
     if not sandbox.usable():
         notices.append(
-            f"no student's code was run and no paper compared: {why_unusable()}; then call make "
-            "grade again"
+            f"no student's code was run and no paper compared: {why_unusable()}. Call make grade "
+            "again where a sandbox works"
         )
     return notices
 

@@ -298,23 +298,23 @@ def check_numbers_in_paper(texts, explanations, claims):
     unexplained = {}
     values = []
     pictures = []
-    for said in texts:
-        if said.kind == "picture":
-            pictures.append(said.place)
-        values += [number.value for number in find_numbers(said.text) if number.decimals == 2]
-        for written, verdict in _unexplained(said.text, said.kind, explanations, claims):
-            unexplained.setdefault((said.place, verdict), []).append(written)
+    for text in texts:
+        if text.kind == "picture":
+            pictures.append(text.cell)
+        values += [number.value for number in find_numbers(text.content) if number.decimals == 2]
+        for written, verdict in _unexplained(text.content, text.kind, explanations, claims):
+            unexplained.setdefault((text.cell, verdict), []).append(written)
     findings = _missing_accuracy(claims, values)
-    for (place, verdict), written in unexplained.items():
+    for (cell, verdict), written in unexplained.items():
         message = (
-            f"{place} says {', '.join(dict.fromkeys(written))}, which is no claim, citation or "
+            f"{cell} says {', '.join(dict.fromkeys(written))}, which is no claim, citation or "
             "number of the template that belongs there"
         )
         if verdict == "noted":
             message += "; it does not read like a result"
         findings.append(Finding("paper", verdict, message))
-    for place in dict.fromkeys(pictures):
-        message = f"{place} shows a picture that no program here can read: see if it says a result"
+    for cell in dict.fromkeys(pictures):
+        message = f"{cell} shows a picture that no program here can read: see if it says a result"
         findings.append(Finding("paper", "noted", message))
     return findings
 
@@ -477,7 +477,7 @@ def check_pages(pages, texts, explanations):
         texts: all that the paper says, a list of sandbox_tasks.PaperText.
         explanations: an Explanations.
     """
-    known = {number.value for said in texts for number in find_numbers(said.text)}
+    known = {number.value for text in texts for number in find_numbers(text.content)}
     known |= {explanation.value for explanation in explanations.typed if explanation.is_cited}
     findings = []
     for page, text in enumerate(pages, 1):

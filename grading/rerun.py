@@ -98,9 +98,7 @@ def measure_again(left, notebook, template, claims, policy, data):
     source = claims["test_accuracy"].source if "test_accuracy" in claims else None
     main = runs.get(source)
     if main is None:
-        message = (
-            f"the new execution left no complete run {source!r}, so its accuracy was not measured"
-        )
+        message = f"it left no complete run {source!r}, so its accuracy was not measured"
         findings.append(Finding("rerun", "unverified", message))
         measurements = []
     else:

@@ -128,7 +128,7 @@ CELL_SENTENCES = {
     "commented": ("noted", "{} has other comments than when it was run, and the same code"),
     "copied": ("noted", "{} is a copy of another cell, made after the notebook was run"),
     "silent": ("noted", "{} was added after the notebook was run, and shows nothing"),
-    "moved": ("implausible", "{} was moved after the notebook was run"),
+    "moved": ("implausible", "{} was run in another order than it stands, or moved after the run"),
     "changed": (
         "unverified",
         "{} changed since the notebook was run: its output may come from other code",

@@ -371,17 +371,17 @@ def build_paper():
 
 @dataclass(frozen=True)
 class PaperText:
-    """A text of a paper, with the name of the cell that it is from, `place`.
+    """A text of a paper, with the name of the cell that it is from.
 
     Texts of the kind "typed" were written by hand (prose, captions, the title), those of the kind
     "names" are the authors', those of the kind "computed" are a cell's output, a table's row by
     row, those of the kind "figure" stand in a figure. The kind "picture" has a text that no
-    program can read: its `text` is empty.
+    program can read: its content is empty.
     """
 
-    place: str
+    cell: str
     kind: str
-    text: str
+    content: str
 
 
 def front_texts(front, place):

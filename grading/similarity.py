@@ -36,8 +36,8 @@ IGNORED_TOKENS = (
 SUFFIX = ".work"  # of the file beside a stored verdict
 NOTHING = torch.zeros(0)
 HONESTLY = (
-    "two honest students get equal runs from the same notebook, seed and kind of device, so ask "
-    "both; this proves nothing"
+    "honest students get equal runs from the same notebook, seed and kind of device: ask all of "
+    "them; equal runs are no proof of copying"
 )
 PRACTICALLY_SAME = 0.99999  # cosine
 

@@ -276,8 +276,8 @@ class PaperExporter(LatexExporter):
         if faults:
             raise PaperError(
                 f"{'; '.join(faults)}. Restart the kernel and run all cells, or run make "
-                "submission; finished runs are loaded, not trained again. DRAFT=1 builds the paper "
-                "in any case, marked as a draft."
+                "submission (the study: make study). Finished runs whose settings are the same are "
+                "loaded. DRAFT=1 builds the paper in any case, marked as a draft."
             )
         if not paper.fragments:
             raise PaperError(

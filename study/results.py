@@ -293,7 +293,7 @@ OTHER_ORDERS = [
 
 
 def rises_in_epochs(measures, mean_rise):
-    """Return the rises in epochs of the course parent, a DataFrame as in `figures.plot_rises`.
+    """Return the rises in epochs from course parent 1, a DataFrame as in `figures.plot_rises`.
 
     `measures` is what `claim_epochs` returns, `mean_rise` that of the reports.
     """

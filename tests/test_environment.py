@@ -493,7 +493,7 @@ def test_fonts_for_title_and_authors_are_looked_for_before_the_run(tmp_path, mon
 @pytest.mark.parametrize(
     "setting, value, words",
     [
-        ("FRESH", "1", "to train anew, run make report FRESH=1 first"),
+        ("FRESH", "1", "does not take FRESH=1: run make report FRESH=1 first"),
         ("DATASET", "digits", "make submission needs CIFAR-10: for digits use make report DATASE"),
     ],
 )

@@ -147,10 +147,14 @@ def test_copies_are_a_question_to_the_grader_alone(course, tmp_path):
     for name, other in ((ADA, JOERG), (JOERG, ADA)):
         assert rows[name]["verdict"] == "not verifiable" and rows[name]["points"] == "85"
         assert f"shared with {other}: the weights are nearly the same" in rows[name]["reason"]
-        assert "honestly" in rows[name]["reason"]
+        assert similarity.HONESTLY in rows[name]["reason"]
     page = (tmp_path / "build" / "grades.html").read_text(encoding="utf-8")
+    for verdict in grade.VERDICTS:
+        assert f"<dt>{verdict}</dt>" in page
+    for colour in ("verified", "contradicted"):
+        assert f".{colour} td" in page and colour in grade.VERDICTS
     assert page.count("nearly the same") == 3  # of each, and of what is left to do
-    assert f"Ask how {ADA}, {JOERG} came about: the weights are nearly the same" in page
+    assert f"Ask the students of {ADA}, {JOERG}: the weights are nearly the same" in page
     for page in (tmp_path / "build" / "feedback").iterdir():
         assert "same" not in page.read_text(encoding="utf-8")
 

@@ -306,6 +306,11 @@ FORGERIES = {
         1,
         "does not hold",
     ),
+    "conclusion_without_a_condition": (
+        lambda w: claim(w, CONCLUSION, condition=""),
+        1,
+        "states no condition",
+    ),
     "conclusion_within_its_interval": (
         lambda w: claim(w, CONCLUSION, condition=just_above(w)),
         1,

@@ -219,6 +219,18 @@ def test_cells_that_were_run_and_removed_are_asked_about(world):
     )
 
 
+def test_cells_in_another_order_than_they_were_run_are_asked_about(world):
+    notebook = read_notebook(world)
+    code = [number for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    first, second = code[2:4]
+    notebook.cells[first], notebook.cells[second] = notebook.cells[second], notebook.cells[first]
+    write_notebook(world, notebook, sign=False)
+    findings, _ = compared(world)
+    assert "was run in another order than it stands, or moved after the run" in said(
+        findings, "implausible"
+    )
+
+
 @needs_sandbox
 def test_another_picture_is_not_one_saved_anew(world):
     def change(cell):

@@ -343,11 +343,11 @@ def test_an_accuracy_of_a_plain_notebook_is_printed_as_elsewhere(monkeypatch):
     assert findings[0].claim == "execution"
 
 
-def test_a_student_reads_how_many_checks_hold():
+def test_a_student_reads_how_many_checks_passed():
     kinds = ("verified", "recorded", "noted", "unverified")
     verdict = Verdict("a.zip", [Finding(kind, kind, f"it is {kind}") for kind in kinds])
     shown = replace(verdict, first_page="")
-    assert "2 of 3 checks hold. Result: it is unverified." in feedback_page("Feedback", shown)
+    assert "2 of 3 checks passed. Result: it is unverified." in feedback_page("Feedback", shown)
 
 
 def test_a_submission_that_is_too_large_is_told_the_limit(tmp_path):

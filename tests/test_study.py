@@ -718,7 +718,7 @@ def test_the_results_tables_say_what_the_study_says(page):
 PEAK = 0.2  # a block of the loss above the control's; without a peak the highest is 0.14 or less
 
 
-def test_the_study_counts_peaks_and_rises_as_the_readme_does():
+def test_the_study_counts_peaks_and_rises_as_its_text_does():
     names = [f"restart-{seed}-{order}" for seed in range(2) for order in range(3)]
     without_peak = [f"{results.YOUNG_GROUP}-{order}" for order in range(3)]
     without_peak += [f"long-restart-{order}" for order in range(3)]

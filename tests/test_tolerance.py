@@ -90,7 +90,7 @@ def test_printed_text_of_recorded_runs_is_not_vouched_for():
     messages = []
     tex = body(code("print(1)", stream="99.9 %"), markdown("a"), ledger, messages=messages,
                check_freshness=False)  # fmt: skip
-    assert "99.9" not in tex and "record of the run" in messages[0]
+    assert "99.9" not in tex and "printed text is left out of the paper" in messages[0]
 
 
 # -------------------------------------------------------------------------------------- tables

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -15,6 +16,7 @@ from nbformat.v4 import new_notebook
 from paper_helpers import code, figure, front, latex_of, markdown, table
 from PIL import Image
 
+from grading.findings import CODES
 from report import exporter, provenance, web_page
 from report.reference_list import list_references
 from report.typeset import PACKAGES
@@ -251,6 +253,11 @@ def test_cells_of_tables_have_sources():
     claims = [page.find(id=f"number-source-{row[0]}").code.get_text() for row in rows]
     assert claims == ["layer_output/1", "layer_output/2", "layer_output/3"]
     assert page.select_one("td strong button").get_text() == "82.57"
+
+
+def test_each_verdict_has_a_colour():
+    style = (Path(web_page.__file__).parent / "webpage" / "page.css").read_text(encoding="utf-8")
+    assert [kind for kind in CODES if f".verdict.{kind}" not in style] == []
 
 
 def test_a_source_says_what_is_known(monkeypatch, tmp_path):
