@@ -52,6 +52,6 @@ bench:  ## measure the speed of training and of grading on this machine
 
 clean:  ## remove build/ (with unfinished training runs) and all caches
 	@rm -rf build
-	@find . \( -path ./.git -o -path ./.venv -o -path ./data \) -prune -o -type d \
+	@find . \( -path ./.git -o -path "./.venv*" -o -path ./data \) -prune -o -type d \
 		\( -name __pycache__ -o -name .ipynb_checkpoints -o -name .pytest_cache \
 		-o -name .ruff_cache -o -name .hypothesis \) -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ from grading.records import load_runs, run_names
 from tools.errors import SubmissionError
 from tools.settings import is_set
 
-RERUN_SETTINGS = ("FRESH", "EPOCHS", "SEED")  # that the notebook may see
+RERUN_SETTINGS = ("EPOCHS", "SEED")  # beside FRESH, which the notebook always gets
 
 
 def check_rerun(submission, notebook, template, claims, policy, folder, data):
@@ -44,7 +44,8 @@ def check_rerun(submission, notebook, template, claims, policy, folder, data):
         "gpu": retrained,
     }
     limits = RerunLimits(**(asdict(policy.sandbox) | changes))
-    environment = [f"{name}={os.environ[name]}" for name in RERUN_SETTINGS if os.environ.get(name)]
+    environment = [f"FRESH={int(retrained)}"]  # whatever the notebook itself sets
+    environment += [f"{name}={os.environ[name]}" for name in RERUN_SETTINGS if os.environ.get(name)]
     try:
         results = sandbox.run_task(
             rerun_inputs(submission, notebook, policy),

@@ -24,7 +24,7 @@ needs_weights = pytest.mark.skipif(
 
 # what a copy of the project does without
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "build", "data", "tests", ".*_cache", ".hypothesis", "__pycache__"
+    ".git", ".venv*", "build", "data", "tests", ".*_cache", ".hypothesis", "__pycache__"
 )
 
 

@@ -300,6 +300,15 @@ def test_without_an_active_environment_the_project_makes_its_own(machine):
     assert (again.returncode, again.stdout) == (0, f"{machine}/.venv\n")
 
 
+def test_an_environment_of_windows_is_not_overwritten(machine):
+    program(machine / "bin/python3", 'echo "$*" >>asked')
+    (machine / ".venv/Scripts").mkdir(parents=True)
+    done = setup(machine, "--no-tex", "sh", "-c", "echo not reached", active=False)
+    assert done.returncode == 1 and not done.stdout
+    assert "Remove .venv, then make the one of Windows again, as .venv-windows." in done.stderr
+    assert (machine / ".venv/Scripts").exists() and not (machine / "asked").exists()
+
+
 def test_uv_installs_where_it_is_there(machine):
     """Into an own .venv with pip in it, and what is missing into an active environment."""
     program(machine / "bin/python3", '[ "$1$2" != "-cimport ensurepip" ]')
@@ -490,22 +499,18 @@ def test_fonts_for_title_and_authors_are_looked_for_before_the_run(tmp_path, mon
     run_notebook.check_fonts(notebook)  # no paper is built there anyway
 
 
-@pytest.mark.parametrize(
-    "setting, value, words",
-    [
-        ("FRESH", "1", "does not take FRESH=1: run make report FRESH=1 first"),
-        ("DATASET", "digits", "make submission needs CIFAR-10: for digits use make report DATASE"),
-    ],
-)
-def test_make_submission_refuses_settings_that_it_cannot_use(monkeypatch, setting, value, words):
+def test_make_submission_runs_on_cifar10_alone_and_may_train_anew(monkeypatch):
     ran = []
-    monkeypatch.setattr(commands, "run", lambda *names, **_: ran.append(names))
+    monkeypatch.setattr(commands, "run", lambda *names, **settings: ran.append((names, settings)))
     monkeypatch.setattr(commands, "paper", lambda: None)
-    monkeypatch.setenv(setting, value)
+    monkeypatch.setenv("DATASET", "digits")
+    words = "make submission needs CIFAR-10: for digits use make report DATASET=digits"
     with pytest.raises(SystemExit, match=words):
         commands.submission()
     assert not ran
-    for name, allowed in (("FRESH", "0"), ("DATASET", "cifar10"), ("OUTPUT", "submission")):
+    for name, allowed in (("FRESH", "1"), ("DATASET", "cifar10"), ("OUTPUT", "submission")):
         monkeypatch.setenv(name, allowed)
     commands.submission()
-    assert len(ran) == 2
+    (notebook, settings), collecting = ran
+    assert notebook[0] == "tools.run_notebook" and "FRESH" not in settings
+    assert collecting == (("tools.packing", "collect"), {})

@@ -22,6 +22,7 @@ RERUN = """
 import json, os, pathlib
 ledger = json.loads({ledger!r})
 assert pathlib.Path(os.environ["CIFAR10_DIR"], "images").read_text() == "pixels"
+assert os.environ["FRESH"] == {fresh!r}
 folder = pathlib.Path("../build")
 folder.mkdir(exist_ok=True)
 (folder / "results.json").write_text(json.dumps(ledger))
@@ -77,7 +78,7 @@ def test_a_reruns_claims_are_computed_from_the_runs_that_it_leaves(
     notebook = read_notebook(world)
     notebook.cells = [
         new_markdown_cell("# Again"),
-        new_code_cell(RERUN.format(ledger=json.dumps(again), run=trained)),
+        new_code_cell(RERUN.format(ledger=json.dumps(again), run=trained, fresh=fresh or "0")),
     ]
     # The notebook of this test has no definitions; the small one's are the template's.
     find = network_measurements.find_definitions

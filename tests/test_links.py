@@ -30,7 +30,7 @@ PAGES = [
     assignment.README,
 ]
 every_page = pytest.mark.parametrize("page", PAGES)
-MADE = {".git", ".venv", "build", "data"}  # folders that are not in a clone
+MADE = {".git", ".venv", ".venv-windows", "build", "data"}  # folders that are not in a clone
 SUFFIXES = {
     *(".py", ".sh", ".j2", ".md", ".ipynb", ".toml", ".yml", ".cff", ".bib"),
     *(".csv", ".json", ".html", ".pdf", ".tex", ".zip", ".gz"),

@@ -484,7 +484,7 @@ def report(tmp_path_factory):
     """A copy of the project, a space and an umlaut in its path, after `make report` on digits."""
     folder = tmp_path_factory.mktemp("päper of") / "the project"
     left_out = shutil.ignore_patterns(
-        ".git", ".venv", "build", "data", "weights.safetensors", ".*_cache"
+        ".git", ".venv*", "build", "data", "weights.safetensors", ".*_cache"
     )
     shutil.copytree(ROOT, folder, ignore=left_out)
     settings = {

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from tools.project_files import ROOT
-from tools.settings import SETTINGS, is_set
+from tools.settings import SETTINGS
 from tools.terminal import replace_unprintable
 
 ASSIGNMENT = "notebooks/assignment2.ipynb"
@@ -52,15 +52,9 @@ def report():
 
 def submission():
     """Run the notebook in place, store its runs, build its paper."""
-    if is_set("FRESH"):
-        sys.exit(
-            "make submission does not take FRESH=1: run make report FRESH=1 first, which trains "
-            "anew, then make submission, which loads these runs"
-        )
     if os.environ.get("DATASET", "") not in ("", "cifar10"):
         sys.exit("make submission needs CIFAR-10: for digits use make report DATASET=digits")
-    settings = {"OUTPUT": "submission", "DATASET": "cifar10", "FRESH": "0"}
-    run("tools.run_notebook", ASSIGNMENT, ASSIGNMENT, **settings)
+    run("tools.run_notebook", ASSIGNMENT, ASSIGNMENT, OUTPUT="submission", DATASET="cifar10")
     run("tools.packing", "collect")
     paper()
 

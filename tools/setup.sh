@@ -43,6 +43,9 @@ find_environment() {
         else
             own=yes
             environment=$PWD/.venv
+            [ ! -d .venv/Scripts ] ||
+                stop "The folder .venv is an environment of Windows, and WSL needs this name for" \
+                    "its own. Remove .venv, then make the one of Windows again, as .venv-windows."
         fi
     fi
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
