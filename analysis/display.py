@@ -56,6 +56,10 @@ def show_figure(figure):
     options = cell_options()
     label = required_option(options, "label", "fig-…")
     alt_text = required_option(options, "fig-alt", "…")
+    if kind_of_label(label) != "Figure":
+        raise SubmissionError(f"the label {label} of a figure must start with fig-")
+    # The paper makes its own caption of the cell's options.
+    caption = {"text/html": html_caption(options), "text/latex": latex_caption(options)}
     # No dates: the same figure has the same bytes.
     pdf = save_figure(figure, f"{label}.pdf", metadata={"CreationDate": None})
     png = save_figure(figure, f"{label}.png", metadata={})
@@ -64,8 +68,6 @@ def show_figure(figure):
     image = (f'<img alt="{html.escape(alt_text)}" width="{width:.0f}" '
              f'src="data:image/png;base64,{png}">')
     display({"text/html": image, "application/pdf": pdf, "image/png": png}, raw=True)
-    # The paper makes its own caption of the cell's options.
-    caption = {"text/html": html_caption(options), "text/latex": latex_caption(options)}
     display(caption, raw=True, metadata={"caption": True})
 
 

@@ -11,7 +11,11 @@ from analysis.run_statistics import group_name
 from report.freshness import code_hash, text_hash
 from training import ENGINE, environment, short_hash
 
-COLUMNS = ("item", "machine", "version, date", "hash", "min.")
+# Hash of the training code -> hashes of earlier versions that compute the same, bit for bit: only
+# messages, names and checks of the input differ. With any other version of the code it has no
+# effect.
+EQUIVALENT_ENGINES = {"00000000": ("206d7de5",)}
+COLUMNS = ("item", "machine", "version, date", "hash", "minutes")
 
 
 def environment_table(data, runs):
@@ -74,8 +78,9 @@ def describe_run(run, names):
 
 
 def is_of_earlier_code(run):
-    """Return whether another version of the training code made a run, or a part of it."""
-    return any(entry.get("engine") != ENGINE for entry in run.environments)
+    """Return whether training code that computes something else made a run, or a part of it."""
+    same_code = (ENGINE, *EQUIVALENT_ENGINES.get(ENGINE, ()))
+    return any(entry.get("engine") not in same_code for entry in run.environments)
 
 
 def kind_of_run(name):
@@ -88,11 +93,16 @@ def kind_of_run(name):
 
 
 def describe_versions(run):
-    """Return CPU threads, number format and torch version of a run, a string."""
-    environment_of_run = run.info["choices"]
-    torch_version, _, _ = environment_of_run["torch"].partition("+")  # without the kind of build
-    threads = count_of(environment_of_run["threads"], "thread")
-    return f"{threads}, {environment_of_run['precision']}, torch {torch_version}"
+    """Return CPU threads, number format and torch version of a run, a string.
+
+    Of a run that was continued in another environment it holds both.
+    """
+    descriptions = []
+    for entry in run.environments:
+        threads = count_of(entry["threads"], "thread")
+        torch_version, _, _ = entry["torch"].partition("+")  # without the kind of build
+        descriptions.append(f"{threads}, {entry['precision']}, torch {torch_version}")
+    return ", then ".join(dict.fromkeys(descriptions))
 
 
 def installed_versions():

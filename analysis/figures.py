@@ -17,6 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 from analysis import run_statistics
+from analysis.layer_table import filter_words
 from report.geometry import COLUMN_INCHES, PAGE_INCHES
 from tools.errors import SubmissionError
 
@@ -95,14 +96,14 @@ def plot_residual_blocks(*blocks):
     figure = plt.figure(figsize=(COLUMN_INCHES, 1))
     figure.set_layout_engine("none")  # the axes are placed by hand
     widths = [_chart_widths(figure, *chart) for chart in charts]
-    needed = sum(map(sum, widths)) + BETWEEN * (len(charts) - 1)
+    chart_widths = [sum(parts) for parts in widths]
+    needed = sum(chart_widths) + BETWEEN * (len(charts) - 1)
     width = max(72 * COLUMN_INCHES, needed)
     height = max(_chart_height(boxes) for boxes, _ in charts)
     figure.set_size_inches(width / 72, height / 72)
     spare = (width - needed) / (2 * len(charts))  # at each side of a chart
     left = 0
-    for (boxes, shortcut), (branch_width, *others) in zip(charts, widths):
-        chart_width = branch_width + sum(others)
+    for (boxes, shortcut), (branch_width, *_), chart_width in zip(charts, widths, chart_widths):
         axes = figure.add_axes([(left + spare) / width, 0, chart_width / width, 1])
         axes.set(xlim=(0, chart_width), ylim=(height, 0))  # points from the upper left corner
         axes.axis("off")
@@ -272,9 +273,10 @@ def _draw_arrow(axes, start, end):
 
 def _describe_convolution(layer):
     """Return filter size, channels and stride of a convolution as a line of text."""
-    size = layer.kernel_size[0]
-    stride = ", /2" if layer.stride == (2, 2) else ""
-    return f"{size}×{size}, {layer.out_channels}{stride}"
+    text = filter_words(layer)
+    if layer.stride[0] != 1:
+        text += f", /{layer.stride[0]}"
+    return text
 
 
 # -------------------------------------------------------------------------------------- images

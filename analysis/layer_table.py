@@ -70,13 +70,18 @@ def layer_rows(name, layer, block, output):
     parts = layer if isinstance(layer, nn.Sequential) else [layer]
     words = [describe(part, block) for part in parts]
     kinds = [kind for kind in dict.fromkeys(words) if kind]  # each once, in order
+    label = "–"
+    if name.startswith("layer"):
+        label = name.removeprefix("layer")
     rows = []
     for kind in kinds:
-        label = ""
-        if kind == kinds[0]:
-            label = name.removeprefix("layer") if name.startswith("layer") else "–"
-        text = f"{kind} ×{words.count(kind)}" if kind.startswith("[") else kind
-        rows.append((label, text, output if kind == kinds[-1] else ""))
+        text = kind
+        if kind.startswith("["):
+            text += f" ×{words.count(kind)}"
+        rows.append((label, text, ""))
+        label = ""  # in the first row only
+    if rows:
+        rows[-1] = (*rows[-1][:2], output)
     return rows
 
 
@@ -97,7 +102,7 @@ def describe(part, block):
         return ""
     match part:
         case nn.Conv2d():
-            return f"{filter_words(part)}, stride {part.stride[0]}, padding {part.padding[0]}"
+            return f"{filter_words(part)}, stride {part.stride[0]}, padding {padding_of(part)}"
         case nn.MaxPool2d():
             size = part.kernel_size
             return f"{size}×{size} max-pool, stride {part.stride}, padding {part.padding}"
@@ -141,6 +146,19 @@ def filter_words(convolution):
     """Return filter size and number of filters of a convolution, "3×3, 64"."""
     size = convolution.kernel_size[0]
     return f"{size}×{size}, {convolution.out_channels}"
+
+
+def padding_of(convolution):
+    """Return the padding of a convolution at each side of its input, in pixels.
+
+    PyTorch also takes the words "valid", no padding, and "same", with which a filter of odd size
+    and stride 1 keeps the size.
+    """
+    if convolution.padding == "valid":
+        return 0
+    if convolution.padding == "same":
+        return convolution.dilation[0] * (convolution.kernel_size[0] - 1) // 2
+    return convolution.padding[0]
 
 
 def unlike_specification(table):
@@ -192,7 +210,7 @@ def output_sizes(net):
             inputs[0].shape[-1],
             layer.kernel_size[0],
             layer.stride[0],
-            layer.padding[0],
+            padding_of(layer),
             output.shape[-1],
         ))
 

@@ -89,17 +89,13 @@ class Ledger:
         self._enter({f"{prefix}/{name}": value for name, value in values.items()}, unit, run)
         return values
 
-    def _source(self, run=None):
-        """Return the name of `run`, a training.Run; without one that of the cell that is run."""
-        return run.name if run else cell_name(self.notebook)
-
-    def _enter(self, values, unit, run):
-        """Enter claims of one unit and source, a dict name -> value."""
-        source = self._source(run)
+    def _enter(self, values, unit="", run=None, condition=""):
+        """Enter claims of one unit, source and condition, a dict name -> value."""
+        source = run.name if run else cell_name(self.notebook)
         if run and run.name not in [other.name for other in self.runs]:
             self.runs.append(run)
         for name, value in values.items():
-            self.claims[name] = Claim(value, unit, source)
+            self.claims[name] = Claim(value, unit, source, condition)
 
     def conclude(self, name, claim, comparison, bound):
         """Enter a conclusion and return whether it holds.
@@ -111,7 +107,7 @@ class Ledger:
         values = {name: entry.value for name, entry in self.claims.items()}
         holds = interval_supports(values, claim, comparison, bound)
         condition = f"{claim} {comparison} {bound}"
-        self.claims[f"conclusion/{name}"] = Claim(holds, "", self._source(), condition)
+        self._enter({f"conclusion/{name}": holds}, condition=condition)
         if SUBMISSION and not holds:
             raise SubmissionError(
                 f"the conclusion {name!r} does not hold: {claim} is {values[claim]:.4g} ± "

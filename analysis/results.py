@@ -5,8 +5,41 @@ import pandas as pd
 
 import training
 from analysis import run_statistics
+from utils import OFFICIAL_TEST_IMAGES
 
-OFFICIAL_IMAGES = 10_000  # test images of CIFAR-10, on which reports state their accuracy
+# Units of measures of epochs and reports; all others are losses, in nats.
+UNITS_OF_MEASURES = {
+    "accuracy": "%",
+    "change": "points",
+    "change_from_control": "points",
+    "gap": "points",
+    "original": "%",
+    "worst": "%",
+    "best": "%",
+    "others_mean": "%",
+    "others_interval": "points",
+    "reports": "",
+    "rising": "",
+}
+
+
+def claim_measures(ledger, prefix, measures, run=None):
+    """Claim each item of the dict `measures` as `<prefix>/<name>` with its unit; return `measures`.
+
+    They are those of `run_statistics.epoch_measures`, of `run_statistics.published`, or derived
+    from them; `run` is their training.Run, if they are of one.
+    """
+    for name, value in measures.items():
+        ledger.claim(f"{prefix}/{name}", value, unit_of_measure(name), run)
+    return measures
+
+
+def unit_of_measure(name):
+    """Return the unit of a measure: "%", "points", "nats" or ""; intervals of "%" are in points."""
+    if name in UNITS_OF_MEASURES:
+        return UNITS_OF_MEASURES[name]
+    unit = UNITS_OF_MEASURES.get(name.removesuffix("_interval"), "nats")
+    return "points" if unit == "%" else unit
 
 
 def claim_network(ledger, table, parameters, forward_cost, block_difference):
@@ -42,7 +75,7 @@ def claim_epoch(ledger, run, before, control):
     See `run_statistics.epoch_measures`; `control` is the zero-learning-rate control, or None.
     """
     measures = run_statistics.epoch_measures(run, before, control)
-    return ledger.claim_all(run.name, measures, run=run)
+    return claim_measures(ledger, run.name, measures, run)
 
 
 def accuracy_table(accuracies, images, published):
@@ -52,33 +85,33 @@ def accuracy_table(accuracies, images, published):
     statistics of `run_statistics.published`.
     """
     ours = [(label, 1, images, accuracy) for label, accuracy in accuracies.items()]
-    return accuracy_rows(ours, published_rows(published))
+    return compare_accuracies(ours, published_rows(published))
 
 
 def published_rows(published):
-    """Return the rows of `accuracy_rows` for what reports published, a list of tuples."""
+    """Return the rows of `compare_accuracies` for what reports published, a list of tuples."""
     others = published["reports"] - 1
     return [
-        ("original report", 1, OFFICIAL_IMAGES, published["original"]),
-        ("public reports, mean", others, OFFICIAL_IMAGES, published["others_mean"]),
+        ("original report", 1, OFFICIAL_TEST_IMAGES, published["original"]),
+        ("public reports, mean", others, OFFICIAL_TEST_IMAGES, published["others_mean"]),
     ]
 
 
-def accuracy_rows(*kinds):
-    """Return a table of accuracies with the best row of each kind in bold: a DataFrame.
+def compare_accuracies(*row_groups):
+    """Return a table of accuracies with the best row of each group in bold: a DataFrame.
 
-    A kind is a list of rows that are compared with each other: label, number of runs, number of
-    test images, and the accuracy in per cent, that of several runs their mean. ± is the same in
-    each row: half of a 95 % interval over the test images. Several runs see the same images, so
-    that their number does not narrow it.
+    A group is a list of rows: label, number of runs, number of test images, and the accuracy in
+    per cent, that of several runs their mean. ± is computed in each row in the same way: half of a
+    95 % interval over the test images. Several runs see the same images, so that their number does
+    not narrow it.
     """
     rows = []
     bold = []
-    for kind in kinds:
-        accuracies = [accuracy for *_, accuracy in kind]
-        if len(kind) > 1:
+    for group in row_groups:
+        accuracies = [accuracy for *_, accuracy in group]
+        if len(group) > 1:
             bold.append(len(rows) + accuracies.index(max(accuracies)))
-        for label, runs, images, accuracy in kind:
+        for label, runs, images, accuracy in group:
             interval = run_statistics.accuracy_interval(accuracy, images)
             rows.append((label, runs, images, with_interval(accuracy, interval)))
     table = pd.DataFrame(rows, columns=["network", "runs", "images", "accuracy (%)"])
@@ -154,7 +187,12 @@ def in_points(value, interval):
 
     Accuracies have two decimals everywhere, so differences of such numbers agree with them.
     """
-    return f"{value:+z.2f} ± {interval:.2f}".replace("-", "−")
+    return f"{signed_text(value, 2)} ± {interval:.2f}"
+
+
+def signed_text(value, decimals):
+    """Return a number with its sign, a true minus: "−0.007", "+0.033"; zero is "+0.000"."""
+    return f"{value:+z.{decimals}f}".replace("-", "−")
 
 
 def power_of_ten(value, digits=2):
@@ -167,7 +205,7 @@ def power_of_ten(value, digits=2):
 
 
 def compare(value, interval, reference):
-    """Return whether `value` ± `interval` lies above or below `reference`, in words."""
+    """Return "above" or "below", or "close to" if `value` ± `interval` contains `reference`."""
     if value + interval < reference:
         return "below"
     if value - interval > reference:

@@ -203,8 +203,8 @@ def gain(runs, others):
 
 BLOCKS = 20  # of an epoch's steps; their means count as independent, see `block_autocorrelation`
 WINDOWS = 5  # of an epoch: reports print the running mean at steps 100, 200, …, 500 of 500
-# What a run's batches and their loss depend on, beside the data.
-BATCHES = (
+# Fields of a recipe on which a run's batches and their loss depend.
+BATCH_FIELDS = (
     "batch_size",
     "augmentation",
     "pad_with",
@@ -226,13 +226,18 @@ def control_of(run, runs):
 
 
 def is_control(control, run):
-    """Return whether `control` is a zero-learning-rate control of `run`, of as many epochs."""
+    """Return whether `control` is a zero-learning-rate control of `run`.
+
+    It has the epochs of `run`, or more.
+    """
     same_start = control.info["config"]["start"] == run.info["config"]["start"]
     if not same_start or not same_machine(control, run):
         return False
     recipe = run.recipe
     control_recipe = control.recipe
-    same_batches = all(getattr(control_recipe, name) == getattr(recipe, name) for name in BATCHES)
+    same_batches = all(
+        getattr(control_recipe, name) == getattr(recipe, name) for name in BATCH_FIELDS
+    )
     long_enough = control_recipe.epochs >= recipe.epochs
     return same_batches and long_enough and control_recipe.learning_rate == 0
 

@@ -1,5 +1,6 @@
 """What the sections of the assignment's notebook report, and the texts that sum them up."""
 import dataclasses
+import functools
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ class Network:
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class TrainingFacts:
     """How a network was trained, as a sentence says it.
 
     Attributes:
@@ -192,8 +193,8 @@ class OneMoreEpoch:
             ),
             (
                 f"change of the running mean since step {first}",
-                f"{rise:+z.4f}".replace("-", "−"),
-                f"{control_rise:+z.4f}".replace("-", "−"),
+                results.signed_text(rise, 4),
+                results.signed_text(control_rise, 4),
                 self.rise.signed,
             ),
         ]
@@ -245,17 +246,17 @@ class Summary:
         )
 
     def add_training(self, run):
-        """Claim for how long the training.Run `run` was trained; return a Training."""
+        """Claim for how long the training.Run `run` was trained; return TrainingFacts."""
         epochs = len(run.history)
         minutes = run.info["seconds"] / 60
         self.ledger.claim("epochs", epochs, "", run)
         self.ledger.claim("training_time", minutes, "min", run)
         self.run = run
-        self.trained = Training(
+        self.trained = TrainingFacts(
             epochs=results.count_of(epochs, "epoch"),
             minutes=minutes,
             device=run.device,
-            machine=f"{results.count_of(run.info['choices']['threads'], 'thread')} of {run.device}",
+            machine=describe_machine(run),
             source=run.info["source"],
         )
         return self.trained
@@ -282,7 +283,7 @@ class Summary:
             most_confused=f"{data.classes[first]} and {data.classes[second]}",
             most_confused_share=share,
             images=len(labels),
-            original=self.claim_published()["original"],
+            original=self.published["original"],
         )
         results.claim_evaluation(self.ledger, self.run, self.evaluation, data.classes)
         return self.evaluation
@@ -295,7 +296,6 @@ class Summary:
         self.ledger.claim(f"{self.run.name}/accuracy", self.run.accuracy, "%", self.run)
         after = results.claim_epoch(self.ledger, restart, self.run, control)
         after_control = results.claim_epoch(self.ledger, control, self.run, control)
-        published = self.claim_published()
         steps, _ = run_statistics.running_means(restart.last_epoch)
 
         def estimate(values, name):
@@ -315,18 +315,19 @@ class Summary:
             change=estimate(after, "change"),
             control_change=estimate(after_control, "change"),
             change_beyond_control=estimate(after, "change_from_control"),
-            all_reports_rise=published["rising"] == published["reports"],
+            all_reports_rise=self.published["rising"] == self.published["reports"],
         )
         return self.epoch
 
-    def claim_published(self):
-        """Claim the statistics of the published reports; return them, a dict."""
+    @functools.cached_property
+    def published(self):
+        """The statistics of the published reports, a dict; they are claimed when first used."""
         _, published = run_statistics.published()
-        return self.ledger.claim_all("published", published)
+        return results.claim_measures(self.ledger, "published", published)
 
     def accuracy_table(self):
         """Return the table of test accuracies, ours and the published ones: a DataFrame."""
-        images = results.OFFICIAL_IMAGES
+        images = utils.OFFICIAL_TEST_IMAGES
         accuracies = {}
         if self.evaluation:
             images = self.evaluation.images
@@ -335,7 +336,7 @@ class Summary:
         if self.epoch:
             images = len(self.data.test_labels)
             accuracies["ours, after one more epoch"] = self.epoch.accuracy
-        return results.accuracy_table(accuracies, images, self.claim_published())
+        return results.accuracy_table(accuracies, images, self.published)
 
     def conclusions(self):
         """Return the conclusions as Markdown."""
@@ -373,8 +374,8 @@ class Summary:
             sentences.append(self._training_sentence())
         if self.evaluation:
             sentences.append(
-                "An earlier student report, the *original report*, trained a checkpoint of the "
-                "course, with another network, for one more epoch and reached "
+                "The *original report*, by an earlier student, trained the network of the "
+                "course's checkpoint, which is another one, for one more epoch; it reached "
                 f"{self.evaluation.original:.2f} %."
             )
         if self.epoch:
@@ -410,3 +411,9 @@ class Summary:
         """Show the abstract in its place; do nothing if no cell shows one."""
         if self.abstract_handle:
             prose(self.abstract(), self.abstract_handle)
+
+
+def describe_machine(run):
+    """Return the CPU threads and the device that trained a run, in words."""
+    threads = run.environments[-1]["threads"]  # a continued run keeps their number
+    return f"{results.count_of(threads, 'thread')} of {run.device}"

@@ -175,7 +175,7 @@ def check_own_training(submission, main, policy):
             continue
         if json.loads(record.read_text(encoding="utf-8")) == main.info:
             same = "is"
-        elif weights != "missing" and weights == file_hash(folder / WEIGHTS):
+        elif weights is not None and weights == file_hash(folder / WEIGHTS):
             same = "has the same weights as"
         else:
             continue
@@ -326,7 +326,7 @@ def _data_faults(run, known):
     faults = []
     train_losses = run.predictions.get("train_losses")
     if train_losses is not None:
-        images = min(training.FIXED, run.record.train_images)
+        images = min(training.TRAIN_LOSS_IMAGES, run.record.train_images)
         if train_losses.dtype != torch.float32 or train_losses.shape != (images,):
             faults.append("its losses of the first training images are not one for each")
     if known:

@@ -31,8 +31,8 @@ BASELINE = Recipe(normalisation="course")
 # Orders of the batches after a restart have seeds that no parent has. With the parent's own seed an
 # epoch would repeat, image by image and crop by crop, batches that the parent was trained on, whose
 # loss is lower.
-FIRST_ORDER = 100
-RESTART = replace(BASELINE, seed=FIRST_ORDER)  # one more epoch
+FIRST_ORDER_SEED = 100
+RESTART = replace(BASELINE, seed=FIRST_ORDER_SEED)  # one more epoch
 # The course trains its network by the baseline with step decay.
 LONG_PARENT = replace(BASELINE, schedule="step", step_epochs=20)
 # Its network trained to a low loss in an eighth of these epochs, for a machine on which an epoch
@@ -193,10 +193,10 @@ def order_experiments(plan):
     New permutations have no run of their own here: `later_epochs` begins with these two epochs.
     """
     kinds = [kind for kind in Recipe.CHOICES["order"] if kind != RESTART.order]
-    return all_orders(kinds, parent_name(0, plan.parent_epochs[-1]), CourseNetwork, RESTART)
+    return order_runs(kinds, parent_name(0, plan.parent_epochs[-1]), CourseNetwork, RESTART)
 
 
-def all_orders(kinds, start, network, recipe, prefix=""):
+def order_runs(kinds, start, network, recipe, prefix=""):
     """List two epochs from the run `start` for each of some kinds of order of the images.
 
     `prefix` starts the names of the runs.
@@ -221,7 +221,7 @@ def optimizers(plan):
     experiments = []
     for beta2 in (0.9, 0.99):
         for order in range(plan.orders_per_parent):
-            recipe = replace(RESTART, seed=FIRST_ORDER + order, beta2=beta2)
+            recipe = replace(RESTART, seed=FIRST_ORDER_SEED + order, beta2=beta2)
             experiments.append(Experiment(f"beta2-{beta2}-{order}", CourseNetwork, recipe, start))
     changes = {
         "sgd": {"optimizer": "sgd", "learning_rate": 0.01},
@@ -244,9 +244,9 @@ def from_long_recipe():
 
 def orders_from_long_recipe():
     """List two epochs from our network of the long recipe for each kind of order of the images."""
-    recipe = Recipe(seed=FIRST_ORDER)
+    recipe = Recipe(seed=FIRST_ORDER_SEED)
     kinds = Recipe.CHOICES["order"]
-    return all_orders(kinds, "long-0", networks.submission_network, recipe, prefix="long-")
+    return order_runs(kinds, "long-0", networks.submission_network, recipe, prefix="long-")
 
 
 def ablations(plan):

@@ -5,15 +5,17 @@ import pandas as pd
 
 from analysis import image_losses, run_statistics
 from analysis.results import (
-    OFFICIAL_IMAGES,
-    accuracy_rows,
     claim_epoch,
+    claim_measures,
+    compare_accuracies,
     in_points,
     plus_minus,
     published_rows,
+    signed_text,
     with_interval,
 )
 from study.experiments import FAST, LONG, PLANS, STORED_PLAN
+from utils import OFFICIAL_TEST_IMAGES
 
 # What a group of runs changes in its recipe or network, as the table of ablations says it.
 CHANGES = {
@@ -54,11 +56,11 @@ def claim_accuracies(ledger, runs, published):
 
     `runs` is a dict name -> training.Run, `published` the dict of `run_statistics.published`.
     """
-    ledger.claim_all("published", published)
+    claim_measures(ledger, "published", published)
     for run in runs.values():
         ledger.claim(f"{run.name}/accuracy", run.accuracy, "%", run)
     best = runs["long-0"]
-    interval = run_statistics.accuracy_interval(best.accuracy, OFFICIAL_IMAGES)
+    interval = run_statistics.accuracy_interval(best.accuracy, OFFICIAL_TEST_IMAGES)
     ledger.claim(f"{best.name}/accuracy_with_tta", best.flip_tta_accuracy, "%", best)
     ledger.claim(f"{best.name}/accuracy_interval", interval, "points", best)
 
@@ -82,12 +84,12 @@ def accuracy_table(groups, fast, fast_gpu, best, published):
     `run_statistics.published`.
     """
     rows = [
-        ("fast, CPU", len(groups["fast"]), OFFICIAL_IMAGES, fast["accuracy"]),
-        ("fast, GPU", len(groups["fast-gpu"]), OFFICIAL_IMAGES, fast_gpu["accuracy"]),
-        ("long", 1, OFFICIAL_IMAGES, best.accuracy),
-        ("long, with TTA", 1, OFFICIAL_IMAGES, best.flip_tta_accuracy),
+        ("fast, CPU", len(groups["fast"]), OFFICIAL_TEST_IMAGES, fast["accuracy"]),
+        ("fast, GPU", len(groups["fast-gpu"]), OFFICIAL_TEST_IMAGES, fast_gpu["accuracy"]),
+        ("long", 1, OFFICIAL_TEST_IMAGES, best.accuracy),
+        ("long, with TTA", 1, OFFICIAL_TEST_IMAGES, best.flip_tta_accuracy),
     ]
-    table = accuracy_rows(rows, published_rows(published))
+    table = compare_accuracies(rows, published_rows(published))
     over_seeds = [fast["accuracy_interval"], fast_gpu["accuracy_interval"]]
     others = len(table) - len(over_seeds)
     table = table.drop(columns="images")  # the same in all rows
@@ -120,10 +122,10 @@ def claim_ablations(ledger, groups):
     return gains
 
 
-def losses_as_text(ledger, runs):
+def accuracy_drops_as_text(ledger, runs):
     """Return by how many points each run is worse than its reference, as `ledger` claims, as text.
 
-    It has no sign.
+    A run that is better has a negative number.
     """
     return join_numbers([f"{-gain:.1f}" for gain in claimed_values(ledger, runs, "gain")])
 
@@ -197,16 +199,17 @@ def claim_epochs(ledger, runs, parents):
         for run in from_parent:
             control = run_statistics.control_of(run, from_parent)
             of_run = claim_epoch(ledger, run, parent, control)
-            of_run |= ledger.claim_all(run.name, slope_since_seen(run, control), run=run)
+            slope = slope_since_seen(run, control)
+            of_run |= claim_measures(ledger, run.name, slope, run)
             group = run_statistics.group_name(run.name)
             measures.setdefault(group, {})[run.recipe.seed] = of_run
     means = {}
     for group, by_seed in measures.items():
         means[group] = run_statistics.mean_over_runs(list(by_seed.values()))
         if len(by_seed) > 1:
-            ledger.claim_all(group, means[group])
+            claim_measures(ledger, group, means[group])
     for group, changes in run_statistics.highest_block_changes(measures).items():
-        means[group] |= ledger.claim_all(group, changes)
+        means[group] |= claim_measures(ledger, group, changes)
     return means, epochs
 
 
@@ -287,7 +290,8 @@ def replication_table(published, parents, measures):
 OTHER_ORDERS = [
     ("2, same order", "order-same", 0),
     ("2, reversed order", "order-reversed", 2),
-    # An image was last seen 500 (1 - exp(-1 - t / 500)) steps ago on average, or never in this run.
+    # At step t of the second epoch, an image was last seen 500 (1 - exp(-1 - t / 500)) steps ago on
+    # average; one that was not seen yet counts from the start of the run.
     ("2, with replacement", "order-with-replacement", 0.25),
 ]
 
@@ -345,12 +349,7 @@ def claimed_values(ledger, runs, measure):
 def rises_as_text(ledger, runs):
     """Return how much the running mean of the loss changes in each run of one epoch, as text."""
     rises = claimed_values(ledger, runs, "running_mean_rise")
-    return join_numbers([rise_as_text(rise) for rise in rises])
-
-
-def rise_as_text(rise):
-    """Return a rise of the running mean with its sign, as text."""
-    return f"{rise:+.3f}".replace("-", "−")
+    return join_numbers([signed_text(rise, 3) for rise in rises])
 
 
 def highest_blocks_as_text(ledger, runs):
@@ -363,18 +362,18 @@ def join_numbers(numbers):
     return f"{', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
-def abstract(ledger, fast, best, losses_without_shortcuts, measures, course_epochs):
+def abstract(ledger, fast, best, drops_without_shortcuts, measures, course_epochs):
     """Return the abstract as Markdown.
 
     `fast` are statistics of the seeds of the fast recipe, `best` is the run of the long recipe,
-    `measures` what `claim_epochs` returns. `losses_without_shortcuts`, of accuracy in points for
+    `measures` what `claim_epochs` returns. `drops_without_shortcuts`, of the accuracy in points for
     each seed, is text. `course_epochs` are the runs of one more epoch from the course parents.
     """
     young_epochs, epochs = PLANS[STORED_PLAN].parent_epochs
     excess = plus_minus(measures["restart-0"], "excess")
     other_excess = plus_minus(measures["restart-1"], "excess")
     rises = sorted(claimed_values(ledger, course_epochs, "running_mean_rise"))
-    range_of_rises = f"{rise_as_text(rises[0])} to {rise_as_text(rises[-1])}"
+    range_of_rises = f"{signed_text(rises[0], 3)} to {signed_text(rises[-1], 3)}"
     young_excess = plus_minus(measures[YOUNG_GROUP], "excess")
     long_excess = plus_minus(measures["long-restart"], "excess")
     later_rise = plus_minus(measures["five-epochs"], "rise_in_later_epochs")
@@ -386,7 +385,7 @@ def abstract(ledger, fast, best, losses_without_shortcuts, measures, course_epoc
         "A residual network with the layers of a course assignment reaches "
         f"{fast['accuracy']:.2f} % on CIFAR-10 after {FAST.epochs} epochs (mean of five seeds), "
         f"and {best.accuracy:.2f} % after {LONG.epochs} with stronger augmentation. With the same "
-        f"initialisation, {FAST.epochs} epochs without shortcuts reach {losses_without_shortcuts} "
+        f"initialisation, {FAST.epochs} epochs without shortcuts reach {drops_without_shortcuts} "
         "points less than with them (two seeds). The gradient does not vanish without them at the "
         "start of training; it grows towards the first block. In all six reports of one more "
         "epoch with another network, that of the course, the running mean of the loss rises. We "

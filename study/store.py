@@ -8,11 +8,11 @@ import torch
 
 import training
 from study.experiments import VALIDATION_IMAGES, groups
-from training.runs import IMAGE_LOSSES, WEIGHTS
-from utils import SubmissionError
+from tools.errors import SubmissionError
+from training.run_files import HISTORY, IMAGE_LOSSES, LOSSES, PREDICTIONS, RECORD, WEIGHTS
 
-# The files of a record in the order of copying; with run.json a run counts as finished.
-RECORD_FILES = ("history.csv", "losses.csv", "predictions.safetensors", IMAGE_LOSSES, "run.json")
+# The files of a record in the order of copying; with the last one a run counts as finished.
+RECORD_FILES = (HISTORY, LOSSES, PREDICTIONS, IMAGE_LOSSES, RECORD)
 
 
 @functools.cache
@@ -57,7 +57,8 @@ class Store:
         """Load the stored run `name`, a training.Run.
 
         `match_recipe_only` compares the recipe alone, for a notebook that runs on other data.
-        Raises SubmissionError if the run is missing or of another configuration.
+        Raises SubmissionError if the run is missing, damaged or of another configuration, or if it
+        lacks losses of images that the experiment needs.
         """
         experiment = self.experiments[name]
         run = training.load_run(self.stored / name)
@@ -68,15 +69,15 @@ class Store:
             wanted = dataclasses.asdict(experiment.recipe)
         else:
             wanted = self.configuration_of(experiment)
+        remedy = f"remove its folder, then train it with python -m study.train {name}"
         differences = training.differences_between(run.info["config"], wanted)
-        if experiment.keep_image_losses and not (run.folder / IMAGE_LOSSES).exists():
-            differences.append(f"no {IMAGE_LOSSES}")
         if differences:
             raise SubmissionError(
                 f"the run {name} in {self.stored} is of another configuration: "
-                f"{', '.join(differences)}; remove its folder, then train it with "
-                f"python -m study.train {name}"
+                f"{', '.join(differences)}; {remedy}"
             )
+        if experiment.keep_image_losses and not (run.folder / IMAGE_LOSSES).exists():
+            raise SubmissionError(f"the run {name} in {self.stored} lacks {IMAGE_LOSSES}; {remedy}")
         return run
 
     def configuration_of(self, experiment):
@@ -91,7 +92,7 @@ class Store:
 
     def has_record(self, name):
         """Return whether a record of the run `name` is stored, of whatever configuration."""
-        return (self.stored / name / "run.json").exists()
+        return (self.stored / name / RECORD).exists()
 
     def load_all(self, match_recipe_only=False):
         """Load the stored runs; return them, name -> Run, and the names of missing ones, a list.
@@ -125,7 +126,7 @@ class Store:
         if self.has_record(name):
             return self.load(name)
         experiment = self.experiments[name]
-        start = self.with_weights(experiment.start) if experiment.start else None
+        start = self.train_with_weights(experiment.start) if experiment.start else None
         run = training.load_or_train(
             name,
             experiment.network,
@@ -141,10 +142,10 @@ class Store:
             self.train(snapshot)  # finished on the way: found in `runs`
         return run
 
-    def with_weights(self, name):
-        """Return the run `name` from the folder that has its weights, `stored` or `runs`.
+    def train_with_weights(self, name):
+        """Load or train the run `name`; return it from the folder with its weights.
 
-        Raises SubmissionError if neither has them.
+        That is in `stored` or in `runs`. Raises SubmissionError if neither has them.
         """
         run = self.train(name)
         if (run.folder / WEIGHTS).exists():

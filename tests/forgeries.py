@@ -111,7 +111,7 @@ def train_runs(data, folder):
         if not name.startswith("fast"):
             start = runs[0]
             training.load_weights(net, start.folder)
-        runs.append(training.fit(net, data, folder / name, recipe, start))
+        runs.append(training.fit(net, data, folder / name, recipe, start=start))
     return runs
 
 

@@ -92,10 +92,10 @@ def test_drive_is_mounted_on_colab_and_for_folders_on_it(monkeypatch, tmp_path):
     on_drive = Path("/content/drive/MyDrive/runs")
     substitute = SimpleNamespace(mount=mounted.append)
     monkeypatch.setattr(colab, "google_drive", substitute, raising=False)
-    assert colab.drive(on_drive) == on_drive and not mounted
+    assert colab.mount_drive_if_needed(on_drive) == on_drive and not mounted
     monkeypatch.setattr(colab, "ON_COLAB", True)
-    assert colab.drive(tmp_path) == tmp_path and not mounted
-    assert colab.drive(on_drive) == on_drive and mounted == ["/content/drive"]
+    assert colab.mount_drive_if_needed(tmp_path) == tmp_path and not mounted
+    assert colab.mount_drive_if_needed(on_drive) == on_drive and mounted == ["/content/drive"]
 
 
 def test_the_badge_leads_to_the_notebook_from_any_form_of_address(monkeypatch):

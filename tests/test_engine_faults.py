@@ -1,21 +1,24 @@
 """What a student may meet in training: damaged runs, two programs at once, odd parameters."""
 
+import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import ROOT, tiny
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_training import RECIPE, batches_of, faulty, press_ctrl_c
 from torch import nn
 
 import training
 import utils
-from training import runs
+from training import console, runs
 from training.console import Console
 from training.lock import lock_run
+from training.metrics import Metrics
 from training.progress import Progress
 
 RUN = ROOT / "checkpoints" / "resnet"
@@ -46,6 +49,21 @@ def test_a_file_that_is_cut_off_is_named_in_one_sentence(run_folder, name, share
     else:
         with pytest.raises(utils.SubmissionError, match=f"{name} is missing or damaged"):
             training.load_run(run_folder)
+
+
+def test_a_record_or_tensor_that_is_missing_is_named(run_folder):
+    record = run_folder / "run.json"
+    info = json.loads(record.read_text(encoding="utf-8"))
+    without_source = {name: value for name, value in info.items() if name != "source"}
+    record.write_text(json.dumps(without_source), encoding="utf-8")
+    with pytest.raises(utils.SubmissionError, match=r"run.json .*\(it has no entry source"):
+        training.load_run(run_folder)
+    record.write_text(json.dumps(info), encoding="utf-8")
+    predictions = load_file(run_folder / "predictions.safetensors")
+    del predictions["labels"]
+    save_file(predictions, run_folder / "predictions.safetensors")
+    with pytest.raises(utils.SubmissionError, match=r"predictions.*\(it has no tensor labels"):
+        training.load_run(run_folder)
 
 
 def test_a_history_that_lacks_an_epoch_is_no_whole_one(run_folder):
@@ -88,9 +106,9 @@ def test_a_resumed_run_has_its_threads_and_names_all_machines(
     run = training.fit(tiny(), digits, tmp_path / "run", recipe)
     assert torch.get_num_threads() == before
     said = capsys.readouterr().out
-    assert f"goes on with {before + 1} CPU threads, as it began" in said
+    assert f"continues with {before + 1} CPU threads, as it began" in said
     assert "continuing at epoch 1 of 1, step 6 of 22" in said
-    assert f"device {here['device']} then, another one now" in said
+    assert f"device {here['device']} before, another one now" in said
     assert run.device == f"{here['device']}, then another one"
     assert [entry["device"] for entry in run.environments] == [here["device"], "another one"]
 
@@ -106,14 +124,66 @@ def test_log_lines_of_earlier_epochs_are_shown_after_a_resume():
     ]
 
 
+def test_a_notebook_keeps_what_the_running_cell_printed_before_a_run_ended(capsys, monkeypatch):
+    cell = SimpleNamespace(execution_count=7)
+    monkeypatch.setattr(console, "in_notebook", lambda: True)
+    monkeypatch.setattr(console, "get_ipython", lambda: cell)
+    monkeypatch.setattr(console, "clear_output", lambda wait: None)
+    console.print_line("of another cell")
+    cell.execution_count = 8
+    console.print_line("the first run is not used: other images")
+    row = {"epoch": 1, "train_loss": 0.5, "seconds": 12345.6}
+    Console(Progress(epoch=1, history=[row]), 5, 22).finish()
+    console.print_line("the second run")
+    capsys.readouterr()
+    Console(Progress(), 5, 22).finish()
+    assert capsys.readouterr().out.splitlines() == [
+        "the first run is not used: other images",
+        "epoch 1  train_loss 0.5  seconds 12346",
+        "the second run",
+    ]
+
+
+def test_gradients_that_overflow_are_not_called_a_loss(tmp_path):
+    metrics = Metrics(Progress(epoch=2, step=7), tmp_path)
+    metrics.add(torch.tensor([0.5, 0.9, 0.5]))
+    sentence = "^gradients overflow in float16 at epoch 3, before step 8, learning rate 0.1; try"
+    with pytest.raises(utils.SubmissionError, match=sentence):
+        metrics.fetch(0.1, loss_scale=0.5)
+
+
+@pytest.mark.parametrize("setting", [{"optimizer": ["adam"]}, {"augmentation": None}])
+def test_a_choice_that_is_no_text_is_one_sentence(setting):
+    with pytest.raises(utils.SubmissionError, match="is not known; choose from"):
+        training.Recipe(**setting)
+
+
+def test_a_whole_number_for_a_fraction_makes_no_other_run(digits):
+    keys = []
+    for momentum in (0, 0.0):
+        recipe = replace(RECIPE, momentum=momentum)
+        keys.append(training.folder_key(training.configuration([0.0] * 9, recipe, digits)))
+    assert keys[0] == keys[1]
+
+
+def test_settings_without_effect_have_a_dash_in_the_table():
+    recipes = {
+        "adam": training.Recipe(beta2=0.9),
+        "sgd": training.Recipe(optimizer="sgd", momentum=0.8),
+    }
+    table = training.recipe_table(recipes)
+    assert list(table.loc["momentum"]) == ["–", "0.8"]
+    assert list(table.loc["beta2"]) == ["0.9", "–"]
+
+
 def test_training_says_how_much_follows_and_that_a_finished_run_is_loaded(
     digits, tmp_path, capsys
 ):
     recipe = replace(RECIPE, epochs=1, augmentation="")
     for _ in range(2):
-        training.load_or_train("net", tiny, recipe, digits, tmp_path, then=(recipe, recipe))
+        training.load_or_train("net", tiny, recipe, digits, tmp_path, followed_by=(recipe, recipe))
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "net is trained now; 2 runs that start from it follow, 2 epochs"
+    assert said[0] == "net is trained first, then 2 runs that start from it (2 more epochs)"
     assert said[1].startswith("net: training for 1 epoch of 22 steps on ")
     assert said[-1].startswith("net: loaded from ") and "remove this folder" in said[-1]
 

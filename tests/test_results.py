@@ -1,9 +1,10 @@
 """Numbers as readers see them: rounded to their interval, and in tables with the best in bold."""
 
 import pytest
+from torch import nn
 
 from analysis import display as cell_display
-from analysis import results
+from analysis import layer_table, results
 from tools.errors import SubmissionError
 
 
@@ -43,6 +44,29 @@ def test_small_numbers_have_a_power_of_ten():
     assert results.power_of_ten(-123456, digits=3) == r"$-1.23 \times 10^{5}$"
 
 
+def test_measures_have_units():
+    entered = {}
+
+    class Ledger:
+        def claim(self, name, value, unit="", run=None):
+            entered[name] = unit
+
+    measures = {"accuracy": 1, "change_interval": 1, "excess": 1, "slope_interval": 1}
+    assert results.claim_measures(Ledger(), "run", measures) == measures
+    published = {"best": 1, "others_interval": 1, "rising": 1, "least_loss_100": 1}
+    results.claim_measures(Ledger(), "published", published)
+    assert list(entered.values()) == ["%", "points", "nats", "nats", "%", "points", "", "nats"]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1])
+def test_the_padding_of_a_convolution_may_be_a_word(padding):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=padding), nn.Flatten())
+    ((size, filter_size, stride, pixels, output),) = layer_table.output_sizes(net)
+    assert (size + 2 * pixels - filter_size) // stride + 1 == output
+    described = layer_table.describe(net[0], nn.Linear)
+    assert described == f"3×3, 2, stride 1, padding {pixels}"
+
+
 def test_the_best_row_of_each_kind_is_bold(monkeypatch):
     published = {"reports": 6, "original": 82.37, "others_mean": 82.33}
     accuracies = {"scratch": 82.57, "TTA & more": 83.6, "one epoch": 80.05}
@@ -57,7 +81,7 @@ def test_the_best_row_of_each_kind_is_bold(monkeypatch):
     assert rows[4].startswith("public reports, mean & 5 & 10,000 & 82.3 ± 0.7")
     assert "<b>83.6 ± 0.7</b>" in shown[0]["text/html"]
     assert shown[0]["text/html"].count("<b>10,000</b>") == 2
-    alone = results.accuracy_rows([("ours", 1, 100, 50.0)])
+    alone = results.compare_accuracies([("ours", 1, 100, 50.0)])
     assert alone.attrs["bold"] == []
 
 

@@ -146,7 +146,7 @@ def can_control(control, experiment):
     if control.recipe.epochs < experiment.recipe.epochs:
         return False
     return all(getattr(control.recipe, field) == getattr(experiment.recipe, field)
-               for field in run_statistics.BATCHES)
+               for field in run_statistics.BATCH_FIELDS)
 
 
 def test_no_restart_repeats_the_batches_of_a_parent():
@@ -206,7 +206,7 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(
     info["config"]["learning_rate"] = 0.5
     record.write_text(json.dumps(info), encoding="utf-8")
     before = record.read_bytes()
-    other = r"of another configuration: other learning_rate \(stored 0.5"
+    other = r"of another configuration: learning_rate 0.5 instead of "
     for refused in (store.load_all, store.train_all):  # nothing that is stored is overwritten
         with pytest.raises(utils.SubmissionError, match=other):
             refused()
@@ -215,7 +215,7 @@ def test_a_store_trains_what_is_missing_and_loads_the_rest(
     for weights in (tmp_path / "runs").glob("parent-0-1-*/weights.safetensors"):
         weights.unlink()
     with pytest.raises(utils.SubmissionError, match="weights of the run parent-0-1 are neither"):
-        store.with_weights("parent-0-1")
+        store.train_with_weights("parent-0-1")
 
     (stored / "parent-0-1" / "run.json").unlink()
     _, missing = store.load_all()
@@ -599,6 +599,26 @@ def test_groups_of_runs(name, group):
     assert run_statistics.group_name(name) == group
 
 
+def test_a_run_continued_elsewhere_shows_both_environments():
+    here = {"device": "A", "precision": "fp32", "threads": 2, "torch": "2.14.1+cpu"}
+    there = here | {"device": "B", "precision": "bf16", "earlier": [here]}
+    info = {"choices": there}
+    run = training.Run(None, info, None, None, {})
+    described = environment_table.describe_versions(run)
+    assert described == "2 threads, fp32, torch 2.14.1, then 2 threads, bf16, torch 2.14.1"
+    run = training.Run(None, {"choices": here}, None, None, {})
+    assert environment_table.describe_versions(run) == "2 threads, fp32, torch 2.14.1"
+
+
+def test_code_that_computes_the_same_is_no_earlier_version(monkeypatch):
+    run = training.Run(None, {"choices": {"engine": "a"}}, None, None, {})
+    assert environment_table.is_of_earlier_code(run)
+    monkeypatch.setattr(environment_table, "EQUIVALENT_ENGINES", {training.ENGINE: ("a",)})
+    assert not environment_table.is_of_earlier_code(run)
+    monkeypatch.setattr(environment_table, "EQUIVALENT_ENGINES", {"the last one": ("a",)})
+    assert environment_table.is_of_earlier_code(run)
+
+
 def test_runs_of_one_kind_or_start_share_a_row_of_the_environment_table(monkeypatch):
     """The notebook's row is left out: it needs a running notebook."""
     monkeypatch.setattr(environment_table, "notebook_row", lambda: ("notebook", "", "", "", ""))
@@ -608,7 +628,7 @@ def test_runs_of_one_kind_or_start_share_a_row_of_the_environment_table(monkeypa
     _, *items = [item.removesuffix(" *") for item in table.index]
     assert items == ["parent-0-16", "from parent-0-16 (2 runs)", "trial (2 runs)", "long"]
     minutes = (runs[1].info["seconds"] + runs[2].info["seconds"]) / 60
-    assert float(table["min."].iloc[2]) == pytest.approx(minutes, abs=0.05)
+    assert float(table["minutes"].iloc[2]) == pytest.approx(minutes, abs=0.05)
 
 
 # ---------------------------------------------------------------------- the study as committed

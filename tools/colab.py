@@ -139,8 +139,8 @@ def show_badge(repository):
     display({"text/html": BADGE.format(address=address)}, raw=True)
 
 
-def drive(folder):
-    """`folder`, after Google Drive has been mounted if the folder is on it."""
+def mount_drive_if_needed(folder):
+    """Mount Google Drive if `folder` is on it and this runs on Colab; return `folder`."""
     is_mounted = (GOOGLE_DRIVE / "MyDrive").exists()
     if ON_COLAB and folder.is_relative_to(GOOGLE_DRIVE) and not is_mounted:
         google_drive.mount(str(GOOGLE_DRIVE))

@@ -8,14 +8,21 @@ from training.network_key import network_probe, same_probe
 from training.optimizers import make_optimizers
 from training.recipe import Recipe, recipe_of, recipe_table
 from training.run_key import configuration, differences_between, folder_key, short_hash
-from training.runs import FIXED, Run, fit, load_or_train, load_run, load_weights
+from training.runs import (
+    TRAIN_LOSS_IMAGES,
+    Run,
+    fit,
+    load_or_train,
+    load_run,
+    load_weights,
+)
 from training.speed import MatmulConvGradients
 from training.whitening import whiten_first_filters
 
 __all__ = [
     "COURSE_NORMALISATION",
     "ENGINE",
-    "FIXED",
+    "TRAIN_LOSS_IMAGES",
     "Batches",
     "MatmulConvGradients",
     "Recipe",

@@ -92,7 +92,7 @@ OPERATIONS = np.array([*GEOMETRIC_OPERATIONS, "identity", *COLOUR_OPERATIONS])
 LARGEST_SHIFT = 32  # pixels
 
 
-def trivial_augment(images, draw, fill):
+def trivial_augment(images, rng, fill):
     """Return `images`, each changed by one operation of random kind and strength.
 
     This is TrivialAugment in its wide version (Müller and Hutter 2021). Images of a batch that get
@@ -100,13 +100,13 @@ def trivial_augment(images, draw, fill):
 
     Args:
         images: uint8 (B, 3, H, W).
-        draw: a NumPy generator.
+        rng: a NumPy generator.
         fill: what lies beyond the edges, (3, 1, 1) in grey levels.
     """
-    names = OPERATIONS[draw.integers(len(OPERATIONS), size=len(images))]
-    strengths = draw.uniform(-1, 1, len(images))
+    names = OPERATIONS[rng.integers(len(OPERATIONS), size=len(images))]
+    strengths = rng.uniform(-1, 1, len(images))
     images = _move_pixels(images, names, strengths, fill)
-    levels = _draw_levels(draw)
+    levels = _draw_levels(rng)
     for name, operation in COLOUR_OPERATIONS.items():
         chosen = torch.from_numpy(np.flatnonzero(names == name)).to(images.device)
         if len(chosen):
@@ -127,22 +127,22 @@ def _move_pixels(images, names, strengths, fill):
     return moved.round().byte()
 
 
-def _draw_levels(draw):
+def _draw_levels(rng):
     """The levels of a batch's colour operations, by name; two operations have none."""
-    brightness, saturation, contrast, sharpness = draw.uniform(0.01, 1.99, 4)
+    brightness, saturation, contrast, sharpness = rng.uniform(0.01, 1.99, 4)
     return {
         "brightness": brightness,
         "saturation": saturation,
         "contrast": contrast,
         "sharpness": sharpness,
-        "posterize": int(draw.integers(2, 9)),  # bits that are kept
-        "solarize": float(draw.uniform(0, 255)),  # grey level above which colours are inverted
+        "posterize": int(rng.integers(2, 9)),  # bits that are kept
+        "solarize": float(rng.uniform(0, 255)),  # grey level above which colours are inverted
     }
 
 
 # -------------------------------------------------------------------------------------- CutMix
 
-def cutmix(images, labels, draw):
+def cutmix(images, labels, rng):
     """Paste a rectangle of another image into each image; CutMix (Yun et al. 2019).
 
     The other image is the one before it in the batch. The rectangle's area is uniform in [0, 1],
@@ -151,15 +151,15 @@ def cutmix(images, labels, draw):
     Args:
         images: (B, C, H, W), changed in place.
         labels: int64 (B,).
-        draw: a NumPy generator.
+        rng: a NumPy generator.
 
     Returns:
         images; mixed_labels, the other images' labels, int64 (B,); lam, the weight of an image's
         own label, a float.
     """
     size = images.shape[-1]
-    half = size * math.sqrt(draw.random()) / 2
-    centre = size * draw.random(2)
+    half = size * math.sqrt(rng.random()) / 2
+    centre = size * rng.random(2)
     top, left = _round_within(centre - half, size)
     bottom, right = _round_within(centre + half, size)
     images[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]

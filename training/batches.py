@@ -34,15 +34,17 @@ def image_order(recipe, images, epoch):
         images: how many there are.
         epoch: counted from 0.
     """
-    draw = np.random.default_rng((recipe.seed, epoch))
-    order = draw.permutation(images)  # always drawn: crops and flips come from the same generator
+    rng = np.random.default_rng((recipe.seed, epoch))
+    order = rng.permutation(images)  # always drawn: crops and flips come from the same generator
     if recipe.order == "with replacement":
+        # The same stream as (seed, epoch), since NumPy ignores zeros at the end. Stored runs depend
+        # on it.
         order = np.random.default_rng((recipe.seed, epoch, 0)).integers(0, images, images)
     elif recipe.order in ("same", "reversed"):
         order = np.random.default_rng((recipe.seed, 0)).permutation(images)
         if recipe.order == "reversed" and epoch % 2:
             order = order[::-1].copy()
-    return order, draw
+    return order, rng
 
 
 class Batches:
@@ -71,12 +73,15 @@ class Batches:
     def start_epoch(self, epoch):
         """Draw the order of the epoch's images, their crops and flips."""
         n = len(self.labels)
-        order, draw = image_order(self.recipe, n, epoch)
+        order, rng = image_order(self.recipe, n, epoch)
         if "crop" in self.kinds:
-            corners = draw.integers(0, 2 * PADDING + 1, (2, n))
+            corners = rng.integers(0, 2 * PADDING + 1, (2, n))
         else:
             corners = np.full((2, n), PADDING)
-        flips = draw.random(n) < 0.5 if "flip" in self.kinds else np.zeros(n, bool)
+        if "flip" in self.kinds:
+            flips = rng.random(n) < 0.5
+        else:
+            flips = np.zeros(n, bool)
         self.epoch = epoch
         self.order = torch.from_numpy(order).to(self.device)
         self.corners = torch.from_numpy(corners).to(self.device)
@@ -85,7 +90,8 @@ class Batches:
     def batch(self, step):
         """Return batch `step` of the epoch: images, labels, mixed_labels, lam.
 
-        CutMix changes half of the batches, TrivialAugment the others.
+        CutMix changes each batch with probability 0.5; TrivialAugment changes every batch that
+        CutMix has not changed. `start_epoch` comes first.
 
         Returns:
             images: float32 (B, 3, H, W), normalised.
@@ -95,8 +101,8 @@ class Batches:
         """
         first = step * self.recipe.batch_size
         part = slice(first, first + self.recipe.batch_size)
-        draw = np.random.default_rng((self.recipe.seed, self.epoch, step))
-        mixed = "cutmix" in self.kinds and draw.random() < 0.5
+        rng = np.random.default_rng((self.recipe.seed, self.epoch, step))
+        mixed = "cutmix" in self.kinds and rng.random() < 0.5
 
         index = self.order[part]
         labels = self.labels[index]
@@ -104,9 +110,9 @@ class Batches:
             self.images, index, self.corners[:, part], self.flips[part], self.size
         )
         if "trivialaugment" in self.kinds and not mixed:
-            images = trivial_augment(images, draw, self.mean)
+            images = trivial_augment(images, rng, self.mean)
         images = (images - self.mean) / self.std
         if not mixed:
             return images, labels, labels, 1.0
-        images, mixed_labels, lam = cutmix(images, labels, draw)
+        images, mixed_labels, lam = cutmix(images, labels, rng)
         return images, labels, mixed_labels, lam

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from tools.errors import SubmissionError
 from training.interrupt import TrainingStopped
 from training.progress import Progress
+from training.run_files import STATE
 
 SAVE_EVERY = 180  # seconds
 STATE_KEYS = {"config", "environment", "trainer", "progress"}
@@ -53,7 +54,11 @@ class Checkpointer:
 
 
 def save_state(folder, state):
-    """Write state.pt so that a whole one exists at every moment: write, flush to disk, rename."""
+    """Write state.pt so that a whole one exists at every moment: write, flush to disk, rename.
+
+    Raises:
+        SubmissionError: if a weight is not finite, or the disk cannot be written.
+    """
     if not all(value.isfinite().all() for value in state["trainer"]["model"].values()):
         raise SubmissionError(
             f"the network holds values that are not finite: try a lower learning rate ({folder} "
@@ -66,7 +71,7 @@ def save_state(folder, state):
             file.flush()
             os.fsync(file.fileno())
         with name_disk_faults(folder):
-            os.replace(temporary, folder / "state.pt")  # Windows refuses this for an open file
+            os.replace(temporary, folder / STATE)  # Windows refuses this for an open file
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,7 +82,7 @@ def load_state(folder):
     Raises:
         SubmissionError: if the file is damaged, or of another version of the training code.
     """
-    path = folder / "state.pt"
+    path = folder / STATE
     if not path.exists():
         return None
     try:

@@ -1,6 +1,7 @@
 """What a user sees of training: a progress bar, log lines."""
 from statistics import fmean, median
 
+from IPython import get_ipython
 from IPython.display import clear_output
 from tqdm import tqdm
 
@@ -8,8 +9,26 @@ from utils import in_notebook, progress_bar_options
 
 FEW_EPOCHS = 3  # up to which the course's log line is printed within an epoch
 LOG_EVERY = 100  # steps, as in the course's training loop
-STRETCHES = 3  # of steps whose time is measured before the rest is estimated
-WORTH_SAYING = 60  # seconds: how long a run has to take for its estimate to be shown
+READINGS_BEFORE_ESTIMATE = 3  # of the clock, before the rest of a run is estimated
+ESTIMATE_FROM_SECONDS = 90  # a run that takes less has no estimate
+
+_lines_by_cell = {}  # execution count of the running cell -> the lines that it printed
+
+
+def print_line(line):
+    """Print a line, also beside a progress bar; `Console.finish` does not remove it."""
+    if in_notebook():
+        _lines_of_running_cell().append(line)
+    tqdm.write(line)
+
+
+def _lines_of_running_cell():
+    """The lines printed so far by the notebook's running cell: a list that can be extended."""
+    number = get_ipython().execution_count
+    if number not in _lines_by_cell:
+        _lines_by_cell.clear()
+        _lines_by_cell[number] = []
+    return _lines_by_cell[number]
 
 
 class Console:
@@ -25,6 +44,8 @@ class Console:
         self.epochs = epochs
         self.steps = steps
         self.lines = self._earlier_lines(progress)
+        if in_notebook():
+            _lines_of_running_cell().extend(self.lines)
         self.estimated = False
         self.bar = None
 
@@ -66,12 +87,12 @@ class Console:
 
     def _show_estimate(self, progress):
         """Say once how long the rest of the run takes, as soon as the speed is known."""
-        if self.estimated or len(progress.step_seconds) < STRETCHES:
+        if self.estimated or len(progress.step_seconds) < READINGS_BEFORE_ESTIMATE:
             return
         self.estimated = True
         left = (self.epochs - progress.epoch) * self.steps - progress.step
         seconds = left * median(progress.step_seconds)
-        if seconds > WORTH_SAYING:
+        if seconds > ESTIMATE_FROM_SECONDS:
             tqdm.write(f"about {seconds / 60:.0f} minutes to go")
 
     def _is_logged(self, step):
@@ -95,16 +116,20 @@ class Console:
             self.bar.close()
 
     def finish(self):
-        """Leave only the log lines in a notebook: the bars' remains would be saved with it."""
+        """Leave only printed lines in a notebook: the bars' remains would be saved with it."""
         if in_notebook():
             clear_output(wait=True)
-            print(*self.lines, sep="\n")
+            print(*_lines_of_running_cell(), sep="\n")
 
     def _log(self, line):
         self.lines.append(line)
-        tqdm.write(line)
+        print_line(line)
 
 
 def _epoch_line(row):
-    """An epoch's row of the history as a log line."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+    """An epoch's row of the history as a log line; seconds are whole."""
+    words = []
+    for name, value in row.items():
+        digits = ".0f" if name == "seconds" else ".4g"
+        words.append(f"{name} {value:{digits}}")
+    return "  ".join(words)

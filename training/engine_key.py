@@ -14,29 +14,53 @@ from utils import DEVICE
 def engine_hash(folder):
     """Return eight hexadecimal digits of the training code in the project `folder`.
 
-    The code is that of the files which tools/project_files.py lists as "training"; comments and
-    docstrings do not count.
+    The code is that of the files which tools/project_files.py lists as "training". Comments,
+    docstrings and the text of messages do not count: no result depends on them.
     """
     files = project_files("training", folder)
     return short_hash(*(_bare_lines(file.read_text(encoding="utf-8")) for file in files))
 
 
 def _bare_lines(source):
-    """The lines of Python code without comments and docstrings, the same in every Python."""
+    """The lines of Python code that may change a result, the same in every Python.
+
+    Comments and docstrings are left out. What raises an error or prints a message is shortened to
+    its first word.
+    """
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
-            continue
-        if ast.get_docstring(node) is None:
-            continue
-        docstring = node.body[0]
-        for row in range(docstring.lineno, docstring.end_lineno + 1):
-            lines[row - 1] = ""
+        if _has_docstring(node):
+            _replace_lines(lines, node.body[0], "")
+        elif isinstance(node, ast.Raise):
+            _replace_lines(lines, node, "raise")
+        elif _prints_message(node):
+            _replace_lines(lines, node, "print")
     return [line.rstrip() for line in lines if line.strip()]
+
+
+def _has_docstring(node):
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+        return False
+    return ast.get_docstring(node) is not None
+
+
+def _prints_message(node):
+    """Whether a statement calls `print` or `print_line`."""
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Call):
+        return False
+    function = node.value.func
+    return isinstance(function, ast.Name) and function.id in ("print", "print_line")
+
+
+def _replace_lines(lines, node, text):
+    """Put `text` into the place of the lines of a node of the syntax tree."""
+    for row in range(node.lineno, node.end_lineno + 1):
+        lines[row - 1] = ""
+    lines[node.lineno - 1] = text
 
 
 ENGINE = engine_hash(ROOT)  # of the code that is loaded: the files may change while a run goes on

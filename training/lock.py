@@ -4,6 +4,7 @@ import contextlib
 from filelock import FileLock, Timeout
 
 from tools.errors import SubmissionError
+from training.run_files import RECORD
 
 LOCK = "lock"
 
@@ -37,6 +38,6 @@ def lock_run(folder):
     finally:
         if held:
             lock.release()
-        if (folder / "run.json").exists():
+        if (folder / RECORD).exists():
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink(missing_ok=True)

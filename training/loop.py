@@ -29,7 +29,8 @@ def train(trainer, batches, progress, metrics, console, checkpointer, take_snaps
         take_snapshot: a function of the progress, called at the end of each epoch.
 
     Raises:
-        SubmissionError: if the loss is not finite, or the state cannot be written.
+        SubmissionError: if a loss, gradient or weight is not finite; if the state cannot be
+            written.
         TrainingStopped: on Ctrl-C, once the state is saved.
     """
     recipe = trainer.recipe
@@ -64,6 +65,8 @@ def train(trainer, batches, progress, metrics, console, checkpointer, take_snaps
 
 class Trainer:
     """A network on the device with optimisers, number format and gradient scaler.
+
+    Creating one sets PyTorch up for the whole process: cuDNN deterministic, freed memory kept.
 
     Args:
         model: the network, moved to the device and trained in place.

@@ -49,13 +49,15 @@ class Metrics:
             loss_scale: the gradient scaler's; below 1, gradients overflow whatever it does.
 
         Raises:
-            SubmissionError: if a loss is not finite.
+            SubmissionError: if a loss or a gradient is not finite.
         """
         progress = self.progress
         measured = torch.stack(self.pending).cpu().double()
         losses = measured[:, 0]
-        if not losses.isfinite().all() or loss_scale < 1:
-            self._refuse(losses, learning_rate)
+        if not losses.isfinite().all():
+            self._refuse_losses(losses, learning_rate)
+        if loss_scale < 1:
+            self._refuse_overflow(learning_rate)
         self.add_seconds(len(self.pending))
         self.pending = []
         progress.losses += losses.tolist()
@@ -63,14 +65,29 @@ class Metrics:
         if self.keep_image_losses:
             progress.image_losses.append(measured[:, 2:].half())
 
-    def _refuse(self, losses, learning_rate):
-        """Raise the error for losses that are not finite, with the first such step."""
+    def _refuse_losses(self, losses, learning_rate):
+        """Raise the error for losses that are not finite, with the first such step.
+
+        `Trainer.step` also returns NaN as the loss if a gradient is not finite.
+        """
         before = self.progress.step - len(losses)
         step = before + 1 + int(losses.isfinite().logical_not().byte().argmax())
         raise SubmissionError(
-            f"the loss is not finite at epoch {self.progress.epoch + 1}, step {step}, learning "
-            f"rate {learning_rate:.3g}; try a lower one or a longer warm-up ({self.folder} keeps "
-            "the last finite state, if one was saved)"
+            f"the loss or a gradient is not finite at epoch {self.progress.epoch + 1}, step "
+            f"{step}, learning rate {learning_rate:.3g}; {self._advice()}"
+        )
+
+    def _refuse_overflow(self, learning_rate):
+        """Raise the error for gradients that overflow in float16, however small their scale."""
+        raise SubmissionError(
+            f"gradients overflow in float16 at epoch {self.progress.epoch + 1}, before step "
+            f"{self.progress.step + 1}, learning rate {learning_rate:.3g}; {self._advice()}"
+        )
+
+    def _advice(self):
+        return (
+            "try a lower one, or a longer warm-up with schedule='linear' "
+            f"({self.folder} keeps the last finite state, if one was saved)"
         )
 
     def add_seconds(self, steps):

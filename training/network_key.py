@@ -49,12 +49,12 @@ def _with_random_constants(model, size):
         model: changed in place.
         size: the noise's standard deviation; None for positive noise below 0.1.
     """
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for parameter in model.parameters():
         if not _is_constant(parameter):
             continue
         shape = tuple(parameter.shape)
-        noise = draw.uniform(0, 0.1, shape) if size is None else size * draw.standard_normal(shape)
+        noise = rng.uniform(0, 0.1, shape) if size is None else size * rng.standard_normal(shape)
         parameter.add_(torch.as_tensor(noise).to(parameter.dtype))
     return model
 

@@ -3,6 +3,9 @@ import itertools
 
 import torch
 
+# Of the AdamW beside Muon; Recipe.beta2 is that of Adam and AdamW alone.
+MUON_ADAMW_BETAS = (0.9, 0.99)
+
 
 def make_optimizers(model, recipe, dtype=torch.float32):
     """Return the optimisers of `model`: a list; together they hold every parameter that is trained.
@@ -67,9 +70,9 @@ class DecoupledSGD(torch.optim.SGD):
         """Decay the weights, then update them by their gradients; `closure` is not used."""
         for group in self.param_groups:
             if group["decoupled_weight_decay"]:
-                kept = 1.0 - group["lr"] * group["decoupled_weight_decay"]
+                factor = 1.0 - group["lr"] * group["decoupled_weight_decay"]
                 trained = [p for p in group["params"] if p.grad is not None]
-                torch._foreach_mul_(trained, torch.where(self.found_inf > 0, 1.0, kept))
+                torch._foreach_mul_(trained, torch.where(self.found_inf > 0, 1.0, factor))
         super().step()
 
 
@@ -95,7 +98,8 @@ def _make_muon(parameters, recipe, dtype):
             muon_dtype = torch.bfloat16
         optimizers.append(Muon(filters, recipe.momentum, recipe.weight_decay, muon_dtype))
     groups = _decay_groups(others, recipe.weight_decay)
-    optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True, capturable=True))
+    adamw = torch.optim.AdamW(groups, betas=MUON_ADAMW_BETAS, fused=True, capturable=True)
+    optimizers.append(adamw)
     return optimizers
 
 
@@ -138,24 +142,24 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, group):
         """Update the filters of a group; those without a gradient stay as they are."""
-        numbers = [number for number, f in enumerate(group["params"]) if f.grad is not None]
-        if not numbers:
+        indices = [index for index, f in enumerate(group["params"]) if f.grad is not None]
+        if not indices:
             return
-        filters = [group["params"][number] for number in numbers]
-        buffers = self.state[group["params"][0]]["momentum_buffer"]
-        buffer = buffers
-        if len(filters) < len(buffers):
-            buffer = buffers[numbers]  # a copy
+        filters = [group["params"][index] for index in indices]
+        momentum_of_group = self.state[group["params"][0]]["momentum_buffer"]
+        momentum = momentum_of_group
+        if len(filters) < len(momentum_of_group):
+            momentum = momentum_of_group[indices]  # a copy
         skip = self.found_inf > 0
         decay = group["lr"] * group["weight_decay"]
         height, width = filters[0].shape[2:]
         # Gradients and filters are channels_last: seen in this order, they need no copy.
         gradient = torch.stack([f.grad.permute(0, 2, 3, 1).flatten(1) for f in filters])
 
-        average = buffer.lerp(gradient, 1 - group["momentum"])
-        buffer.copy_(torch.where(skip, buffer, average))
-        if buffer is not buffers:
-            buffers[numbers] = buffer
+        average = momentum.lerp(gradient, 1 - group["momentum"])
+        momentum.copy_(torch.where(skip, momentum, average))
+        if momentum is not momentum_of_group:
+            momentum_of_group[indices] = momentum
         nesterov = gradient.lerp(average, group["momentum"])
 
         update = orthogonalize(nesterov.to(self.dtype))

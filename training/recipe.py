@@ -33,9 +33,9 @@ class Recipe:
     zero_rate_epochs: int = 0
     # Fraction of the steps in which the rate of the schedule "linear" rises; others have none.
     warmup: float = 0.0
-    # Of SGD and Muon; Adam keeps its own.
+    # Of SGD and Muon; Adam and AdamW keep their own.
     momentum: float = 0.9
-    # Of Adam: the decay of its average of squared gradients.
+    # Of Adam and AdamW: the decay of their average of squared gradients.
     beta2: float = 0.999
     # Of convolutions and the linear layer; biases and batch norms have none. It is decoupled with
     # every optimizer: a step multiplies the weights by 1 - learning_rate * weight_decay.
@@ -109,8 +109,10 @@ class Recipe:
 
 def _check_choice(name, value):
     choices = Recipe.CHOICES[name]
-    chosen = str(value).split() if name == "augmentation" else [value]
-    if not set(chosen) <= set(choices):
+    chosen = [value]
+    if name == "augmentation":
+        chosen = str(value).split()
+    if not isinstance(value, str) or not set(chosen) <= set(choices):
         raise SubmissionError(f"{name}={value!r} is not known; choose from {', '.join(choices)}")
 
 
@@ -124,7 +126,7 @@ def _check_number(name, value, whole):
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
         raise SubmissionError(f"{name}={value!r} must be {words} from {low:,} to {high:,}")
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return int(value) if whole else float(value)
 
 
 def recipe_of(config):
@@ -165,8 +167,11 @@ def _augmentations_in_use(recipes):
 def _column(recipe, shown, kinds):
     """One recipe's values by row: a dict."""
     column = {name: getattr(recipe, name) for name in shown}
-    if "momentum" in column and recipe.optimizer.startswith("adam"):
-        column["momentum"] = "–"
+    without_effect = "beta2"
+    if recipe.optimizer in ("adam", "adamw"):
+        without_effect = "momentum"
+    if without_effect in column:
+        column[without_effect] = "–"
     used = recipe.augmentation.split()
     for kind in kinds:
         column[kind] = "yes" if kind in used else "no"

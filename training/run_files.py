@@ -16,6 +16,7 @@ PREDICTIONS = "predictions.safetensors"
 WEIGHTS = "weights.safetensors"
 IMAGE_LOSSES = "image_losses.safetensors"
 FILES = (HISTORY, IMAGE_LOSSES, LOSSES, PREDICTIONS, RECORD, WEIGHTS)
+STATE = "state.pt"  # of an unfinished run
 
 RECORD_ENTRIES = {
     "run": str,
@@ -44,6 +45,7 @@ def read_files(folder):
     with _name_damage(folder, RECORD):
         info = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         for name, kind in RECORD_ENTRIES.items():
+            _demand(name in info, f"it has no entry {name}")
             _demand(isinstance(info[name], kind), f"{name} is not a {kind.__name__}")
         epochs = info["config"]["epochs"]
         steps = info["train_images"] // info["config"]["batch_size"]
@@ -57,6 +59,8 @@ def read_files(folder):
         _demand(len(losses) == expected, f"it has {len(losses)} losses for {expected} steps")
     with _name_damage(folder, PREDICTIONS):
         predictions = load_file(folder / PREDICTIONS)
+        for name in PREDICTED:
+            _demand(name in predictions, f"it has no tensor {name}")
         sizes = {len(predictions[name]) for name in PREDICTED}
         _demand(len(sizes) == 1, "its tensors are not of one length")
     return info, history, losses, predictions

@@ -5,6 +5,13 @@ import hashlib
 from training.network_key import same_probe
 from training.recipe import Recipe
 
+# What messages call a difference of configurations in an entry that is a hash or a probe.
+DIFFERENCES = {
+    "network": "another network (it computes something else)",
+    "data": "other images or labels",
+    "start": "another start (the run whose weights were loaded)",
+}
+
 
 def configuration(probe, recipe, data, start=None):
     """Return what identifies a run, a dict: the recipe's fields and the keys of the rest.
@@ -34,11 +41,12 @@ def differences_between(stored, requested):
     for name, value in requested.items():
         other = stored.get(name, defaults.get(name))
         if name == "network":
-            if not same_probe(other, value):
-                differences.append("other network (it computes something else)")
-        elif other != value:
-            values = f"stored {str(other):.20}, requested {str(value):.20}"
-            differences.append(f"other {name} ({values})")
+            is_same = same_probe(other, value)
+        else:
+            is_same = other == value
+        if not is_same:
+            words = DIFFERENCES.get(name, f"{name} {other} instead of {value}")
+            differences.append(words)
     return differences
 
 

@@ -17,7 +17,7 @@ from tools.errors import SubmissionError
 from tools.project_files import ROOT
 from training.batches import Batches, normalisation_of
 from training.checkpointing import Checkpointer, load_state, name_disk_faults
-from training.console import Console
+from training.console import Console, print_line
 from training.engine_key import environment
 from training.interrupt import delay_interrupts
 from training.lock import lock_run
@@ -26,12 +26,23 @@ from training.metrics import Metrics
 from training.network_key import network_probe
 from training.progress import Progress
 from training.recipe import recipe_of
-from training.run_files import FILES, IMAGE_LOSSES, WEIGHTS, read_files
+from training.run_files import (
+    FILES,
+    HISTORY,
+    IMAGE_LOSSES,
+    LOSSES,
+    PREDICTIONS,
+    RECORD,
+    STATE,
+    WEIGHTS,
+    read_files,
+)
 from training.run_key import configuration, differences_between, folder_key, short_hash
 from training.whitening import whiten_first_filters
 from utils import DEVICE, accuracy_of, predict
 
-FIXED = 5_000  # the first training images; their loss is measured after training, unaugmented
+# How many of the first training images, unaugmented, have their loss measured after training.
+TRAIN_LOSS_IMAGES = 5_000
 
 
 @dataclasses.dataclass
@@ -116,7 +127,7 @@ def load_run(folder):
         SubmissionError: if one of its files is missing, damaged or cut off.
     """
     folder = Path(folder)
-    if not (folder / "run.json").exists():
+    if not (folder / RECORD).exists():
         return None
     return Run(folder, *read_files(folder))
 
@@ -133,13 +144,14 @@ def load_weights(model, folder):
     except Exception as error:  # each library has its own kinds
         reason = str(error).splitlines()[0]
         raise SubmissionError(
-            f"{path} is missing, damaged or of another network ({reason})"
+            f"{path} is missing, damaged or of another network ({reason}): undo a change of the "
+            f"network, or remove the folder {folder} to train this run again"
         ) from error
     return model
 
 
-def load_or_train(name, network, recipe, data, runs, stored=None, start=None, weights=False,
-                  match_recipe_only=False, keep_image_losses=False, snapshots=None, then=()):
+def load_or_train(name, network, recipe, data, runs, stored=None, *, start=None, weights=False,
+                  keep_image_losses=False, snapshots=None, followed_by=()):
     """Return the Run `name`: loaded if it is finished, else trained or continued in `runs`.
 
     A run is identified by its network (see `network_probe`), recipe, data and start. A stored run
@@ -154,13 +166,13 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
         stored: a folder of finished runs, if any.
         start: a Run whose weights are loaded before training.
         weights: whether the weights are needed; a stored run without them is not used.
-        match_recipe_only: whether a stored run needs to agree in its recipe alone.
         keep_image_losses: whether the loss of each image in each step is needed.
         snapshots: dict epochs -> name of runs of fewer epochs that are kept on the way.
-        then: the recipes of runs that will start from this one, to be announced with it.
+        followed_by: the recipes of runs that will start from this one; a message counts them.
 
     Raises:
-        SubmissionError: as `fit` does, or if a finished run in `runs` lacks what is needed.
+        SubmissionError: as `fit` does; if a stored run, or the weights of `start`, are missing or
+            damaged; if a finished run in `runs` lacks what is needed.
     """
     needed = []
     if weights:
@@ -172,8 +184,7 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
     config = configuration(network_probe(model, recipe.seed), recipe, data, start)
 
     if stored:
-        requested = dataclasses.asdict(recipe) if match_recipe_only else config
-        run = _load_matching(name, Path(stored) / name, requested, needed)
+        run = _load_matching(name, Path(stored) / name, config, needed)
         if run:
             return dataclasses.replace(run, weights_used=weights)
 
@@ -182,13 +193,25 @@ def load_or_train(name, network, recipe, data, runs, stored=None, start=None, we
     elif recipe.first_filters == "whitening":
         whiten_first_filters(model, data, normalisation_of(recipe.normalisation, data))
     folder = Path(runs) / f"{name}-{folder_key(config)}"
-    if (folder / "run.json").exists():
+    if (folder / RECORD).exists():
         shown = _short_path(folder)
-        print(f"{name}: loaded from {shown}; to train it anew, remove this folder")
-    elif then:
-        epochs = sum(recipe.epochs for recipe in then)
-        print(f"{name} is trained now; {len(then)} runs that start from it follow, {epochs} epochs")
-    run = fit(model, data, folder, recipe, start, name, config, keep_image_losses, snapshots)
+        print_line(f"{name}: loaded from {shown}; to train it again, remove this folder")
+    elif followed_by:
+        epochs = sum(recipe.epochs for recipe in followed_by)
+        print_line(
+            f"{name} is trained first, then {len(followed_by)} runs that start from it "
+            f"({epochs} more epochs)"
+        )
+    run = fit(
+        model,
+        data,
+        folder,
+        recipe,
+        name=name,
+        config=config,
+        keep_image_losses=keep_image_losses,
+        snapshots=snapshots,
+    )
     missing = _missing_files(run, needed)
     if missing:
         raise SubmissionError(
@@ -206,7 +229,7 @@ def _load_matching(name, folder, requested, needed):
     differences += [f"no {file}" for file in _missing_files(run, needed)]
     if differences:
         shown = _short_path(run.folder)
-        print(f"{name}: the run in {shown} is not used: {', '.join(differences)}")
+        print_line(f"{name}: the run in {shown} is not used: {', '.join(differences)}")
         return None
     return run
 
@@ -224,8 +247,8 @@ def _missing_files(run, needed):
 
 # -------------------------------------------------------------------------------------- training
 
-def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_image_losses=False,
-        snapshots=None):
+def fit(model, data, folder, recipe, *, start=None, name=None, config=None,
+        keep_image_losses=False, snapshots=None):
     """Train `model` in place and return the finished Run; its state is kept in `folder`.
 
     An unfinished run is continued, to the bits that an uninterrupted one would have reached on the
@@ -238,7 +261,7 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
         recipe: a Recipe.
         start: the Run that the model's weights come from; recorded, not loaded.
         name: of the run; by default the folder's.
-        config: the run's configuration, if `model` is not freshly initialised.
+        config: the run's configuration, if `model` is not freshly initialised; it names the start.
         keep_image_losses: whether to keep the loss of each image in each step.
         snapshots: dict epochs -> name of runs of fewer epochs, kept beside `folder`.
 
@@ -266,14 +289,16 @@ def fit(model, data, folder, recipe, start=None, name=None, config=None, keep_im
         if state:
             _check_same_run(folder, state["config"], config)
         with _threads_of(state), delay_interrupts(folder) as interrupt:
-            here = _environment_after(state)
-            _announce(name, recipe, data, state, here)
-            checkpointer = Checkpointer(folder, config, here, interrupt)
-            take_snapshot = _snapshot_taker(model, data, folder.parent, config, snapshots, here)
+            environments = _environment_after(state)
+            _announce(name, recipe, data, state, environments)
+            checkpointer = Checkpointer(folder, config, environments, interrupt)
+            take_snapshot = _snapshot_taker(
+                model, data, folder.parent, config, snapshots, environments
+            )
             progress = _train_from(
                 state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot
             )
-            return finish(model, data, folder, name, config, progress, here)
+            return finish(model, data, folder, name, config, progress, environments)
 
 
 def _finished_run(model, folder, config):
@@ -289,7 +314,8 @@ def _check_request(recipe, data, snapshots):
     """Raise SubmissionError for a request that no training can answer."""
     if snapshots and recipe.schedule == "linear":
         raise SubmissionError(
-            "a run with the schedule linear has no snapshots: its rates depend on its last epoch"
+            "a run with schedule='linear' has no snapshots, since its rates depend on its last "
+            "epoch: train each number of epochs as a run of its own"
         )
     images = len(data.train_labels)
     if images < recipe.batch_size:
@@ -304,8 +330,8 @@ def _check_same_run(folder, stored, requested):
     differences = differences_between(stored, requested)
     if differences:
         raise SubmissionError(
-            f"{folder} holds a run with {', '.join(differences)}: remove it or choose another "
-            "folder"
+            f"{folder} holds a run of another configuration: {', '.join(differences)}; remove it "
+            "or choose another folder"
         )
 
 
@@ -315,8 +341,8 @@ def _threads_of(state):
     before = torch.get_num_threads()
     threads = state["environment"]["threads"] if state else before
     if threads != before:
-        print(
-            f"This run goes on with {threads} CPU threads, as it began; afterwards there are "
+        print_line(
+            f"This run continues with {threads} CPU threads, as it began; afterwards there are "
             f"{before} again."
         )
     torch.set_num_threads(threads)
@@ -331,34 +357,40 @@ def _environment_after(state):
 
     There is no such entry if they are all the same.
     """
-    here = dict(environment())
+    environments = dict(environment())
     if state:
         before = dict(state["environment"])
         earlier = before.pop("earlier", [])
-        if before != here:
+        if before != environments:
             earlier = [*earlier, before]
         if earlier:
-            here["earlier"] = earlier
-    return here
+            environments["earlier"] = earlier
+    return environments
 
 
-def _announce(name, recipe, data, state, here):
+def _announce(name, recipe, data, state, environments):
     """Print what is trained, or where it continues; warn if its environment has changed."""
     steps = len(data.train_labels) // recipe.batch_size
     epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
     if state is None:
-        print(f"{name}: training for {epochs} of {steps} steps on {here['device']}")
+        device = environments["device"]
+        print_line(f"{name}: training for {epochs} of {steps} steps on {device}")
         return
     progress = Progress(**state["progress"])
-    print(
+    print_line(
         f"{name}: continuing at epoch {progress.epoch + 1} of {recipe.epochs}, step "
         f"{progress.step + 1} of {steps}"
     )
     before = state["environment"]
-    changes = [f"{key} {before.get(key)} then, {here[key]} now" for key in environment()
-               if before.get(key) != here[key]]
+    changes = []
+    for entry in environment():
+        if before.get(entry) != environments[entry]:
+            changes.append(f"{entry} {before.get(entry)} before, {environments[entry]} now")
     if changes:
-        print(f"{name}: its bits will differ from those of one machine: {'; '.join(changes)}")
+        print_line(
+            f"{name}: the result will differ slightly from that of an uninterrupted run, because "
+            f"its environment has changed: {'; '.join(changes)}"
+        )
 
 
 def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot):
@@ -376,13 +408,14 @@ def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, tak
         return progress
     except torch.OutOfMemoryError:
         pass  # reported below: while it is handled, it holds the failed step's tensors
-    raise SubmissionError(
-        f"no GPU memory for a batch of {recipe.batch_size}; try "
-        f"BATCH_SIZE={max(recipe.batch_size // 2, 1)}"
-    )
+    if recipe.batch_size == 1:
+        remedy = "stop other programs that use the GPU, or choose a smaller network"
+    else:
+        remedy = f"try BATCH_SIZE={recipe.batch_size // 2}"
+    raise SubmissionError(f"no GPU memory for a batch of {recipe.batch_size}; {remedy}")
 
 
-def _snapshot_taker(model, data, runs, config, snapshots, here):
+def _snapshot_taker(model, data, runs, config, snapshots, environments):
     """Return a callback that stores the state as a finished run after the epochs in `snapshots`."""
     def take_snapshot(progress):
         if progress.epoch not in (snapshots or {}):
@@ -392,20 +425,20 @@ def _snapshot_taker(model, data, runs, config, snapshots, here):
         folder = runs / f"{name}-{folder_key(shorter)}"
         with name_disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        finish(copy.deepcopy(model), data, folder, name, shorter, progress, here)
+        finish(copy.deepcopy(model), data, folder, name, shorter, progress, environments)
     return take_snapshot
 
 
 # --------------------------------------------------------------------------------------- storing
 
-def finish(model, data, folder, name, config, progress, here):
-    """Write the files of a finished run and return the Run; run.json comes last.
+def finish(model, data, folder, name, config, progress, environments):
+    """Evaluate a trained network, write the files of its run and return the Run.
 
     Floats of two or more dimensions are rounded to half precision and loaded into `model`, so that
     the stored weights are what is evaluated. predictions.safetensors holds, for the test
     images, uint8 (N,): `labels`; `predicted`, the classes predicted; `predicted_with_mirrored`, the
     same with flip test-time augmentation. Also `train_losses`, float32 (5,000,): the cross-entropy
-    of each of the first training images. `here` is the environment, see `_environment_after`.
+    of each of the first training images. `environments` is as from `_environment_after`.
     """
     weights = _released_weights(model)
     model.load_state_dict(weights)
@@ -415,7 +448,7 @@ def finish(model, data, folder, name, config, progress, here):
     info = {
         "run": name,
         "config": config,
-        "choices": here,
+        "choices": environments,
         "source": data.source,
         "train_images": len(data.train_labels),
         "normalisation": normalisation,
@@ -425,15 +458,16 @@ def finish(model, data, folder, name, config, progress, here):
     }
     with name_disk_faults(folder):
         save_file(weights, folder / WEIGHTS)
-        save_file(predictions, folder / "predictions.safetensors")
+        save_file(predictions, folder / PREDICTIONS)
         if _has_all_image_losses(progress):
             losses = torch.cat(progress.image_losses)
             save_file({"image_losses": losses}, folder / IMAGE_LOSSES)
-        pd.DataFrame(progress.history).to_csv(folder / "history.csv", index=False)
-        np.savetxt(folder / "losses.csv", progress.losses, "%.6g")
-        (folder / "run.json.tmp").write_text(_to_json(info) + "\n", encoding="utf-8")
-        os.replace(folder / "run.json.tmp", folder / "run.json")  # now the run counts as finished
-        (folder / "state.pt").unlink(missing_ok=True)  # a snapshot has none
+        pd.DataFrame(progress.history).to_csv(folder / HISTORY, index=False)
+        np.savetxt(folder / LOSSES, progress.losses, "%.6g")
+        temporary = folder / f"{RECORD}.tmp"
+        temporary.write_text(_to_json(info) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / RECORD)  # now the run counts as finished
+        (folder / STATE).unlink(missing_ok=True)  # a snapshot has none
     return load_run(folder)
 
 
@@ -450,8 +484,8 @@ def _released_weights(model):
 def _predictions(model, data, normalisation, probabilities):
     """The tensors of predictions.safetensors; `probabilities` are those of the test images."""
     mirrored = predict(model, data.test_images, normalisation, flip=True)
-    fixed = predict(model, data.train_images[:FIXED], normalisation)
-    correct = fixed.gather(1, data.train_labels[:FIXED, None])
+    of_train_images = predict(model, data.train_images[:TRAIN_LOSS_IMAGES], normalisation)
+    correct = of_train_images.gather(1, data.train_labels[:TRAIN_LOSS_IMAGES, None])
     return {
         "predicted": probabilities.argmax(1).byte(),
         "labels": data.test_labels.byte(),
@@ -462,8 +496,8 @@ def _predictions(model, data, normalisation, probabilities):
 
 def _has_all_image_losses(progress):
     """Whether the losses of single images were kept from the first step on."""
-    kept = sum(len(losses) for losses in progress.image_losses)
-    return kept == len(progress.losses)
+    steps = sum(len(losses) for losses in progress.image_losses)
+    return steps == len(progress.losses)
 
 
 def _to_json(info):

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from training.console import print_line
+
 WARM_UP_CALLS = 3  # before a function is recorded: libraries choose algorithms, buffers are made
 
 
@@ -51,7 +53,9 @@ class CudaGraph:
         except RuntimeError as error:
             self.can_be_recorded = False
             reason = str(error).splitlines()[0]
-            print(f"training is slower: its steps cannot be recorded as a CUDA graph ({reason})")
+            print_line(
+                f"training is slower: its steps cannot be recorded as a CUDA graph ({reason})"
+            )
             return
         self.graph = graph
 

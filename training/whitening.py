@@ -1,4 +1,7 @@
-"""Stem initialisation: first filters that whiten the images, as in Jordan's airbench."""
+"""Stem initialisation by principal components of image patches, after Jordan's airbench.
+
+A recipe calls it `first_filters="whitening"`, the name of the layer in airbench.
+"""
 import torch
 from torch import nn
 
