@@ -374,8 +374,8 @@ class Summary:
             sentences.append(self._training_sentence())
         if self.evaluation:
             sentences.append(
-                "The *original report*, by an earlier student, trained the network of the "
-                "course's checkpoint, which is another one, for one more epoch; it reached "
+                "The *original report*, by an earlier student, trained another network, that of "
+                "the course's checkpoint, for one more epoch; it reached "
                 f"{self.evaluation.original:.2f} %."
             )
         if self.epoch:

@@ -20,7 +20,7 @@ from nbformat.v4.rwbase import rejoin_lines
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from grading.layout import ArchiveError, allowed, arrange, is_junk
+from grading.layout import ArchiveError, arrange, is_junk, matches_patterns
 from grading.policy import ArchiveLimits
 from tools.project_files import ROOT
 
@@ -33,6 +33,7 @@ END_RECORD = b"PK\5\6"  # a zip file's end; it is followed by 18 bytes and a com
 ZIP64_LOCATOR = b"PK\6\7"
 LONGEST_END = 70_000  # bytes of a zip file's end with its comment
 BYTES_OF_A_MEMBER = 500  # in a zip file's directory
+AGAIN = "run make submission to write it again"
 ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, IndexError
 )
@@ -67,12 +68,9 @@ class Submission:
         return self.files[name]
 
     def hash(self, name):
-        """SHA-256 of a file, "missing" if there is none.
-
-        The name is looked up among the submission's files only.
-        """
+        """SHA-256 of a file, None if the submission lacks it."""
         if name not in self.files:
-            return "missing"
+            return None
         return hashlib.sha256(self.files[name]).hexdigest()
 
     def json(self, name):
@@ -89,21 +87,15 @@ class Submission:
         lines = decode(self.bytes(name), name).splitlines()
         if len(lines) > self.limits.rows:
             raise ArchiveError(f"{name} has {len(lines):,} lines, more than any run writes")
-        if header:
-            if lines[:1] != [header]:
-                raise ArchiveError(f"{name} does not start with the line {header}")
-            lines = lines[1:]
-        try:
-            rows = [[float(value) for value in line.split(",")] for line in lines]
-        except ValueError:
-            raise ArchiveError(f"{name} contains something that is not a number") from None
-        if not rows:
-            raise ArchiveError(f"{name} has no rows of numbers")
-        if not all(math.isfinite(value) for row in rows for value in row):
-            raise ArchiveError(f"{name} contains numbers that are not finite")
+        header_lines = [header] if header else []
+        if lines[: len(header_lines)] != header_lines:
+            raise ArchiveError(f"{name} does not start with the line {header}: {AGAIN}")
         columns = len(header.split(","))
-        if any(len(row) != columns for row in rows):
-            raise ArchiveError(f"{name} has lines that have not {columns} columns")
+        rows = []
+        for number, line in enumerate(lines[len(header_lines) :], 1 + len(header_lines)):
+            rows.append(_read_row(line, columns, f"{name}, line {number}"))
+        if not rows:
+            raise ArchiveError(f"{name} has no rows of numbers: {AGAIN}")
         return rows
 
     def tensors(self, name):
@@ -154,6 +146,27 @@ class Submission:
         return notebook
 
 
+def _read_row(line, columns, line_name):
+    """The finite floats of a line of a CSV file, a list.
+
+    `line_name` is what messages call the line.
+
+    Raises ArchiveError if a value is no such number, or if there are more or fewer than `columns`.
+    """
+    row = []
+    for text in line.split(","):
+        try:
+            value = float(text)
+        except ValueError:
+            raise ArchiveError(f"{line_name}: {text[:20]!r} is not a number: {AGAIN}") from None
+        if not math.isfinite(value):
+            raise ArchiveError(f"{line_name}: {text[:20]!r} is not finite: {AGAIN}")
+        row.append(value)
+    if len(row) != columns:
+        raise ArchiveError(f"{line_name} has {len(row)} values instead of {columns}: {AGAIN}")
+    return row
+
+
 def _dicts(values):
     """Those of a list's items that are dicts; none if there is no list."""
     if not isinstance(values, list):
@@ -178,13 +191,15 @@ def parse_json(data, name):
     def parse_finite(text):
         number = float(text)
         if not math.isfinite(number):
-            raise ArchiveError(f"{name} contains {text[:20]}, which is not a number")
+            raise ArchiveError(f"{name} contains {text[:20]}, which is not a number: {AGAIN}")
         return number
 
     def unique_keys(pairs):
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            raise ArchiveError(f"{name} gives a key twice")
+        table = {}
+        for key, value in pairs:
+            if key in table:
+                raise ArchiveError(f"{name} gives the key {key[:60]!r} twice: {AGAIN}")
+            table[key] = value
         return table
 
     if data.count(b"{") + data.count(b"[") + data.count(b",") > MOST_VALUES:
@@ -286,6 +301,7 @@ def open_zip(file, limits):
         _check_name(info, name)
         if name.endswith("/"):
             continue
+        name = _without_dot_folders(name)
         if is_junk(name):  # never read: links in it and names in other letters do no harm
             members[name] = archive, info
             continue
@@ -296,6 +312,11 @@ def open_zip(file, limits):
         seen.add(path)
         members[name] = archive, info
     return members
+
+
+def _without_dot_folders(name):
+    """A name without the folders called ".", which some programs write: ./a/./b is a/b."""
+    return "/".join(part for part in name.split("/") if part != ".")
 
 
 def _check_directory(file, limits):
@@ -309,9 +330,13 @@ def _check_directory(file, limits):
         end = len(data) - 22
     if not data:
         raise ArchiveError("the archive is an empty file: hand it in again")
-    # Zip64 is for archives that are larger than any submission.
-    if end < 0 or data[max(end - 20, 0) : end].startswith(ZIP64_LOCATOR):
+    if end < 0:
         raise ArchiveError("the archive is not a zip file: hand in the file that make zip writes")
+    # Zip64 is for archives that are larger than any submission.
+    if data[max(end - 20, 0) : end].startswith(ZIP64_LOCATOR):
+        raise ArchiveError(
+            "the archive is in the Zip64 format, which is not read: pack it with make zip"
+        )
     members = int.from_bytes(data[end + 10 : end + 12], "little")
     directory_bytes = int.from_bytes(data[end + 12 : end + 16], "little")
     if members > limits.listed or directory_bytes > limits.listed * BYTES_OF_A_MEMBER:
@@ -393,16 +418,16 @@ def read_folder(folder, patterns, limits):
     tops = {pattern.split("/")[0] for pattern in patterns}
     deepest = max(pattern.count("/") for pattern in patterns)
     wanted = {}
-    for place, folders, names in os.walk(folder):
-        depth = len(Path(place).relative_to(folder).parts)
+    for parent, folders, names in os.walk(folder):
+        depth = len(Path(parent).relative_to(folder).parts)
         if depth == 0:
             folders[:] = [name for name in folders if name in tops]
         if depth >= deepest:
             folders.clear()
         folders.sort()
-        for file in (Path(place, name) for name in names):
+        for file in (Path(parent, name) for name in names):
             name = file.relative_to(folder).as_posix()
-            if allowed(name, patterns):
+            if matches_patterns(name, patterns):
                 wanted[name] = name
     return _read_files(folder, wanted, limits)
 
@@ -413,9 +438,9 @@ def list_folder(folder, limits):
     Raises ArchiveError if there are too many.
     """
     names = []
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
-        names += [Path(place, name).relative_to(folder).as_posix() for name in files]
+        names += [Path(parent, name).relative_to(folder).as_posix() for name in files]
         if len(names) > limits.listed:
             raise ArchiveError(f"the folder has more than {limits.listed:,} files")
     return names
@@ -431,9 +456,9 @@ def folder_contents(folder, wanted, limits):
 
 
 def _read_files(folder, wanted, limits):
-    """The same without a limit to their number.
+    """The bytes of some files below a folder, new name -> bytes; `wanted` is name -> new name.
 
-    Raises ArchiveError at links, devices and files that are too large.
+    Any number of files is read. Raises ArchiveError at links, devices and files that are too large.
     """
     total = 0
     files = {}

@@ -16,7 +16,6 @@ from report.freshness import code_hash, definition_cells, source_of
 
 MOST_COMMENTS = 10  # of a cell, of which every subset is tried
 PROVIDED = {"nn", "torch", "torchvision", "pd", "utils", *dir(builtins)}  # by load_definitions
-NETWORK = "ResNet"
 FOUND_TAG = "found by its definitions"
 
 
@@ -79,15 +78,15 @@ def _comments(source):
 def _without(lines, comments):
     """Lines without some comments, and without the lines that hold nothing else."""
     columns = dict(comments)
-    kept = []
+    left = []
     for row, line in enumerate(lines):
         if row not in columns:
-            kept.append(line)
+            left.append(line)
             continue
         before = line[: columns[row]].rstrip()
         if before:
-            kept.append(before)
-    return kept
+            left.append(before)
+    return left
 
 
 # ------------------------------------------------------------------------------------ definitions
@@ -101,23 +100,23 @@ def find_definitions(notebook, template):
     Cells found so have the tag FOUND_TAG, and hold nothing but these statements.
     """
     chosen = {id(cell): cell for cell in notebook.cells if "definition" in cell_tags(cell)}
-    others = {}  # id of a cell -> its statements that define something
+    untagged = {}  # id of a cell -> its statements that define something
     for cell in notebook.cells:
         tree = tree_of(cell.source) if cell.cell_type == "code" else None
         if id(cell) not in chosen and tree:
-            others[id(cell)] = [node for node in tree.body if _is_definition(node)]
+            untagged[id(cell)] = [node for node in tree.body if _is_definition(node)]
     sources = {id(cell): cell.source for cell in notebook.cells}
     wanted = _wanted_names(template)
     while True:
         trees = [tree for tree in (tree_of(cell.source) for cell in chosen.values()) if tree]
         missing = wanted.union(*map(_used_names, trees)) - PROVIDED
         missing -= set().union(*map(_defined_names, trees))
-        added = _defining_cell(others, missing)
+        added = _defining_cell(untagged, missing)
         if added is None and not chosen:
-            added = _network_cell(others)
+            added = _network_cell(untagged)
         if added is None:
             break
-        nodes = others.pop(added)
+        nodes = untagged.pop(added)
         source = "\n\n".join(source_of(node, sources[added]) for node in nodes)
         chosen[added] = new_code_cell(source, metadata={"tags": ["definition", FOUND_TAG]})
     return [chosen[id(cell)] for cell in notebook.cells if id(cell) in chosen]
@@ -133,17 +132,17 @@ def _wanted_names(template):
     return names
 
 
-def _defining_cell(others, names):
+def _defining_cell(candidates, names):
     """The key of the last of other cells that defines one of some names, or None."""
-    for key, nodes in reversed(others.items()):
+    for key, nodes in reversed(candidates.items()):
         if names & _defined_names(ast.Module(nodes, [])):
             return key
     return None
 
 
-def _network_cell(others):
+def _network_cell(candidates):
     """The key of the last of other cells that defines a class of modules, or None."""
-    for key, nodes in reversed(others.items()):
+    for key, nodes in reversed(candidates.items()):
         for node in nodes:
             if isinstance(node, ast.ClassDef) and "Module" in ast.dump(node):
                 return key

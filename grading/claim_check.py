@@ -1,7 +1,7 @@
-"""Do the claims of results.json hold? A forged accuracy, interval or conclusion is caught here.
+"""Compares the claims of results.json with weights, stored predictions and records of the runs.
 
-Each claim is compared with what the weights, the stored predictions and the records of the runs
-give. A claim that is required and missing is caught here, too.
+A forged accuracy, interval or conclusion is caught here, and so is a missing claim that the policy
+requires.
 """
 from dataclasses import dataclass
 
@@ -90,9 +90,7 @@ def check_claims(claims, measurements, policy):
             continue
         if measured.other_images and not name.endswith(ON_OTHER_IMAGES):
             continue
-        tolerance = policy.tolerance(name)
-        if tolerance is None or tolerance.kind == "any":
-            tolerance = EXACT
+        tolerance = policy.verify_tolerance(name, is_recorded=False)
         if measured.other_images:
             tolerance = Tolerance(tolerance.kind, max(tolerance.limit, policy.images.other))
         findings.append(compare(claims[name], measured, tolerance, "verified"))
@@ -103,8 +101,10 @@ def check_recorded_claims(claims, measurements, policy):
     """Findings on claims that have to be exactly what the records of the runs say."""
     findings = []
     for measured in measurements:
-        if measured.claim in claims:
-            findings.append(compare(claims[measured.claim], measured, EXACT, "recorded"))
+        name = measured.claim
+        if name in claims:
+            tolerance = policy.verify_tolerance(name, is_recorded=True)
+            findings.append(compare(claims[name], measured, tolerance, "recorded"))
         else:
             findings += _missing_claim(measured, policy)
     return findings
@@ -208,11 +208,11 @@ def runs_with_claims(names, notebook, claims, policy):
     recorded = {name.split("/")[1] for name in record(notebook).get("files", {}) if "/" in name}
     used = {claim.source for claim in claims.values()}
     used |= {name.partition("/")[0] for name in claims} | recorded
-    others = [name for name in names if name not in used]
-    if not others:
+    unused = [name for name in names if name not in used]
+    if not unused:
         return names, []
     message = (
-        f"no claim rests on the runs {join_names(others)} in the archive: they were not checked"
+        f"no claim rests on the runs {join_names(unused)} in the archive: they were not checked"
     )
     used_names = [name for name in names if name in used]
     return used_names, [Finding("runs", "noted", message)]
@@ -332,5 +332,5 @@ def _can_control(run, other):
     if len(other.losses) // len(other.history) != steps:
         return False
     losses = run.predictions.get("train_losses")
-    others = other.predictions.get("train_losses")
-    return losses is not None and others is not None and losses.shape == others.shape
+    other_losses = other.predictions.get("train_losses")
+    return losses is not None and other_losses is not None and losses.shape == other_losses.shape

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jinja2
 
+from grading.points import total_points
+
 # Heading of each kind of finding, and what a student can do about it.
 GROUPS = {
     "contradicted": (
@@ -76,7 +78,7 @@ def feedback_page(title, verdict, awards=(), late=None, digest="", note=""):
         late=late,
         digest=digest,
         awards=list(awards),
-        points=sum(award.points for award in awards),
+        points=total_points(awards),
         still_open=sum(award.open for award in awards),
         maximum=sum(award.maximum for award in awards),
         groups=groups,

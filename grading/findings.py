@@ -104,6 +104,8 @@ class Verdict:
     @property
     def reason(self):
         """The first reason for the exit code, in one sentence."""
+        if not self.findings:
+            return "nothing was checked"
         for finding in self.findings:
             if self.code and CODES[finding.verdict] == self.code:
                 return finding.message

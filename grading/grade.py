@@ -110,8 +110,8 @@ def find_submissions(folder):
     notebook = read_policy().files.notebook
     found = {}
     skipped = {}
-    for place, folders, files in os.walk(folder):
-        path = Path(place)
+    for parent, folders, files in os.walk(folder):
+        path = Path(parent)
         depth = len(path.relative_to(folder).parts)
         if depth and ((path / notebook).is_file() or is_unpacked(path, files)):
             found[shown_name(path, folder)] = path

@@ -11,6 +11,7 @@ import io
 import json
 import re
 
+from grading.points import total_points
 from grading.roster import normalized
 
 # Signs that start a formula, and their full-width forms.
@@ -132,8 +133,7 @@ def gradescope_results(awards, seconds=None):
         if award.maximum:
             test["max_score"] = award.maximum
         tests.append(test)
-    score = round(sum(award.points for award in awards), 2)
-    content = {"score": score, "visibility": "visible", "tests": tests}
+    content = {"score": total_points(awards), "visibility": "visible", "tests": tests}
     if open_names:
         content["output"] = f"Points that a person gives: {', '.join(open_names)}."
     if seconds is not None:

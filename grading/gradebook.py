@@ -14,7 +14,7 @@ from pathlib import Path
 from grading import grade_exports
 from grading.feedback import feedback_page
 from grading.findings import Finding, join_names
-from grading.points import CONTRADICTIONS, Award, award_points
+from grading.points import CONTRADICTIONS, Award, award_points, total_points
 from grading.roster import Match, RosterError, match_archive, read_csv_table
 
 BY_HAND = "by_hand.csv"
@@ -50,8 +50,8 @@ class Entry:
 
     @property
     def points(self):
-        """The points given so far; a deduction by hand leaves at least none."""
-        return round(max(0.0, sum(award.points for award in self.awards)), 2)
+        """The points given so far."""
+        return total_points(self.awards)
 
     @property
     def open(self):
@@ -215,8 +215,8 @@ def _row_by_hand(archive, student, award, given):
 # ------------------------------------------------------------------------------------------ notices
 
 
-def count_archives(entries):
-    """How many archives each student has: id of the Student object -> list of Entry."""
+def entries_by_student(entries):
+    """The archives of each student: id of the Student object -> list of Entry."""
     owned = {}
     for entry in entries:
         if entry.student:
@@ -269,7 +269,7 @@ def _notices_on_students(entries, missing, course):
             "to give such an archive to a student, name it after the student, in the form "
             f"{example_name(course.roster)}"
         )
-    for archives in count_archives(entries).values():
+    for archives in entries_by_student(entries).values():
         if len(archives) > 1:
             names = join_names([entry.archive for entry in archives])
             notices.append(
@@ -310,14 +310,14 @@ def example_name(roster):
     return f"{student.name}_{student.lms_id or 1}_assignsubmission_file_submission.zip"
 
 
-def students_without(entries, others, roster):
+def students_without(entries, other_matches, roster):
     """Students of a roster to whom neither an archive nor another file was matched.
 
-    `others` are Matches of other files.
+    `other_matches` are the Matches of those files.
     """
     if roster is None:
         return []
-    seen = {id(match.student) for match in others if match and match.student}
+    seen = {id(match.student) for match in other_matches if match and match.student}
     seen |= {id(entry.student) for entry in entries if entry.student}
     return [student for student in roster.students if id(student) not in seen]
 
@@ -387,7 +387,7 @@ def write_exports(build, entries, course):
     roster = course.roster
     if roster is None or roster.kind == "plain":
         return [results]
-    single = [found[0] for found in count_archives(entries).values() if len(found) == 1]
+    single = [found[0] for found in entries_by_student(entries).values() if len(found) == 1]
     points = {entry.student.lms_id: f"{entry.points:g}" for entry in single}
     if roster.kind == "canvas":
         scheme = course.policy.points

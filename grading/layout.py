@@ -42,7 +42,7 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def allowed(name, patterns):
+def matches_patterns(name, patterns):
     """Whether a name matches one of the patterns, part by part.
 
     Hidden files and what programs leave behind (__pycache__, __MACOSX) never do.
@@ -120,7 +120,7 @@ def _below(names, top, policy):
     wanted = {}
     for name in names:
         short = name.removeprefix(top)
-        if name.startswith(top) and allowed(short, patterns):
+        if name.startswith(top) and matches_patterns(short, patterns):
             wanted[name] = short
     return wanted
 
@@ -145,13 +145,13 @@ def _find_notebook(names, load, policy):
     for name, content in load({name: name for name in found[:MOST_NOTEBOOKS]}).items():
         likeness[name] = _likeness(content, known)
     best = max(likeness.values())
-    likest = [name for name, value in likeness.items() if value == best]
-    if len(likest) > 1:
+    most_alike = [name for name, value in likeness.items() if value == best]
+    if len(most_alike) > 1:
         raise ArchiveError(
-            f"the archive has two notebooks, {likest[0]} and {likest[1]}, and it is not clear "
-            "which one counts: hand in one"
+            f"the archive has two notebooks, {most_alike[0]} and {most_alike[1]}, and it is not "
+            "clear which one counts: hand in one"
         )
-    return likest[0]
+    return most_alike[0]
 
 
 def _likeness(content, known):
@@ -175,24 +175,24 @@ def _find_strays(layout, names, files):
     for name in names:  # below another folder than the notebook's
         if not name.endswith(".ipynb"):
             _enter(layout, name, name, files)
-        for place in _inner_names(name):
-            if not place.endswith((".ipynb", ".py")):
-                _enter(layout, name, place, files)
+        for new_name in _inner_names(name):
+            if not new_name.endswith((".ipynb", ".py")):
+                _enter(layout, name, new_name, files)
     for name in names:
         path = PurePosixPath(name)
         if path.parent.name and f"{path.parent}/run.json" in present:  # without checkpoints/
             _enter(layout, name, f"{files.runs}/{path.parent.name}/{path.name}", files)
-    for place in (files.ledger, files.references):
-        same = [name for name in names if PurePosixPath(name).name == PurePosixPath(place).name]
+    for new_name in (files.ledger, files.references):
+        same = [name for name in names if PurePosixPath(name).name == PurePosixPath(new_name).name]
         if len(same) == 1:
-            _enter(layout, same[0], place, files)
+            _enter(layout, same[0], new_name, files)
 
 
-def _enter(layout, name, place, files):
-    """Enter a file into a layout, if the policy reads such a file and it is not there yet."""
-    is_new = name not in layout.wanted and place not in layout.wanted.values()
-    if is_new and allowed(place, files.patterns):
-        layout.wanted[name] = place
+def _enter(layout, name, new_name, files):
+    """Enter a file under a new name, if the policy reads such a file and none has it yet."""
+    is_new = name not in layout.wanted and new_name not in layout.wanted.values()
+    if is_new and matches_patterns(new_name, files.patterns):
+        layout.wanted[name] = new_name
 
 
 def _inner_names(name):
@@ -209,7 +209,7 @@ def _find_paper(layout, names, files):
     papers = [
         name for name in names if name.lower().endswith(".pdf") and "figures/" not in name
     ]
-    notebooks = [name for name, place in layout.wanted.items() if place == files.notebook]
+    notebooks = [name for name, new_name in layout.wanted.items() if new_name == files.notebook]
     stems = [PurePosixPath(name).stem for name in (files.paper, *notebooks)]
     candidates = [[name for name in papers if PurePosixPath(name).stem == stem] for stem in stems]
     candidates.append(
@@ -228,7 +228,7 @@ def _unread(names, wanted, top):
     groups = Counter()
     for name in names:
         short = name.removeprefix(top)
-        if name in wanted or allowed(short, expected) or _is_of_system(short):
+        if name in wanted or matches_patterns(short, expected) or _is_of_system(short):
             continue
         first, _, rest = short.partition("/")
         groups[f"{first[:40]}/" if rest else first[:40]] += 1

@@ -12,7 +12,7 @@ import torch
 
 from analysis import run_statistics
 from grading import memorisation, sandbox
-from grading.archive import ArchiveError, allowed, parse_json
+from grading.archive import ArchiveError, matches_patterns, parse_json
 from grading.cell_code import code_key, find_definitions
 from grading.findings import Finding, Measurement
 from grading.policy import is_number
@@ -75,7 +75,7 @@ def measure_network(submission, notebook, template, runs, main, data, policy):
         message = "no cell of the notebook defines a network: nothing of it was evaluated"
         report.findings.append(Finding("definitions", "unverified", message))
         return report
-    changed = _what_they_do(cells) != _what_they_do(expected)
+    changed = _combined_code_key(cells) != _combined_code_key(expected)
     if main:
         report.add(stored_measurements(main, policy))
     if not changed:
@@ -135,7 +135,8 @@ def weights_file(run, policy):
     return f"{policy.files.runs}/{run}/{WEIGHTS}"
 
 
-def _what_they_do(cells):
+def _combined_code_key(cells):
+    """What some cells do together, a string: see `code_key`."""
     return "\n".join(code_key(cell.source) for cell in cells)
 
 
@@ -148,7 +149,7 @@ def student_modules(submission):
     own = sandbox_code()
     modules = {}
     for name, content in submission.files.items():
-        is_module = name.endswith(".py") and allowed(name, ROLES["archive"])
+        is_module = name.endswith(".py") and matches_patterns(name, ROLES["archive"])
         if is_module and (name not in own or name == LAYER_TABLE):
             modules[name] = content
     return modules

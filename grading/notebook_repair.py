@@ -82,15 +82,15 @@ def _restore_pictures(notebook, submission, recorded, policy):
         label = figure_label(cell)
         if not label:
             continue
-        name = f"figures/{label}"
-        if submission.hash(f"{name}.png") != recorded.get(f"{name}.png"):
+        name = f"figures/{label}.png"
+        if not _is_as_recorded(name, submission, recorded):
             continue
         for output in cell.outputs:
             data = output.get("data", {})
             if "image/png" not in data:
                 continue
             shown = _decoded(data["image/png"])
-            is_same = hashlib.sha256(shown).hexdigest() == recorded[f"{name}.png"]
+            is_same = hashlib.sha256(shown).hexdigest() == recorded[name]
             if not is_same or "application/pdf" not in data:
                 changed[label] = data, shown
     equal = _equal_pictures(changed, submission, policy)
@@ -104,8 +104,13 @@ def _restore_pictures(notebook, submission, recorded, policy):
 
 def _restore_picture(data, name, mime_type, submission, recorded):
     """Put a figure's file into an output's data if it is the recorded one."""
-    if submission.hash(name) == recorded.get(name):
+    if _is_as_recorded(name, submission, recorded):
         data[mime_type] = base64.b64encode(submission.bytes(name)).decode()
+
+
+def _is_as_recorded(name, submission, recorded):
+    """Whether the submission has a file of this name, and it is the one that the run recorded."""
+    return name in submission.files and submission.hash(name) == recorded.get(name)
 
 
 def _decoded(text):

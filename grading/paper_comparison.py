@@ -1,4 +1,4 @@
-"""Is the paper handed in the one that the notebook makes? Pages are compared as text and pictures.
+"""Compares the paper handed in with the one that the notebook makes, as text and as pictures.
 
 No PDF is opened in this process: the sandbox turns papers into pictures and text.
 """
@@ -191,7 +191,7 @@ def undo_corrections(handed_in, rebuilt, submission, notebook, policy):
     if len(changes) > MOST_CORRECTIONS:
         return rebuilt, []
     before = copy.deepcopy(notebook)
-    said = []
+    differences = []
     for first, last, start, end in changes:
         corrected = new[first:last]
         printed = old[start:end]
@@ -201,14 +201,17 @@ def undo_corrections(handed_in, rebuilt, submission, notebook, policy):
         right = new[last : last + CONTEXT]
         if not _replace(before, left, corrected, printed, right):
             return rebuilt, []
-        said.append(f"{' '.join(printed)!r} where the notebook says {' '.join(corrected)!r}")
+        differences.append(f"{' '.join(printed)!r} where the notebook says {' '.join(corrected)!r}")
     try:
         again = render_rebuilt(submission, before, policy)
     except sandbox.SandboxError:
         return rebuilt, []
     if page_words(again) != page_words(handed_in):
         return rebuilt, []
-    message = f"the prose was corrected after the paper was made: the paper says {join_names(said)}"
+    message = (
+        "the prose was corrected after the paper was made: the paper says "
+        f"{join_names(differences)}"
+    )
     return again, [Finding("paper", "noted", message)]
 
 

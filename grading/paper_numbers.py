@@ -1,4 +1,4 @@
-"""Is every number in the paper explained? A number that nothing explains is listed with its place.
+"""Looks for an explanation of each number in a paper, and reports the numbers without one.
 
 A number is explained by the claim, the cited publication, the setting of a run or the words of the
 template that it stands beside; a value that is right elsewhere explains nothing.
@@ -275,11 +275,14 @@ def _spoken_numbers(sentence):
             found.append(PaperNumber(match[0].strip(), value, len(digits), True))
     for match in COUNT.finditer(text):
         whole = WHOLES.get(match["whole"].replace(",", ""))
-        part = match["part"].replace(",", "")
-        part = int(part) if part.isdigit() else SPOKEN_UNITS.get(part)
-        if whole and part is not None and part <= whole and RESULT.search(text):
-            decimals = max(len(str(whole)) - 3, 0)
-            found.append(PaperNumber(match[0].strip(), 100 * part / whole, decimals, True))
+        digits = match["part"].replace(",", "")
+        part = SPOKEN_UNITS.get(digits)
+        if digits.isdigit():
+            part = int(digits)
+        if not whole or part is None or part > whole or not RESULT.search(text):
+            continue
+        decimals = max(len(str(whole)) - 3, 0)  # of the share in per cent: 1 of 10,000 is 0.01 %
+        found.append(PaperNumber(match[0].strip(), 100 * part / whole, decimals, True))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Is a run plausible? Records that no training is likely to leave: a reason to ask, no proof."""
+"""Reports records of runs that no training is likely to leave: a reason to ask, no proof."""
 import datetime
 
 from grading.findings import Finding

@@ -51,6 +51,11 @@ def award_points(points, findings):
     return awards
 
 
+def total_points(awards):
+    """The points that a list of Award gives together; deductions leave at least none."""
+    return round(max(0.0, sum(award.points for award in awards)), 2)
+
+
 def award_item(item, findings, unverified):
     """The Award for one PointItem; `unverified` is the policy's rule for what was not checked."""
     if item.by_hand:

@@ -39,7 +39,8 @@ class Tolerance:
     """How a claim is compared with a value that the check computes.
 
     Of the kind "value" both may differ by `limit`; of the kind "bound", for rounding errors, both
-    have to be between 0 and `limit`; of the kind "any" the claim is not compared.
+    have to be between 0 and `limit`. Of the kind "any" a claim is not compared with a new run;
+    `make verify` still expects it to be what the records of the runs say.
     """
 
     kind: str
@@ -75,6 +76,19 @@ class Tolerance:
 
 
 EXACT = Tolerance("value")
+
+# Claims whose values are in the records of the runs; so are those named <run>/<value>.
+RECORDED_CLAIMS = ("epochs", "training_time")
+# What stands before the slash in names of other claims.
+COMPUTED_GROUPS = ("class_accuracy", "layer_output", "published", "conclusion")
+
+
+def is_recorded_claim(name):
+    """Whether the records of the runs have the value of a claim of this name."""
+    group, slash, _ = name.partition("/")
+    if slash:
+        return group not in COMPUTED_GROUPS
+    return name in RECORDED_CLAIMS
 
 
 def is_number(value):
@@ -181,7 +195,7 @@ class SandboxLimits:
 
 @dataclass
 class RerunLimits(SandboxLimits):
-    """The same for a new run of a notebook, which may need the GPU."""
+    """What a new run of a notebook in the sandbox may use; it may need the GPU."""
 
     gpu: bool = False
 
@@ -339,6 +353,17 @@ class Policy:
                 if fnmatchcase(claim, pattern):
                     return tolerance
         return None
+
+    def verify_tolerance(self, claim, is_recorded):
+        """The Tolerance with which `make verify` compares a claim of this name.
+
+        `is_recorded` says that the value comes from the records of the runs: then it has to be the
+        same. So has a value for which the policy states no number.
+        """
+        tolerance = self.tolerance(claim)
+        if is_recorded or tolerance is None or tolerance.kind == "any":
+            return EXACT
+        return tolerance
 
     def known_data(self, fingerprint):
         """The DataSet of a fingerprint, or None."""

@@ -1,4 +1,4 @@
-"""Do the records of a run agree?
+"""Compares the records of a run with each other.
 
 Forged histories, losses, labels and stored predictions are caught here.
 """
@@ -15,7 +15,6 @@ import torch
 import training
 from grading.archive import ArchiveError, MissingFileError
 from grading.findings import Finding
-from grading.policy import is_number
 from grading.schema import Place, SchemaError, read_dataclass, read_value
 from report.freshness import file_hash
 from tools.errors import SubmissionError
@@ -68,11 +67,6 @@ class RunConfig:
             start=read_value(str, settings["start"], place.inside("start")),
             settings=settings,
         )
-
-    @property
-    def numbers(self):
-        """All settings that are numbers."""
-        return [value for value in self.settings.values() if is_number(value)]
 
     @property
     def augmentation(self):

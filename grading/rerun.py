@@ -1,4 +1,4 @@
-"""Does a new run of the notebook claim the same? `RERUN=1` runs it in the sandbox.
+"""Runs the notebook again in the sandbox (`RERUN=1`), and compares its claims with the new ones.
 
 The results.json of the new run was written by the student's code. What counts are the runs that it
 leaves: this copy computes the claims from them, as it does for an archive.
@@ -38,12 +38,10 @@ def check_rerun(submission, notebook, template, claims, policy, folder, data):
     """
     retrained = is_set("FRESH")
     seconds = policy.sandbox.rerun_seconds
-    changes = {
-        "processor_seconds": seconds * os.cpu_count(),
-        "seconds": seconds,
-        "gpu": retrained,
-    }
-    limits = RerunLimits(**(asdict(policy.sandbox) | changes))
+    limits = RerunLimits(**asdict(policy.sandbox))
+    limits.processor_seconds = seconds * os.cpu_count()
+    limits.seconds = seconds
+    limits.gpu = retrained
     environment = [f"FRESH={int(retrained)}"]  # whatever the notebook itself sets
     environment += [f"{name}={os.environ[name]}" for name in RERUN_SETTINGS if os.environ.get(name)]
     try:

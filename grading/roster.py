@@ -198,11 +198,11 @@ def read_csv_table(path, what="the roster"):
 def canvas_roster(columns, rows, lowered):
     """The Roster in Canvas's grade-book export, whose first rows are no students."""
     students = []
-    others = []
+    extra_rows = []
     for row in rows:
         user = row[lowered["id"]].strip()
         if not user.isdigit():
-            others.append(row)
+            extra_rows.append(row)
             continue
         number = row.get(lowered.get("sis user id"), "")
         login = row[lowered["sis login id"]]
@@ -215,7 +215,7 @@ def canvas_roster(columns, rows, lowered):
                 row=row,
             )
         )
-    return Roster("canvas", tuple(students), tuple(columns), tuple(others))
+    return Roster("canvas", tuple(students), tuple(columns), tuple(extra_rows))
 
 
 def canvas_name(row, lowered):
@@ -326,10 +326,10 @@ def match_archive(name, authors, roster, folder, deadline=None):
 def moodle_match(found, roster, deadline):
     """The Match of a name that Moodle gives: by participant, else by full name."""
     if roster.kind != "moodle":
-        return one_of(roster.with_value("name", found["name"]), f"the name {found['name']}")
+        return single_match(roster.with_value("name", found["name"]), f"the name {found['name']}")
     students = roster.with_value("lms_id", found["participant"])
     late = moodle_lateness(students, deadline)
-    return one_of(students, f"Moodle's participant {found['participant']}", late)
+    return single_match(students, f"Moodle's participant {found['participant']}", late)
 
 
 def canvas_match(found, roster):
@@ -337,19 +337,19 @@ def canvas_match(found, roster):
     late = bool(found["late"])
     if roster.kind == "canvas":
         students = roster.with_value("lms_id", found["user"])
-        return one_of(students, f"Canvas's user {found['user']}", late)
+        return single_match(students, f"Canvas's user {found['user']}", late)
     name = normalized(found["name"])
-    students = [student for student in roster.students if name in letters_of(student.name)]
-    return one_of(students, f"the name {found['name']}", late)
+    students = [student for student in roster.students if name in canvas_spellings(student.name)]
+    return single_match(students, f"the name {found['name']}", late)
 
 
-def letters_of(name):
+def canvas_spellings(name):
     """The two ways in which Canvas may write a name, last name first: letters and digits alone."""
     words = [re.sub(r"[^\w]|_", "", word) for word in normalized(name).split()]
     return {"".join(words[-1:] + words[:-1]), "".join(words)}
 
 
-def one_of(students, what, late=None):
+def single_match(students, what, late=None):
     """The Match by `what` where exactly one student fits."""
     if len(students) == 1:
         return Match(students[0], f"by {what}", late)
@@ -374,7 +374,7 @@ def match_authors(authors, roster, whose):
                 if student not in found:
                     found.append(student)
         if found:
-            return one_of(found, f"{whose} {word}")
+            return single_match(found, f"{whose} {word}")
     return Match(None, f"neither its file's name nor {whose} number or e-mail is in the roster")
 
 

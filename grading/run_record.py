@@ -1,4 +1,4 @@
-"""Does the notebook show what its run has shown? Compares it with the record of that run.
+"""Compares the notebook with the record of its run: code, texts shown, pictures and files.
 
 The record has hashes of the cells that were run, of the texts shown, and of files. What editors and
 late corrections change is named; what a run cannot have shown is contradicted.
@@ -10,7 +10,7 @@ import difflib
 import hashlib
 from dataclasses import dataclass
 
-from grading.archive import allowed
+from grading.archive import matches_patterns
 from grading.cell_code import code_key, figure_label, hashes_without_comments
 from grading.findings import Finding, join_names
 from grading.schema import Place, SchemaError, read_dataclass
@@ -105,8 +105,10 @@ def _compare_cells(notebook, recorded, template):
             continue
         old = list(recorded.cells[start:end])
         for name in names[first:last]:
-            group = _changed_how(cells[name], old, cells, name, recorded, originals)
+            group, replaced = _classify_change(name, cells, old, recorded, originals)
             groups[group].append(name)
+            if replaced is not None:
+                old.remove(replaced)
         removed += old
     findings = _grouped_findings(groups, CELL_SENTENCES)
     again = [value for value in removed if value in hashes]
@@ -161,25 +163,33 @@ def _template_hashes(template):
     }
 
 
-def _changed_how(cell, old, cells, name, recorded, originals):
-    """How a cell differs from the run: a key of CELL_SENTENCES.
+def _classify_change(name, cells, old, recorded, originals):
+    """How a cell differs from the run, a key of CELL_SENTENCES, and the hash that it had then.
 
-    `old` are the recorded hashes that no cell has, at this place; the cell's own is removed.
+    The hash is None for a cell that replaces none of those that were run.
+
+    Args:
+        name: the cell's name.
+        cells: name -> code cell.
+        old: the hashes of the cells that were run where this one now stands.
+        recorded: a NotebookRecord.
+        originals: what `_template_hashes` returns.
     """
-    before = {originals.get(code_key(cell.source)), *hashes_without_comments(cell.source)}
-    found = [value for value in old if value in before]
-    if found:
-        old.remove(found[0])
-        return "commented"
+    cell = cells[name]
     key = code_key(cell.source)
+    before = {originals.get(key), *hashes_without_comments(cell.source)}
+    for value in old:
+        if value in before:
+            return "commented", value
     if any(other != name and code_key(cells[other].source) == key for other in cells):
-        return "copied"
+        return "copied", None
     if code_hash(cell.source) in recorded.cells:
-        return "moved"
+        return "moved", None
     if old:
-        old.pop(0)
-        return "changed"
-    return "added" if visible_outputs(cell) else "silent"
+        return "changed", old[0]
+    if visible_outputs(cell):
+        return "added", None
+    return "silent", None
 
 
 # ------------------------------------------------------------------------------------------ files
@@ -195,7 +205,7 @@ def _compare_files(submission, recorded, policy):
             findings.append(Finding("files", "contradicted", message))
             continue
         is_run = name.startswith(f"{policy.files.runs}/")
-        if not allowed(name, policy.files.recorded):
+        if not matches_patterns(name, policy.files.recorded):
             groups["outside"].append(name[:60])
         elif name.endswith(f"/{WEIGHTS}") and name not in submission.files:
             continue  # weights may be left out of an archive

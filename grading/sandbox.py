@@ -160,7 +160,8 @@ def end_below(pid):
 def _other_user():
     """The number of the user who runs commands where root grades, else None.
 
-    It belongs to this process alone, so that the limit of processes counts only the command's.
+    Each grading process has a number of its own, so that the limit of processes counts no command
+    of another one. Commands that one process runs at the same time share the number and the limit.
     """
     if os.geteuid() == 0:
         return 100_000 + os.getpid()

@@ -109,9 +109,12 @@ def last_line(error):
 
 
 def evaluate_network():
-    """Facts on the student's definitions, and probabilities as float32, ten to an image.
+    """Evaluate the student's network: files for the caller, name -> bytes.
 
-    Runs whose weights do not fit into the network are named with the reason, in misfits.json.
+    facts.json has what definition_facts says of the definitions, and buffers.json the names of the
+    network's buffers. If there are images, <run>.raw has their class probabilities by a run's
+    weights, float32, ten to an image; misfits.json names the runs whose weights do not fit into the
+    network, with the reason.
     """
     import torch
 
@@ -268,10 +271,10 @@ def without_marks(path):
             producer = str(metadata.producer)[:60]
         for number, page in enumerate(writer.pages[:MOST_PAGES], 1):
             annotations = page.get("/Annots", ArrayObject()).get_object()
-            kept = [entry for entry in annotations if not is_mark(entry.get_object())]
-            if len(kept) < len(annotations):
+            unmarked = [entry for entry in annotations if not is_mark(entry.get_object())]
+            if len(unmarked) < len(annotations):
                 marked.append(number)
-                page[NameObject("/Annots")] = ArrayObject(kept)
+                page[NameObject("/Annots")] = ArrayObject(unmarked)
         if marked:
             writer.write(UNMARKED)
             path = UNMARKED
@@ -384,13 +387,13 @@ class PaperText:
     content: str
 
 
-def front_texts(front, place):
+def front_texts(front, cell_name):
     """Title and authors, a list of PaperText; authors' numbers and addresses are their own."""
     if not isinstance(front, dict):
         front = {}
     title = json.dumps(front.get("title", ""), ensure_ascii=False)
     authors = json.dumps(front.get("authors", ""), ensure_ascii=False)
-    return [PaperText(place, "typed", title), PaperText(place, "names", authors)]
+    return [PaperText(cell_name, "typed", title), PaperText(cell_name, "names", authors)]
 
 
 def paper_texts(notebook):
@@ -400,30 +403,30 @@ def paper_texts(notebook):
     from report.markdown import render_markdown
 
     texts = front_texts(notebook.metadata, "the notebook's metadata")
-    for cell, place in zip(notebook.cells, cell_names(notebook)):
+    for cell, cell_name in zip(notebook.cells, cell_names(notebook)):
         tags = cell_tags(cell)
         outputs = visible_outputs(cell)
         if "front-matter" in tags:
             for data in outputs:
-                texts += front_texts(data.get(MIME_TYPE), place)
+                texts += front_texts(data.get(MIME_TYPE), cell_name)
         elif "notebook-only" in tags:
             continue
         elif cell.cell_type == "markdown":
             tree = render_markdown(cell.source)
-            texts.append(PaperText(place, "typed", tree.get_text()))
-            texts += [PaperText(place, "picture", "") for _ in tree.find_all(["img", "svg"])]
+            texts.append(PaperText(cell_name, "typed", tree.get_text()))
+            texts += [PaperText(cell_name, "picture", "") for _ in tree.find_all(["img", "svg"])]
         elif cell.cell_type == "code" and outputs:
-            texts += [PaperText(place, "typed", text) for text in captions(cell, place)]
-            texts += computed_texts(outputs, place)
+            texts += [PaperText(cell_name, "typed", text) for text in captions(cell, cell_name)]
+            texts += computed_texts(outputs, cell_name)
     return texts
 
 
-def captions(cell, place):
+def captions(cell, cell_name):
     """The texts of a cell's captions."""
     from report.cell_options import read_cell_options
     from report.markdown import render_markdown
 
-    options = read_cell_options(cell.source, place)
+    options = read_cell_options(cell.source, cell_name)
     return [
         render_markdown(str(options[key])).get_text()
         for key in ("fig-cap", "tbl-cap")
@@ -431,24 +434,24 @@ def captions(cell, place):
     ]
 
 
-def computed_texts(outputs, place):
+def computed_texts(outputs, cell_name):
     """What a cell's outputs say, Markdown, tables, figures and pictures: a list of PaperText."""
     from report.markdown import render_markdown
 
-    picture = PaperText(place, "picture", "")
+    picture = PaperText(cell_name, "picture", "")
     texts = []
     for data in outputs:
         if "application/pdf" in data:
             text = figure_text(data["application/pdf"])
-            texts.append(PaperText(place, "figure", text) if text.strip() else picture)
+            texts.append(PaperText(cell_name, "figure", text) if text.strip() else picture)
         elif any(kind.startswith("image/") for kind in data):
             texts.append(picture)
         elif "text/markdown" in data:
             tree = render_markdown(data["text/markdown"])
-            texts.append(PaperText(place, "computed", tree.get_text()))
+            texts.append(PaperText(cell_name, "computed", tree.get_text()))
             texts += [picture] * len(tree.find_all(["img", "svg"]))
         elif "text/latex" in data or "<table" in data.get("text/html", ""):
-            texts += [PaperText(place, "computed", row) for row in table_rows(data)]
+            texts += [PaperText(cell_name, "computed", row) for row in table_rows(data)]
     return texts
 
 
@@ -485,15 +488,27 @@ RUN_FILES = ("run.json", "history.csv", "losses.csv", "predictions.safetensors")
 
 def find_equal_pictures():
     """Which pictures have the same pixels as the recorded ones: their names."""
-    from PIL import Image
-
     equal = []
     for shown in sorted((HERE / "pictures").glob("*.shown")):
-        with Image.open(shown) as one, Image.open(shown.with_suffix(".recorded")) as other:
-            pixels = [(image.size, image.convert("RGBA").tobytes()) for image in (one, other)]
-        if pixels[0] == pixels[1]:
+        if have_equal_pixels(shown, shown.with_suffix(".recorded")):
             equal.append(shown.stem)
     return {"equal.json": json.dumps(equal).encode()}
+
+
+def have_equal_pixels(shown, recorded):
+    """Whether two files, given by their paths, are pictures of the same size and pixels.
+
+    A file that cannot be read as a picture equals none.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(shown) as first, Image.open(recorded) as second:
+            if first.size != second.size:
+                return False
+            return first.convert("RGBA").tobytes() == second.convert("RGBA").tobytes()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def rerun_notebook():
@@ -507,8 +522,7 @@ def rerun_notebook():
         last = " ".join(done.stderr.split()[-40:])
         raise SystemExit(f"the notebook did not run to its end: {last}")
     files = {"results.json": Path("build/results.json").read_bytes()}
-    runs = Path(os.environ.get("RUNS", "build/checkpoints"))
-    for folder in sorted(runs.glob("*/")):
+    for folder in sorted(Path("build/checkpoints").glob("*/")):
         for name in (*RUN_FILES, "weights.safetensors"):
             if (folder / name).is_file():
                 files[f"runs/{folder.name}/{name}"] = (folder / name).read_bytes()

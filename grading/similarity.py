@@ -1,4 +1,4 @@
-"""Who worked with whom: what two submissions share beyond what they share honestly.
+"""Compares submissions with each other, and reports what two share beyond the assignment itself.
 
 It is a reason to ask, never a verdict. Two honest students share the assignment's cells, and with
 the same seed on the same kind of device even every loss and weight.
@@ -281,9 +281,9 @@ def find_similar(works, bounds, stored=None, reported=()):
                 f"its run is also the one that this project has stored ({text}): ask whether the "
                 "notebook trained it or loaded it"
             )
-        for text, others in shared.items():
-            sentences[name].append(f"shared with {join_names(others)}: {text}; {HONESTLY}")
-            group = (tuple(sorted([name, *others])), text)
+        for text, names in shared.items():
+            sentences[name].append(f"shared with {join_names(names)}: {text}; {HONESTLY}")
+            group = (tuple(sorted([name, *names])), text)
             if group not in groups:
                 groups.append(group)
     return sentences, groups

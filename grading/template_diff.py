@@ -1,4 +1,4 @@
-"""What differs from the template? Definitions are shown as a diff, cells and modules by name."""
+"""Reports what differs from the template: definitions as a diff, cells and modules by name."""
 import difflib
 
 from grading.cell_code import code_key, find_definitions

@@ -1,6 +1,6 @@
-"""Do a submission's numbers hold? `make verify SUBMISSION=archive.zip` checks an archive.
+"""Judges a submission by this copy's policy: `make verify SUBMISSION=archive.zip`.
 
-It is judged by this copy's policy. Without SUBMISSION this folder is checked, by the same code.
+Without SUBMISSION this folder is checked, by the same code.
 The archive is read as data; what has to be run of it runs in the sandbox.
 
 Exit code: 0 verified, 1 contradicted, 2 not verifiable.
@@ -463,17 +463,17 @@ def keep_findings(verdicts):
     Args:
         verdicts: name of a file of claims -> the Verdict on it.
     """
-    kept = {}  # by the claims' hash: after another run they are others
+    stored = {}  # by the claims' hash: after another run they are others
     with contextlib.suppress(OSError, ValueError):
         for ledger, verdict in verdicts.items():
             results = json.loads((ROOT / ledger).read_text(encoding="utf-8"))
-            kept[results_hash(results)] = [
+            stored[results_hash(results)] = [
                 (finding.claim, finding.verdict, finding.message)
                 for finding in verdict.findings
                 if finding.claimed is not None
             ]
         VERDICT.parent.mkdir(exist_ok=True)
-        VERDICT.write_text(json.dumps(kept), encoding="utf-8")
+        VERDICT.write_text(json.dumps(stored), encoding="utf-8")
 
 
 def main(path, report):
@@ -489,13 +489,14 @@ def main(path, report):
         print(error, file=sys.stderr)
         sys.exit(2)  # 1 would say that the submission is contradicted
     rerun = data_folder().resolve() if is_set("RERUN") else None
+    path = Path(path).resolve()
     verdict = judge_in_time(path, policy, rerun)
     if report:
         write_report(verdict, report, time.monotonic() - started)
     print_verdict(verdict)
     codes = [verdict.code]
     verdicts = {policy.files.ledger: verdict}
-    if Path(path) == ROOT and (ROOT / policy.study.files.ledger).exists():
+    if path == ROOT and (ROOT / policy.study.files.ledger).exists():
         print("\nThe study:\n")
         changed = changed_since_study(policy)
         if changed:
@@ -508,7 +509,7 @@ def main(path, report):
             print_verdict(verdict)
             codes.append(verdict.code)
             verdicts[policy.study.files.ledger] = verdict
-    if Path(path) == ROOT:
+    if path == ROOT:
         keep_findings(verdicts)
     if 1 in codes:
         sys.exit(1)

@@ -101,10 +101,14 @@ def load_picture(paper, image, fragment):
 
 def _may_break(image):
     """LaTeX before and behind a picture that stands close to others or to words."""
-    before, behind = image.previous_sibling, image.next_sibling
-    is_close = isinstance(before, Latex) or bool(re.search(r"\S\Z", _text_beside(before)))
-    words_behind = bool(re.match(r"\w", _text_beside(behind)))
-    return "\\allowbreak " if is_close else "", "\\allowbreak " if words_behind else ""
+    sibling_before = image.previous_sibling
+    before = ""
+    if isinstance(sibling_before, Latex) or re.search(r"\S\Z", _text_beside(sibling_before)):
+        before = "\\allowbreak "
+    behind = ""
+    if re.match(r"\w", _text_beside(image.next_sibling)):
+        behind = "\\allowbreak "
+    return before, behind
 
 
 def _text_beside(node):

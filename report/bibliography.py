@@ -128,11 +128,14 @@ def _parse(text, path, middleware):
 def _describe_damage(block, path):
     """A sentence about an entry that the parser has not understood."""
     key = re.match(r"@\w+\s*[{(]\s*([^\s,{}=]*)", block.raw)
-    place = f"{path.name}, entry {key[1] if key else ''}, line {block.start_line + 1}"
+    entry_name = f"{path.name}, entry {key[1] if key else ''}, line {block.start_line + 1}"
     if isinstance(block, DuplicateBlockKeyBlock):
         other = block.previous_block.start_line + 1
-        return f"{place}: line {other} has an entry of the same key: delete or rename one of them."
-    return f"{place}: a brace, a quotation mark or a comma is missing."
+        return (
+            f"{entry_name}: line {other} has an entry of the same key: delete or rename one of "
+            "them."
+        )
+    return f"{entry_name}: a brace, a quotation mark or a comma is missing."
 
 
 def _escape_entry(block):

@@ -147,7 +147,8 @@ class Collector:
     def __init__(self, paper):
         self.paper = paper
         self.part = "body"  # in which the present cell is, or "appendix"
-        self.next_wide = 0  # where the next wide float goes: behind the wide float before it
+        # position of the next wide float among the paper's fragments: behind the float before it
+        self.next_wide = 0
         self.is_fallback = False  # whether the notebook ran on other data than CIFAR-10
         self.is_recorded = False  # whether a record vouches for what the notebook shows
         self.is_computed = False  # whether the present cell is one of code
@@ -198,7 +199,7 @@ class Collector:
             self.paper.warn("raw cells are left out: make them Markdown", cell_name)
 
     def read_code_cell(self, cell, tags, cell_name):
-        """Read what a code cell shows into the paper."""
+        """Add a code cell to the paper: by its tags front matter or abstract, else its outputs."""
         outputs = shown_by(cell)
         if "front-matter" in tags:
             found = next((data[MIME_TYPE] for data in outputs if MIME_TYPE in data), {})
@@ -235,11 +236,11 @@ class Collector:
                 )
 
     def read_outputs(self, outputs, options, cell_name, is_whole=False):
-        """Read what a code cell shows into the paper.
+        """Add a code cell's outputs to the paper, those of a labelled cell as one float.
 
         Args:
             outputs: MIME type -> content, for each output.
-            options: the cell's.
+            options: the cell's options, a dict.
             cell_name: see Fragment.
             is_whole: whether printed text is set whole, however long it is.
         """
@@ -266,9 +267,9 @@ class Collector:
         if shown.files:
             self.add_figure(shown.files, float_options, cell_name)
         elif shown.tables:
-            (table, caption), *others = shown.tables
+            (table, caption), *unlabelled = shown.tables
             self.add_labelled_table(table, caption, float_options, cell_name)
-            for table, caption in others:
+            for table, caption in unlabelled:
                 self.add_unlabelled_table(table, caption, cell_name)
         elif float_options.kind:  # its pictures or tables cannot be read
             self.warn_of_label(float_options, cell_name)
@@ -293,7 +294,11 @@ class Collector:
             self.add_printed(text, cell_name, is_whole, is_log=False)
 
     def add_printed(self, text, cell_name, is_whole, is_log):
-        """Add printed text, of a long one the last lines or the first ones."""
+        """Add printed text; a long one is cut, unless `is_whole`.
+
+        Of a log the last lines stay, else the first ones. In a notebook with a record of its run no
+        printed text is set, and the author is told so.
+        """
         lines = printed.shown_lines(text)
         if not lines:
             return

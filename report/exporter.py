@@ -18,7 +18,7 @@ import json
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -243,7 +243,9 @@ class PaperExporter(LatexExporter):
         if pdf and not sandbox():
             infos.append(NO_SANDBOX.format(reason=why_unusable()))
         resources.update(tex=latex, outputs={}, messages=infos + warnings)
-        return attach(pdf, sources) if pdf else b"", resources
+        if pdf:
+            pdf = attach(pdf, sources)
+        return pdf, resources
 
     def compose(self, nb, resources):
         """Replace the notebook's cells by one that holds the body of the paper in LaTeX."""
@@ -350,18 +352,37 @@ def page_path(pdf):
 
 
 def replace_files(contents):
-    """Write files, path -> bytes: all of them, or raise PaperError and leave what is there."""
+    """Write files, path -> bytes: all of them, or none.
+
+    Raises PaperError, which names the file that failed, after putting back those replaced so far.
+    """
     temporary = {path: path.with_suffix(f"{path.suffix}.new") for path in contents}
+    earlier = {}  # path -> bytes of the files that are replaced
+    replaced = []
     try:
         for path, data in contents.items():
+            if path.is_file():
+                earlier[path] = path.read_bytes()
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary[path].write_bytes(data)
         for path, new in temporary.items():
             os.replace(new, path)
+            replaced.append(path)
     except OSError as error:
         for new in temporary.values():
             new.unlink(missing_ok=True)
+        for done in replaced:
+            put_back(done, earlier.get(done))
         raise PaperError(
-            f"{min(contents)} cannot be written ({error.strerror}); the paper that was there "
-            "before is kept."
+            f"{path} cannot be written ({error.strerror}): close the program that shows it, or "
+            "free disk space, then build again. The paper that was there before is kept."
         ) from None
+
+
+def put_back(path, data):
+    """Give a file its earlier content, in bytes, as far as the disk allows; None removes it."""
+    with suppress(OSError):
+        if data is None:
+            path.unlink()
+        else:
+            path.write_bytes(data)

@@ -368,7 +368,13 @@ def _set_line(line, is_numbered, number):
     if tag or label or (is_numbered and not is_hidden):
         for part in filter(None, (tag, label)):
             line = line.replace(part[0], "")
-        return line.rstrip() + number(tag and tag[1], label and label[1]), True
+        tag_text = None
+        if tag:
+            tag_text = tag[1]
+        label_text = None
+        if label:
+            label_text = label[1]
+        return f"{line.rstrip()}{number(tag_text, label_text)}", True
     if not is_hidden:
         line = line.rstrip() + " \\nonumber"
     return line, False
@@ -385,8 +391,10 @@ def _without_numbers(name, body):
             part = "aligned"
         body = _enclose(part, body)
     if len(body) > LONG:
-        can_break = not re.search(r"\\(?:begin|left)\b", body)
-        body = f"\\{'breakformula' if can_break else 'fitformula'}{{{body}}}"
+        command = "breakformula"
+        if re.search(r"\\(?:begin|left)\b", body):  # LaTeX breaks no line within these
+            command = "fitformula"
+        body = f"\\{command}{{{body}}}"
     return f"\\[{body}\\]"
 
 

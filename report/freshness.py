@@ -30,9 +30,9 @@ def with_no_break_spaces(text):
 
 
 def file_hash(path):
-    """SHA-256 of a file, "missing" if there is none."""
+    """SHA-256 of a file, None if there is none."""
     if not path.exists():
-        return "missing"
+        return None
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -58,36 +58,44 @@ def definition_cells(notebook):
     cell without the tag has, counts as well: a copy of that cell with nothing but these.
     """
     tagged = []
-    others = {}  # position of a cell without the tag -> its imports, classes and functions
+    untagged = {}  # position of a cell without the tag -> its imports, classes and functions
     for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         if "definition" in cell_tags(cell):
             tagged.append(source)
         elif cell["cell_type"] == "code":
-            others[number] = _definitions_of(source)
-    wanted = _needed(tagged, others)
+            untagged[number] = _definitions_of(source)
+    wanted = _needed(tagged, untagged)
     cells = []
     for number, cell in enumerate(notebook["cells"]):
         if number in wanted:
-            cells.append(type(cell)({**cell, "source": others[number]}))
+            cells.append(type(cell)({**cell, "source": untagged[number]}))
         elif "definition" in cell_tags(cell):
             cells.append(cell)
     return cells
 
 
-def _needed(tagged, others):
-    """Those of `others`, position -> source, that the sources `tagged` need: a set of positions."""
-    defined = {number: _names_defined(source) for number, source in others.items()}
+def _needed(tagged, untagged):
+    """The positions of the cells that the sources `tagged` need, a set.
+
+    `untagged` are the cells to choose from, position -> source.
+    """
+    defined = {number: _names_defined(source) for number, source in untagged.items()}
     known = set().union(*map(_names_defined, tagged))
     missing = set().union(*map(_names_used, tagged)) - known
     wanted = set()
-    while more := [n for n, names in defined.items() if n not in wanted and names & missing]:
-        wanted.update(more)
-        for number in more:
+    while True:
+        added = []
+        for number, names in defined.items():
+            if number not in wanted and names & missing:
+                added.append(number)
+        if not added:
+            return wanted
+        wanted.update(added)
+        for number in added:
             known |= defined[number]
-            missing |= _names_used(others[number])
+            missing |= _names_used(untagged[number])
         missing -= known
-    return wanted
 
 
 def _parse(source):
@@ -313,7 +321,7 @@ def _changed_files(recorded, root):
     """Yield which files, name -> hash, are missing or have changed."""
     for name, expected in recorded.items():
         found = file_hash(root / name)
-        if found == "missing":
+        if found is None:
             if not name.endswith("weights.safetensors"):  # a student may leave these out
                 yield f"{name} is missing"
         elif found != expected:

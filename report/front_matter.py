@@ -82,9 +82,12 @@ def _author(value):
     author = {"name": _text(value.get("name"))}
     if isinstance(value.get("name"), dict):
         author["name"] = " ".join(filter(None, map(_text, value["name"].values())))
-    places = _list(value.get("affiliation") or value.get("affiliations"))
-    places = [place.get("name") if isinstance(place, dict) else place for place in places]
-    author["university"] = ", ".join(filter(None, map(_text, places)))
+    universities = []
+    for affiliation in _list(value.get("affiliation") or value.get("affiliations")):
+        if isinstance(affiliation, dict):
+            affiliation = affiliation.get("name")
+        universities.append(_text(affiliation))
+    author["university"] = ", ".join(filter(None, universities))
     author["email"] = _text(value.get("email"))
     return author
 

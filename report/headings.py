@@ -6,7 +6,7 @@ from report.markdown import HEADINGS, new_element
 from report.paper import Fragment
 
 NUMBERED_LEVELS = 3
-# before a heading
+# Numbers that authors type before a heading. They are removed: LaTeX numbers the headings.
 TYPED_NUMBERS = (
     # 1.2 Layers, 2) Layers, but not: 3 layers are enough
     re.compile(r"\s*\d{1,2}(?:\.\d{1,2})*(?:[.):]+\s+|\s+(?=[^\W\d_])(?![a-z]))"),
@@ -65,8 +65,11 @@ def number_heading(paper, heading, cell_name):
     """Give a heading its labels; LaTeX numbers it, and a typed number gives way."""
     level = _level(heading)
     if level <= NUMBERED_LEVELS:
-        paper.sections = (paper.sections + [0] * level)[:level]
-        paper.sections[-1] += 1
+        counts = paper.sections[:level]
+        while len(counts) < level:
+            counts.append(0)
+        counts[-1] += 1
+        paper.sections = counts
         heading["number"] = paper.section_number()
     labels = find_labels(paper, heading)
     for label in labels:

@@ -108,9 +108,9 @@ class HtmlWriter:
     def write_heading(self, element):
         """A heading, with the number that LaTeX gives it."""
         level = min(int(element.name[1]) + 1, 6)
-        first, *others = element.get("labels") or [""]
+        first, *more_labels = element.get("labels") or [""]
         number = element.get("number") if element.name in NUMBERED_HEADINGS else ""
-        anchors = "".join(map(_anchor, others))
+        anchors = "".join(map(_anchor, more_labels))
         content = self.write_line(element.children).strip(SPACE)
         target = f"section-{number}" if number else ""
         if first:
@@ -269,11 +269,11 @@ class HtmlWriter:
                     before if words.strip() in ("±", "interval") else [],
                 )
             content, before = self.write_cell(cell, around)
-            side = SIDES.get(table.aligns[column] if column < len(table.aligns) else "l", "")
-            attributes = f' class="{side}"' if side else ""
-            attributes += ' scope="col"' if is_head and content else ""
-            attributes += f' rowspan="{row_span}"' if row_span > 1 else ""
-            attributes += f' colspan="{cell.column_span}"' if cell.column_span > 1 else ""
+            align = "l"
+            if column < len(table.aligns):
+                align = table.aligns[column]
+            names_column = is_head and bool(content)
+            attributes = _cell_attributes(align, names_column, row_span, cell.column_span)
             element = name if content else "td"  # an empty head names nothing
             parts.append(f"<{element}{attributes}>{content}</{element}>")
         is_ruled = RULE.search(table.rules[index]) and index > table.head
@@ -532,3 +532,24 @@ def _cell_text(cell):
         return cell.element.get_text().strip()
     nodes = latex_cells.read(cell.latex)
     return "".join(node if isinstance(node, str) else node.get_text() for node in nodes).strip()
+
+
+def _cell_attributes(align, names_column, row_span, column_span):
+    """The attributes of a table's cell, "" or HTML that starts with a blank.
+
+    Args:
+        align: the alignment of its column, as LaTeX has it.
+        names_column: whether it is the head of a column.
+        row_span: how many rows it covers.
+        column_span: how many columns it covers.
+    """
+    attributes = ""
+    if SIDES.get(align):
+        attributes += f' class="{SIDES[align]}"'
+    if names_column:
+        attributes += ' scope="col"'
+    if row_span > 1:
+        attributes += f' rowspan="{row_span}"'
+    if column_span > 1:
+        attributes += f' colspan="{column_span}"'
+    return attributes

@@ -122,10 +122,10 @@ def _latex_error(run):
     error = LATEX_ERROR.search(run.log)
     if not error:
         return None
-    place = run.bibliography.name
+    source = run.bibliography.name
     if error["file"] == "tex":
-        place = run.cell_at_line(int(error["line"]))
-    return f"{place}: LaTeX stopped: {error['message']} {error['read'][-80:]}"
+        source = run.cell_at_line(int(error["line"]))
+    return f"{source}: LaTeX stopped: {error['message']} {error['read'][-80:]}"
 
 
 def _unclosed(run):

@@ -138,15 +138,15 @@ def refer(paper, element, label, cell_name):
         return
     target = paper.labels[label]
     reference = Latex(f"\\ref{{{safe_label(label)}}}", new_element("span", number_of=label))
-    said = NUMBER.fullmatch(text)
+    typed = NUMBER.fullmatch(text)
     if is_typed:
         nodes = _typed_reference(kind, label, reference)
         element.replace_with(new_element("span", *nodes, target=label))
-    elif said and said[2] == target.number:
-        before = said[1].replace(" ", "\u00a0")  # no line break between Figure and its number
+    elif typed and typed[2] == target.number:
+        before = typed[1].replace(" ", "\u00a0")  # no line break between Figure and its number
         inside = new_element("span", *filter(None, (before, reference)), target=label)
-        element.replace_with(inside, said[3])
-    elif target.is_numbered and (said or not target.number):
+        element.replace_with(inside, typed[3])
+    elif target.is_numbered and (typed or not target.number):
         number = target.number or "none"
         raise PaperError(
             f"{cell_name} says [{text}](#{label}), but {label} is number {number} in the paper."

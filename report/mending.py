@@ -88,7 +88,9 @@ def _fragment(latex, position):
     if not starts:
         return None
     following = CELL.search(latex, position, end)
-    return starts[-1], following.start() if following else end
+    if following:
+        end = following.start()
+    return starts[-1], end
 
 
 def fit_formulas(latex, spans):

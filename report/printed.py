@@ -93,11 +93,11 @@ def shorten(lines, is_log, is_whole=False):
     most = MOST_LINES_ASKED if is_whole else MOST_LINES
     if len(lines) <= most:
         return lines, 0
-    kept = most if is_whole else KEPT_LINES
-    cut = len(lines) - kept
+    shown = most if is_whole else KEPT_LINES
+    cut = len(lines) - shown
     if is_log:
-        return ["…", *lines[-kept:]], cut
-    return [*lines[:kept], "…"], cut
+        return ["…", *lines[-shown:]], cut
+    return [*lines[:shown], "…"], cut
 
 
 def write(lines):

@@ -80,12 +80,12 @@ class WrittenNumber:
         if not decimals:
             digits = digits.rstrip("0")
         return cls(
-            match.start(),
-            match.end(),
-            (match["sign"] or "").strip().replace("−", "-"),
-            float(f"{whole}.{decimals or 0}") * scale,
-            10.0 ** -len(decimals) * scale,
-            len(digits),
+            start=match.start(),
+            end=match.end(),
+            sign=(match["sign"] or "").strip().replace("−", "-"),
+            value=float(f"{whole}.{decimals or 0}") * scale,
+            step=10.0 ** -len(decimals) * scale,
+            digits=len(digits),
         )
 
     def matches(self, value):
@@ -192,20 +192,20 @@ class Provenance:
 
     def _word(self, text, around):
         """The NumberSource of a table's cell that says a word which is claimed, in a list."""
-        said = text.strip()
+        written = text.strip()
         claims = [
             claim
             for claim in self.claims.values()
-            if claim.value == said
+            if claim.value == written
             and isinstance(claim.value, str)
             and any(has_word(around.words, word) for word in re.findall("[a-z]+", claim.name))
         ]
         of_row = [claim for claim in claims if claim.name.endswith(f"/{around.row}")]
         claims = of_row or claims
-        if not said or not claims or len(claims) > MOST_CLAIMS:
+        if not written or not claims or len(claims) > MOST_CLAIMS:
             return []
-        start = text.index(said)
-        return [NumberSource(start, start + len(said), tuple(claims))]
+        start = text.index(written)
+        return [NumberSource(start, start + len(written), tuple(claims))]
 
     # ------------------------------------------------------------------------------ what is known
 
@@ -226,11 +226,11 @@ class Provenance:
         if self.tolerances is None:
             return ""
         tolerance = self.tolerances(claim.name)
-        if tolerance is None or tolerance.kind == "any":
-            return "not compared" if tolerance else "none: the same value"
         if tolerance.kind == "bound":
             return f"both between 0 and {tolerance.limit:g}"
-        return f"±{tolerance.limit:g}" if tolerance.limit else "none: the same value"
+        if tolerance.limit:
+            return f"±{tolerance.limit:g}"
+        return "none: the same value"
 
     def verdict(self, claim):
         """What `make verify` said last of the claim, (verdict, sentence), or None."""
@@ -319,9 +319,10 @@ def _read_findings(results):
 
 def _tolerances():
     """The function that gives the tolerance of a claim's name, None if there is no valid policy."""
-    try:
-        from grading.policy import read_policy  # a sandbox has the builder without the grader
+    try:  # a sandbox has the builder without the grader
+        from grading.policy import is_recorded_claim, read_policy
 
-        return read_policy().tolerance
+        policy = read_policy()
     except (ImportError, SubmissionError, OSError):
         return None
+    return lambda name: policy.verify_tolerance(name, is_recorded_claim(name))

@@ -26,11 +26,12 @@ class Reference:
     """A work in the list.
 
     Attributes:
-        key: by which the notebook cites it.
+        key: the key of its entry, by which the notebook cites the work.
         names: the authors, a list of Name; the last one may be "others".
-        title: as plain text.
+        title: its title as plain text.
         details: where and when it was published, a list of texts.
-        address: on the web, or "".
+        address: its address on the web, "" if the entry has none.
+        year: the year of publication as text, "" if the entry has none.
     """
 
     key: str

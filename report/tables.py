@@ -170,7 +170,7 @@ class Table:
             layout = table.column_layout() or layout
         if not layout:
             return table.in_blocks(rooms, caption, label)
-        pieces = table.cut(layout)
+        pieces = table.split_rows(layout)
         is_cut = len(pieces) > 1
         tabulars = [table.tabular(piece, layout, is_cut) for piece in pieces]
         return self.floats(tabulars, layout.spans_page, caption, label, HERE if narrow else "")
@@ -214,7 +214,7 @@ class Table:
 
     def blocks_within(self, room):
         """The Blocks of a width, all in print of one size."""
-        tables = [self.part(columns) for columns in self.divide(room)]
+        tables = [self.select_columns(columns) for columns in self.divide(room)]
         layouts = [table.layout((room,)) for table in tables]
         size = min([layout.size for layout in layouts if layout], default=min(PRINT_SIZES))
         layouts = []
@@ -249,7 +249,7 @@ class Table:
             left -= width
         return blocks
 
-    def part(self, columns):
+    def select_columns(self, columns):
         """A Table of some columns, a list of numbers; cells that span others as well are cut."""
         rows = []
         for row in self.rows:
@@ -278,11 +278,11 @@ class Table:
         count = len(self.aligns)
         if count > MOST_COLUMNS:
             columns = [*range(KEPT_COLUMNS), *range(count - KEPT_COLUMNS, count)]
-            table = table.part(columns)
+            table = table.select_columns(columns)
             self.warn(f"of a table of {count} columns the first and last {KEPT_COLUMNS} are set")
         return table
 
-    def cut(self, layout):
+    def split_rows(self, layout):
         """The numbers of the rows but the head, in lists of those that fit into one column."""
         line = LINE * layout.size
         room = COLUMN_HEIGHT - self.head * line
@@ -358,7 +358,7 @@ def stack_blocks(blocks):
     stacks = [[]]  # of tabulars that stand in one float
     height = 0
     for table, layout in zip(blocks.tables, blocks.layouts):
-        pieces = table.cut(layout)
+        pieces = table.split_rows(layout)
         needed = table.height(layout) / len(pieces)
         for piece in pieces:
             if height + needed > COLUMN_HEIGHT and stacks[-1]:
@@ -493,7 +493,9 @@ def from_latex(text, cell_name):
     count = _count_columns(table.rows)
     aligns = _read_column_types(found) + ["l"] * count
     table.aligns = aligns[:count]
-    return table, caption[1][1:-1] if caption else ""
+    if caption:
+        return table, caption[1][1:-1]
+    return table, ""
 
 
 def _tabular_body(body):

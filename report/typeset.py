@@ -254,7 +254,7 @@ def _keep_for_inspection(folder):
 def _run_latex(folder, latex, cell_names):
     """Run latexmk in a folder and return what became of it, a LatexRun."""
     (folder / "report.tex").write_text(latex, encoding="utf-8")
-    failure = _latexmk(folder)
+    failure = _run_tex(folder)
     log = _read_if_there(folder / "report.log")
     bibtex_log = _read_if_there(folder / "report.blg")
     return LatexRun(latex, log, bibtex_log, failure, cell_names, BIBLIOGRAPHY)
@@ -269,10 +269,10 @@ def _read_if_there(file):
 def _run_through(folder):
     """Run LaTeX once, over all errors, so that its log has them all."""
     command = ["xelatex", "-no-pdf", "-interaction=nonstopmode", "-file-line-error", "report.tex"]
-    _latexmk(folder, command)
+    _run_tex(folder, command)
 
 
-def _latexmk(folder, command=tuple(LATEXMK)):
+def _run_tex(folder, command=tuple(LATEXMK)):
     """Run latexmk or another command of TeX in a folder; a sentence if it fails, else ""."""
     need("latexmk", "xelatex")
     environment = {

@@ -152,8 +152,47 @@ def test_a_notebook_is_handed_out_without_its_author():
         blank_notebook(notebook)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'REPOSITORY="https://github.com/lovelace/x"',
+        'REPOSITORY  =  "https://github.com/lovelace/x"',
+        'REPOSITORY: str = "https://github.com/lovelace/x"',
+        'REPOSITORY = (\n    "https://github.com/lovelace/x"\n)',
+        'AUTHORS=[{"name": "Lovelace"}]',
+        'AUTHORS: list[dict] = [{"name": "Lovelace"}]',
+    ],
+)
+def test_an_author_is_removed_however_the_setting_is_written(line):
+    blank = assignment.without_author(f"X = 1\n{line}\nY = 2", "cell 1")
+    assert "lovelace" not in blank.lower()
+    names = {}
+    exec(blank, names)
+    assert (names["X"], names["Y"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'AUTHORS, REPOSITORY = [{"name": "Lovelace"}], ""',
+        'if True:\n    AUTHORS = [{"name": "Lovelace"}]',
+        'AUTHORS = []\nAUTHORS += [{"name": "Lovelace"}]',
+        '%time\nAUTHORS=[{"name": "Lovelace"}]',
+        '!ls\nAUTHORS: list = [{"name": "Lovelace"}]',
+    ],
+)
+def test_an_author_that_cannot_be_removed_is_not_handed_out(source):
+    with pytest.raises(AssignmentError, match="cell 1 sets .* author cannot be removed"):
+        assignment.without_author(source, "cell 1")
+
+
+def test_a_cell_that_only_uses_the_author_stays_as_it_is():
+    for source in ("show(authors=AUTHORS)", "%time show(authors=AUTHORS)", "own.AUTHORS = 1"):
+        assert assignment.without_author(source, "cell 1") == source
+
+
 def test_the_points_in_the_text_are_the_policys():
-    notebook = nbformat.read(ROOT / assignment.NOTEBOOK, 4)
+    notebook = nbformat.read(ROOT / assignment.NOTEBOOK_NAME, 4)
     in_text = assignment.points_in_text(notebook)
     assert in_text == POINTS and sum(in_text.values()) == 100
     assignment.check_points(in_text, assignment.points_in_policy(POLICY))
@@ -184,14 +223,14 @@ def handout(tmp_path_factory):
 
 def code_of(folder):
     """The code cells of a notebook, id -> source."""
-    cells = nbformat.read(folder / assignment.NOTEBOOK, 4).cells
+    cells = nbformat.read(folder / assignment.NOTEBOOK_NAME, 4).cells
     return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
 
 
 @pytest.fixture(scope="module")
 def filled(handout):
     """The hand-out's notebook with our solutions, and a student's text for each question."""
-    notebook = nbformat.read(handout / assignment.NOTEBOOK, 4)
+    notebook = nbformat.read(handout / assignment.NOTEBOOK_NAME, 4)
     ours = code_of(ROOT)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -209,13 +248,13 @@ def test_the_hand_out_holds_nothing_of_ours(handout):
     assert {"README.md", "Makefile", "utils.py", "report/config.py", POLICY.files.notebook} <= names
     ours = r"(figures|checkpoints|study|tests|build)/|report/(report|results|study)\.|.*\.pdf$"
     assert [name for name in names if re.match(ours, name)] == []
-    notebook = nbformat.read(handout / assignment.NOTEBOOK, 4)
+    notebook = nbformat.read(handout / assignment.NOTEBOOK_NAME, 4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     text = nbformat.writes(notebook)
     assert "study.ipynb" not in text and "<!--" not in text and "# PROMPT" not in text
     assert "<details>" not in text and "Solution" not in text
-    ours = nbformat.writes(nbformat.read(ROOT / assignment.NOTEBOOK, 4))
+    ours = nbformat.writes(nbformat.read(ROOT / assignment.NOTEBOOK_NAME, 4))
     assert text.count("**Exercise ") == 6
     assert ours.count("<summary>Solution</summary>") == 6 + 1  # and one of a prediction
     solutions = [part for source in code_of(ROOT).values() for part in SOLUTION.findall(source)]
@@ -245,7 +284,7 @@ def test_the_hand_out_lists_only_commands_that_it_has(handout):
 
 def test_the_hand_out_for_colab_carries_the_others(handout, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cells = nbformat.read(handout / assignment.COLAB, 4).cells
+    cells = nbformat.read(handout / assignment.COLAB_NAME, 4).cells
     exec(next(cell.source for cell in cells if cell.cell_type == "code"), {})
     unpacked = tmp_path / "resnet-cifar10"
     assert (unpacked / "tools" / "colab.py").exists()
@@ -324,7 +363,7 @@ def test_filled_in_it_computes_what_the_submission_computes(filled):
 
 
 def test_filled_in_its_paper_holds_the_students_text(filled):
-    shown = {cell.id: cell for cell in nbformat.read(ROOT / assignment.NOTEBOOK, 4).cells}
+    shown = {cell.id: cell for cell in nbformat.read(ROOT / assignment.NOTEBOOK_NAME, 4).cells}
     for cell in filled.cells:
         if cell.cell_type == "code":
             cell.outputs = shown[cell.id].outputs

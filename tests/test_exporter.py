@@ -486,7 +486,7 @@ def test_the_limit_that_ended_latex_is_named(monkeypatch, tmp_path, limits, word
     command = "sleep 60"
     if "processor" in words:
         command = "while :; do :; done & wait $! || echo Killed >&2; exit 1"
-    message = typeset._latexmk(tmp_path, ["sh", "-c", command])
+    message = typeset._run_tex(tmp_path, ["sh", "-c", command])
     assert f"{words}: a macro may be defined in terms of itself" in message
 
 
@@ -664,6 +664,29 @@ def test_a_full_disk_keeps_the_paper_before(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "report.pdf": b"before"
     }
+
+
+def test_a_file_that_cannot_be_replaced_is_named_and_leaves_the_others(tmp_path, monkeypatch):
+    """As on Windows, where a program that shows a file keeps it from being replaced."""
+    paths = {name: tmp_path / name for name in ("report.pdf", "report.tex", "report.html")}
+    before = {"report.pdf": b"pdf before", "report.html": b"page before"}
+    for name, data in before.items():
+        paths[name].write_bytes(data)
+    replace = os.replace
+
+    def replace_unless_open(source, target):
+        if Path(target).suffix == ".html":
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(exporter.os, "replace", replace_unless_open)
+    with pytest.raises(PaperError) as raised:
+        exporter.replace_files(dict.fromkeys(paths.values(), b"new"))
+    assert str(raised.value) == (
+        f"{paths['report.html']} cannot be written (Permission denied): close the program that "
+        "shows it, or free disk space, then build again. The paper that was there before is kept."
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.tex

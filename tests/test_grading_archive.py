@@ -15,7 +15,7 @@ from grading_fixtures import judged
 from helpers import ROOT
 
 from grading import records, run_record, verify
-from grading.archive import ArchiveError, allowed, read
+from grading.archive import ArchiveError, matches_patterns, read
 from grading.policy import TimeLimit
 
 pytestmark = [pytest.mark.tex, pytest.mark.sandbox, pytest.mark.slow]
@@ -119,7 +119,7 @@ HOSTILE = {
     ),
     "json_with_a_key_twice": (
         changed(LEDGER, b'{"claims": {}, "claims": {}}'),
-        "gives a key twice",
+        "gives the key 'claims' twice: run make submission to write it again",
     ),
     "number_of_many_digits": (changed(LEDGER, b"9" * 100_000), "is not JSON, or damaged"),
     "notebook_of_one_long_cell": (changed(BOOK, CELL), "a cell of more than 50,000 characters"),
@@ -133,9 +133,12 @@ HOSTILE = {
     ),
     "losses_of_words": (
         changed(f"{RUN}/losses.csv", b"__import__('os')\n"),
-        "contains something that is not a number",
+        "losses.csv, line 1: \"__import__('os')\" is not a number: run make submission",
     ),
-    "losses_not_finite": (changed(f"{RUN}/losses.csv", b"nan\n" * 8), "not finite"),
+    "losses_not_finite": (
+        changed(f"{RUN}/losses.csv", b"1\nnan\n"),
+        "losses.csv, line 2: 'nan' is not finite",
+    ),
 }
 
 
@@ -204,7 +207,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_files_of_a_submission_are_read(name):
-    assert allowed(name, POLICY.files.patterns) is NAMES[name]
+    assert matches_patterns(name, POLICY.files.patterns) is NAMES[name]
 
 
 RUNS_CODE = "import pathlib; pathlib.Path({!r}).touch()"

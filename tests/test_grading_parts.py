@@ -1,7 +1,10 @@
 """Parts of the judge alone: they need neither TeX nor the sandbox."""
 
+import base64
+import hashlib
 import json
 import subprocess
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +14,10 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
-from forgeries import BOOK, POLICY
+from forgeries import BOOK, LEDGER, POLICY
 from helpers import ROOT
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import (
     ArrayObject,
@@ -41,7 +45,7 @@ from grading.claim_check import Claim
 from grading.feedback import feedback_page
 from grading.findings import Finding, Measurement, Verdict
 from grading.schema import SchemaError
-from report.freshness import definition_cells
+from report.freshness import MIME_TYPE, definition_cells
 from tools import packing
 from tools.notebook_definitions import load_definitions
 
@@ -125,6 +129,25 @@ def test_marks_are_removed_from_a_paper_that_does_not_name_its_program(tmp_path,
     path, producer, pages = sandbox_tasks.without_marks(tmp_path / "paper.pdf")
     assert (producer, pages) == ("", [1])
     assert not PdfReader(path).pages[0].get("/Annots")
+
+
+# -------------------------------------------------------------------------------------- pictures
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_others_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox_tasks, "HERE", tmp_path)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    good = Image.new("RGB", (3, 2), "red")
+    for name in ("a-text", "b-cut", "d-good", "e-blue"):
+        good.save(folder / f"{name}.recorded", "PNG", compress_level=0)
+    content = (folder / "d-good.recorded").read_bytes()
+    (folder / "a-text.shown").write_bytes(b"no picture")
+    (folder / "b-cut.shown").write_bytes(content[:60])
+    (folder / "c-without-a-file.shown").write_bytes(content)
+    good.save(folder / "d-good.shown", "PNG", compress_level=9)
+    Image.new("RGB", (3, 2), "blue").save(folder / "e-blue.shown", "PNG")
+    assert json.loads(sandbox_tasks.find_equal_pictures()["equal.json"]) == ["d-good"]
 
 
 # ---------------------------------------------------------------------------------- definitions
@@ -259,6 +282,28 @@ def test_what_the_sandbox_says_of_weights_is_read_as_data(monkeypatch, content, 
 # ------------------------------------------------------------------------------------- messages
 
 
+def test_a_verdict_without_findings_has_checked_nothing():
+    verdict = Verdict("a")
+    assert (verdict.code, verdict.reason) == (2, "nothing was checked")
+
+
+def test_this_folder_is_recognised_however_it_is_named(tmp_path, monkeypatch, capsys):
+    """The study is judged as well, and the verdicts are kept."""
+    (tmp_path / "report").mkdir()
+    (tmp_path / POLICY.study.files.ledger).write_text("{}", encoding="utf-8")
+    stored = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verify, "ROOT", Path.cwd())
+    monkeypatch.setattr(verify, "changed_since_study", lambda policy: "")
+    monkeypatch.setattr(verify, "judge_in_time", lambda path, *_, **__: Verdict(path.name))
+    monkeypatch.setattr(verify, "keep_findings", stored.update)
+    with pytest.raises(SystemExit):
+        verify.main(".", "")
+    assert list(stored) == [LEDGER, POLICY.study.files.ledger]
+    assert "The study:" in capsys.readouterr().out
+    assert {verdict.name for verdict in stored.values()} == {tmp_path.name}
+
+
 def test_the_time_limit_that_applied_is_named(monkeypatch):
     policy = replace(POLICY, verdict=replace(POLICY.verdict, seconds=5))
     policy = replace(policy, sandbox=replace(POLICY.sandbox, rerun_seconds=20))
@@ -279,6 +324,31 @@ def test_the_time_limit_that_applied_is_named(monkeypatch):
     monkeypatch.setattr(verify, "read", lambda *_: alarm.stop())
     verdict = verify.judge_in_time("a.zip", policy, Path("data"))
     assert verdict.reason == "judging it took more than 25 seconds" and alarm.seconds == 0
+
+
+FIGURE_FILES = {"figures/fig-x.png": b"a picture", "figures/fig-x.pdf": b"a page"}
+
+
+@pytest.mark.parametrize("missing", FIGURE_FILES)
+@pytest.mark.parametrize("value", ["missing", "", None, 7, ["missing"], {"missing": None}])
+def test_no_recorded_value_ends_the_check(no_paper, monkeypatch, missing, value):
+    """A file that is recorded and not handed in leaves all other checks as they are."""
+    report = network_measurements.NetworkReport()
+    monkeypatch.setattr(network_measurements, "measure_network", lambda *_: report)
+    monkeypatch.setattr(sandbox, "run_task", lambda *_: {"equal.json": b'["fig-x"]'})
+    present = {name: data for name, data in FIGURE_FILES.items() if name != missing}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in present.items()}
+    record = {"cells": [], "texts": [], "files": {**hashes, missing: value}}
+    shown = new_output("display_data", {"image/png": base64.b64encode(b"shown").decode()})
+    cells = [
+        new_code_cell("#| label: fig-x", outputs=[shown]),
+        new_code_cell("ledger.write()", outputs=[new_output("display_data", {MIME_TYPE: record})]),
+    ]
+    notebook = nbformat.writes(new_notebook(cells=cells)).encode()
+    submission = Submission("a", {BOOK: notebook, **present}, POLICY.archive)
+    verdict = verify.judge(submission, POLICY)
+    claims = [finding.claim for finding in verdict.findings]
+    assert "execution" in claims and "submission" not in claims, verdict.findings
 
 
 def test_a_missing_accuracy_is_named():
@@ -348,6 +418,50 @@ def test_a_student_reads_how_many_checks_passed():
     verdict = Verdict("a.zip", [Finding(kind, kind, f"it is {kind}") for kind in kinds])
     shown = replace(verdict, first_page="")
     assert "2 of 3 checks passed. Result: it is unverified." in feedback_page("Feedback", shown)
+
+
+@pytest.mark.parametrize("start", ["./", "././", ".\\", "./project/./"])
+def test_names_may_begin_with_the_folder_they_are_in(tmp_path, start):
+    files = {BOOK: b"{}", "report/results.json": b"[]"}
+    members = {f"{start}{name}": data for name, data in files.items()}
+    path = forgeries.pack(tmp_path / "a.zip", {"./": b"", **members})
+    submission = read(path, POLICY)
+    assert submission.files == files and not submission.notes
+
+
+def test_a_name_is_twice_in_an_archive_if_a_dot_is_all_that_differs(tmp_path):
+    path = forgeries.pack(tmp_path / "a.zip", {BOOK: b"{}", f"./{BOOK}": b"[]"})
+    with pytest.raises(ArchiveError, match="has a name twice"):
+        read(path, POLICY)
+
+
+def test_an_archive_of_the_zip64_format_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+    path = forgeries.pack(tmp_path / "a.zip", {BOOK: b"{}"})
+    words = "is in the Zip64 format, which is not read: pack it with make zip"
+    with pytest.raises(ArchiveError, match=words):
+        read(path, POLICY)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"a,b\n1,2\n3,x\n", "a.csv, line 3: 'x' is not a number: run make submission"),
+        (b"a,b\n1,inf\n", "a.csv, line 2: 'inf' is not finite: run make submission"),
+        (b"a,b\n1\n", "a.csv, line 2 has 1 values instead of 2: run make submission"),
+        (b"a,b\n", "a.csv has no rows of numbers: run make submission"),
+        (b"b,a\n1,2\n", "a.csv does not start with the line a,b: run make submission"),
+    ],
+)
+def test_a_line_of_a_csv_file_that_cannot_be_read_is_named(content, words):
+    with pytest.raises(ArchiveError, match=words):
+        Submission("a", {"a.csv": content}, POLICY.archive).numbers("a.csv", "a,b")
+
+
+def test_rows_of_a_csv_file_are_read_with_and_without_a_header():
+    submission = Submission("a", {"a.csv": b"a,b\n1,2\n", "b.csv": b"3\n4\n"}, POLICY.archive)
+    assert submission.numbers("a.csv", "a,b") == [[1, 2]]
+    assert submission.numbers("b.csv") == [[3], [4]]
 
 
 def test_a_submission_that_is_too_large_is_told_the_limit(tmp_path):

@@ -3,9 +3,13 @@
 import re
 
 import pytest
+from helpers import POLICY
 
-from grading.policy import FILE, Tolerance, read_policy
+from grading.claim_check import Claim, check_claims, check_recorded_claims
+from grading.findings import Measurement
+from grading.policy import EXACT, FILE, Tolerance, is_recorded_claim, read_policy
 from grading.schema import SchemaError
+from report.provenance import Provenance
 from tools.errors import SubmissionError
 
 # what is replaced, by what, and what the message says
@@ -115,6 +119,40 @@ def test_the_first_pattern_that_fits_a_claim_counts():
     assert policy.tolerance("block_difference").kind == "bound"
     assert policy.tolerance("training_time").kind == "any"
     assert policy.tolerance("robustness") is None
+
+
+@pytest.mark.parametrize(
+    "name, tolerance",
+    [
+        ("test_accuracy", Tolerance("value", 0.05)),
+        ("class_accuracy/cat", Tolerance("value", 0.5)),
+        ("block_difference", Tolerance("bound", 1e-5)),
+        ("published/original", Tolerance("value", 1e-6)),
+        ("layer_output/1", EXACT),
+        ("conclusion/it is small", EXACT),
+        # of the records of the runs, whatever the policy says of a new run
+        ("epochs", EXACT),
+        ("training_time", EXACT),
+        ("resnet/accuracy", EXACT),
+        ("one-more-epoch/change_interval", EXACT),
+        ("robustness", EXACT),
+    ],
+)
+def test_the_page_shows_the_tolerance_that_the_check_applies(name, tolerance):
+    is_recorded = is_recorded_claim(name)
+    assert POLICY.verify_tolerance(name, is_recorded) == tolerance
+    measured = Measurement(name, 1e-6, "a test")
+    check = check_recorded_claims if is_recorded else check_claims
+    (finding,) = check({name: Claim(1e-6)}, [measured], POLICY)
+    assert finding.tolerance == tolerance.limit
+    shown = "none: the same value"
+    if tolerance.kind == "bound":
+        shown = "both between 0 and 1e-05"
+    elif tolerance.limit:
+        shown = f"±{tolerance.limit:g}"
+    results = {"claims": {name: {"value": 1e-6}}}
+    known = Provenance({"cells": []}, results)
+    assert known.tolerance(known.claims[name]) == shown
 
 
 def test_the_study_has_files_and_claims_of_its_own():

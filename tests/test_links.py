@@ -58,7 +58,7 @@ def project_names():
 def handout_names():
     """Paths of the files that students get, a set of strings."""
     names = {file.relative_to(ROOT).as_posix() for file in project_files("assignment")}
-    return names - {assignment.README} | {"README.md", NOTEBOOK, assignment.COLAB}
+    return names - {assignment.README} | {"README.md", NOTEBOOK, assignment.COLAB_NAME}
 
 
 @functools.cache

@@ -12,8 +12,18 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import LEFT_OUT, NOTEBOOK, ROOT, RUN, change_notebook, change_results, needs_weights
+from helpers import (
+    LEFT_OUT,
+    NOTEBOOK,
+    POLICY,
+    ROOT,
+    RUN,
+    change_notebook,
+    change_results,
+    needs_weights,
+)
 
+from grading.archive import Submission
 from report.freshness import MIME_TYPE, code_hash, file_hash, results_hash
 from tools import packing, run_notebook
 
@@ -142,6 +152,55 @@ def test_only_the_weights_of_the_accuracy_claimed_are_kept_if_all_are_too_large(
     assert packing.without_other_weights(files, "mine") == files[:2]
     said = capsys.readouterr().out
     assert said.startswith("checkpoints/other/weights.safetensors is left out") and "mine" in said
+
+
+@pytest.mark.parametrize("weights", ["1", "0"])
+def test_the_verdict_is_on_the_files_that_are_packed(tmp_path, monkeypatch, weights):
+    """The receipt describes the archive: weights that are left out are not judged."""
+    ledger = POLICY.files.ledger
+    claims = {"claims": {"test_accuracy": {"source": "mine"}}}
+    files = {
+        ledger: json.dumps(claims).encode(),
+        "checkpoints/mine/run.json": b"{}",
+        "checkpoints/mine/weights.safetensors": os.urandom(20_000),
+        "checkpoints/other/run.json": b"{}",
+        "checkpoints/other/weights.safetensors": os.urandom(20_000),
+        "checkpoints/not-named/run.json": b"{}",
+    }
+    paths = []
+    for name, data in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        if "not-named" not in name:
+            paths.append(path)
+    cell = nbformat.v4.new_code_cell('REPOSITORY = "https://github.com/ada/my-net"')
+    judged = []
+    receipts = []
+    substitutes = {
+        "ROOT": tmp_path,
+        "BUILD": tmp_path / "build",
+        "LIMIT_WITH_WEIGHTS": 0.03,
+        "read": lambda *_: Submission("a", files, POLICY.archive),
+        "read_notebook": lambda _: nbformat.v4.new_notebook(cells=[cell]),
+        "check_freshness": lambda *_: None,
+        "check_placeholders": lambda: None,
+        "submission_files": lambda _, weights: [
+            path for path in paths if packing.is_packed(path, weights)
+        ],
+        "judge_submission": lambda submission, _: judged.extend(submission.files),
+        "write_receipt": lambda verdict, archive, policy: receipts.append(archive),
+    }
+    for name, substitute in substitutes.items():
+        monkeypatch.setattr(packing, name, substitute)
+    monkeypatch.setenv("WEIGHTS", weights)
+    packing.make_zip()
+    archive = tmp_path / "build" / "submission.zip"
+    packed = [name.removeprefix("my-net/") for name in zipfile.ZipFile(archive).namelist()]
+    assert sorted(packed) == sorted(judged) and receipts == [archive]
+    expected = ["checkpoints/mine/weights.safetensors"] if weights == "1" else []
+    assert [name for name in packed if name.endswith("weights.safetensors")] == expected
+    assert os.listdir(archive.parent) == ["submission.zip"]
 
 
 def test_a_notebook_that_was_not_run_is_refused(project, refusal):

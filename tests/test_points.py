@@ -7,7 +7,11 @@ import pytest
 from helpers import POLICY, ROOT
 
 from grading.claim_check import Claim
-from grading.points import award_points
+from grading.feedback import feedback_page
+from grading.findings import Verdict
+from grading.grade_exports import gradescope_results
+from grading.gradebook import Entry
+from grading.points import Award, award_points, total_points
 from grading.policy import CHECKS, FAULT_CHECKS, Points, check_points, known_names
 from grading.schema import Place, SchemaError, read_dataclass
 from grading.verify import unchecked_claims
@@ -207,3 +211,12 @@ def test_mistakes_of_the_policy_are_one_sentence(changes, words):
 def test_the_names_that_points_may_fit_are_those_of_the_notebook():
     claims = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))["claims"]
     assert set(KNOWN) - {*CHECKS, *FAULT_CHECKS} <= set(claims)
+
+
+def test_a_deduction_leaves_the_same_total_in_every_file():
+    awards = [Award("Block", 10.0, 0.0, 20), Award("late", -12.5, 0.0, 0, "given by a person")]
+    assert total_points(awards) == 0
+    assert Entry("a.zip", None, None, awards=awards).points == 0
+    assert json.loads(gradescope_results(awards))["score"] == 0
+    page = feedback_page("Feedback", Verdict("a.zip"), awards)
+    assert "-2.5" not in page

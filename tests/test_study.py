@@ -362,9 +362,9 @@ def test_published_values_span_the_table_of_reports():
 class Claims(dict):
     """Collects claims as a Ledger does."""
 
-    def claim_all(self, prefix, values, unit="", run=None):
-        self |= {f"{prefix}/{name}": value for name, value in values.items()}
-        return values
+    def claim(self, name, value, unit="", run=None):
+        self[name] = value
+        return value
 
 
 def test_epochs_are_claimed_by_run_and_as_means_over_orders():
@@ -628,7 +628,7 @@ def test_runs_of_one_kind_or_start_share_a_row_of_the_environment_table(monkeypa
     _, *items = [item.removesuffix(" *") for item in table.index]
     assert items == ["parent-0-16", "from parent-0-16 (2 runs)", "trial (2 runs)", "long"]
     minutes = (runs[1].info["seconds"] + runs[2].info["seconds"]) / 60
-    assert float(table["minutes"].iloc[2]) == pytest.approx(minutes, abs=0.05)
+    assert float(table["min"].iloc[2]) == pytest.approx(minutes, abs=0.05)
 
 
 # ---------------------------------------------------------------------- the study as committed
@@ -786,10 +786,10 @@ def test_the_readmes_findings_are_the_studys():
         f"in every epoch: by {falls[0]:.1f} to {falls[-1]:.1f} points more",
         f"by {-c['long-restart/change_from_control']:.1f} ± "
         f"{c['long-restart/change_from_control_interval']:.1f} for ours",
-        f"to a peak in {number_words[count_peaks()]} of "
-        f"{number_words[len(COURSE_EPOCHS)]} epochs",
-        f"by −{-rises[0]:.3f} to +{rises[-1]:.3f} and rises in "
-        f"{number_words[count_rises()]}.",
+        f"We trained {number_words[len(COURSE_EPOCHS)]} such epochs",
+        f"In {number_words[count_peaks()]} of them the loss climbs to a peak",
+        f"by −{-rises[0]:.3f} to +{rises[-1]:.3f}: it rises in the "
+        f"{number_words[count_rises()]} epochs",
         f"by −{-c['long-restart/rise']:.3f} ± {c['long-restart/rise_interval']:.3f} beyond",
         f"show {c['published/mean_rise']:+.3f} on average",
         f"lower by {-c['beta2-0.9/highest_block_change']:.2f} ± "

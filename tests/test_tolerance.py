@@ -130,7 +130,7 @@ def test_cells_over_several_columns_are_cut_with_them():
     head = tables.Cell(r"\multicolumn{4}{c}{loss}", column_span=4)
     row = [tables.Cell(str(index)) for index in range(5)]
     table = tables.Table("cell 1", ["l"] * 5, [[tables.Cell(), head], row], ["", ""], 1)
-    part = table.part([0, 3, 4])
+    part = table.select_columns([0, 3, 4])
     assert [cell.latex for cell in part.rows[0]] == ["", r"\multicolumn{2}{c}{loss}"]
     assert [cell.latex for cell in part.rows[1]] == ["0", "3", "4"]
 

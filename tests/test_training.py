@@ -124,7 +124,7 @@ def test_finished_run_returns_at_once_and_loads_its_weights(digits, uninterrupte
 
 def test_another_configuration_is_refused(digits, uninterrupted):
     with pytest.raises(
-        utils.SubmissionError, match=r"learning_rate \(stored 0.05, requested 0.1\)"
+        utils.SubmissionError, match="learning_rate 0.05 instead of 0.1"
     ):
         training.fit(tiny(), digits, uninterrupted.folder, replace(RECIPE, learning_rate=0.1))
     wider = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
@@ -537,7 +537,7 @@ def test_other_data_is_refused_for_an_unfinished_run(digits, tmp_path):
     with pytest.raises(training.TrainingStopped):
         training.fit(faulty(5, press_ctrl_c), digits, tmp_path / "run", RECIPE)
     other = replace(digits, train_labels=digits.train_labels.flip(0))
-    with pytest.raises(utils.SubmissionError, match="other data"):
+    with pytest.raises(utils.SubmissionError, match="other images or labels"):
         training.fit(tiny(), other, tmp_path / "run", RECIPE)
 
 
@@ -1168,13 +1168,15 @@ def test_a_run_records_the_code_that_made_it(uninterrupted, tmp_path):
     assert (
         training.engine_hash(tmp_path) == uninterrupted.info["choices"]["engine"] == training.ENGINE
     )
-    loop = tmp_path / "training" / "lock.py"
-    source = loop.read_text(encoding="utf-8")
-    loop.write_text(source.replace("another program", "some program"), encoding="utf-8")
-    assert training.engine_hash(tmp_path) == training.ENGINE  # a message does not count
-    loop.write_text(source.replace("raise SubmissionError", "SubmissionError"), encoding="utf-8")
-    assert training.engine_hash(tmp_path) != training.ENGINE
-    loop.write_text(source, encoding="utf-8")
+    metrics = tmp_path / "training" / "metrics.py"
+    source = metrics.read_text(encoding="utf-8")
+    in_other_words = source.replace("gradients overflow", "a gradient overflows")
+    metrics.write_text(in_other_words, encoding="utf-8")
+    assert in_other_words != source and training.engine_hash(tmp_path) == training.ENGINE
+    without_error = source.replace("raise SubmissionError(", "SubmissionError(")
+    metrics.write_text(without_error, encoding="utf-8")
+    assert without_error != source and training.engine_hash(tmp_path) != training.ENGINE
+    metrics.write_text(source, encoding="utf-8")
     changed = tmp_path / "training" / "augmentation.py"
     changed.write_text(
         changed.read_text(encoding="utf-8").replace("PADDING = 4", "PADDING = 0"), encoding="utf-8"

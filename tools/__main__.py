@@ -12,11 +12,10 @@ import runpy
 import subprocess
 import sys
 
-from tools.project_files import ROOT
+from tools.project_files import NOTEBOOK_NAME, ROOT
 from tools.settings import SETTINGS
 from tools.terminal import replace_unprintable
 
-ASSIGNMENT = "notebooks/assignment2.ipynb"
 STUDY = "notebooks/study.ipynb"
 # A setting on make's command line, as make passes it on in MAKEFLAGS: not an option, and not part
 # of a value with escaped spaces.
@@ -46,7 +45,7 @@ def convert_strictly(*arguments):
 
 def report():
     """Run the notebook, build its paper."""
-    run("tools.run_notebook", ASSIGNMENT, "build/assignment2.ipynb", OUTPUT="build")
+    run("tools.run_notebook", NOTEBOOK_NAME, "build/assignment2.ipynb", OUTPUT="build")
     convert("--output-dir", "build", "build/assignment2.ipynb")
 
 
@@ -54,14 +53,15 @@ def submission():
     """Run the notebook in place, store its runs, build its paper."""
     if os.environ.get("DATASET", "") not in ("", "cifar10"):
         sys.exit("make submission needs CIFAR-10: for digits use make report DATASET=digits")
-    run("tools.run_notebook", ASSIGNMENT, ASSIGNMENT, OUTPUT="submission", DATASET="cifar10")
+    settings = {"OUTPUT": "submission", "DATASET": "cifar10"}
+    run("tools.run_notebook", NOTEBOOK_NAME, NOTEBOOK_NAME, **settings)
     run("tools.packing", "collect")
     paper()
 
 
 def paper():
     """Build the paper and a picture of its first page."""
-    convert_strictly(ASSIGNMENT)
+    convert_strictly(NOTEBOOK_NAME)
     picture = ["-png", "-singlefile", "-r", "80", "report/report.pdf", "figures/first-page"]
     try:
         subprocess.run(["pdftoppm", *picture], check=True)

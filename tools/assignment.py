@@ -20,12 +20,10 @@ from nbformat.v4 import new_markdown_cell
 from grading.policy import read_policy
 from tools.errors import SubmissionError
 from tools.packing import PLACEHOLDERS, QUESTION, print_written, write_archive, write_colab
-from tools.project_files import ROOT, project_files
+from tools.project_files import COLAB_NAME, NOTEBOOK, NOTEBOOK_NAME, ROOT, project_files
 from tools.run_notebook import CODE_PLACEHOLDER
 from tools.terminal import replace_unprintable
 
-NOTEBOOK = "notebooks/assignment2.ipynb"
-COLAB = "assignment2_colab.ipynb"
 README = "tools/assignment_readme.md"  # becomes the hand-out's README.md
 POLICY = "grading/policy.toml"
 # Commands whose files students do not get.
@@ -90,22 +88,47 @@ def placeholder(indent, hint):
 
 
 def without_author(source, cell):
-    """Return the source of a code cell with placeholders for the author and their repository."""
+    """Return the source of a code cell with placeholders for the author and their repository.
+
+    `cell` is what messages call the cell. Raises AssignmentError for a cell that sets them in a way
+    that cannot be replaced.
+    """
     for name, text in UNSIGNED.items():
-        if f"{name} =" not in source:
-            continue
         try:
             statements = ast.parse(source).body
         except SyntaxError:
-            raise AssignmentError(
-                f"{cell} sets {name} and is not plain Python: the author cannot be removed from it"
-            ) from None
+            if re.search(rf"(?m)^\s*{name}\s*[:=]", source):
+                raise AssignmentError(
+                    f"{cell} sets {name} and is not plain Python: the author cannot be removed "
+                    "from it"
+                ) from None
+            continue
         lines = source.split("\n")
         for statement in reversed(statements):
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+            if name in assigned_names(statement):
                 lines[statement.lineno - 1 : statement.end_lineno] = [text]
+            elif any(is_assigned(node, name) for node in ast.walk(statement)):
+                raise AssignmentError(
+                    f"{cell} sets {name} within another statement: the author cannot be removed "
+                    f"from it. Write {name} = … as a statement of its own"
+                )
         source = "\n".join(lines)
     return source
+
+
+def assigned_names(statement):
+    """The targets of an assignment, with or without an annotation, as text; [] for others."""
+    targets = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    return [ast.unparse(target) for target in targets]
+
+
+def is_assigned(node, name):
+    """Whether a node of a syntax tree is the variable `name`, and is given a value there."""
+    return isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
 
 
 # -------------------------------------------------------------------------------------------- text
@@ -233,12 +256,14 @@ def check_points(in_text, in_policy):
     differing = []
     for name in dict.fromkeys([*in_text, *in_policy]):
         if in_text.get(name) != in_policy.get(name):
-            said = shown_points(in_text, name)
-            given = shown_points(in_policy, name)
-            differing.append(f"{name} ({said} in the notebook, {given} in the policy)")
+            text_points = shown_points(in_text, name)
+            policy_points = shown_points(in_policy, name)
+            differing.append(
+                f"{name} ({text_points} in the notebook, {policy_points} in the policy)"
+            )
     if differing:
         raise AssignmentError(
-            f"the points in the text of {NOTEBOOK} are not those of {POLICY}: "
+            f"the points in the text of {NOTEBOOK_NAME} are not those of {POLICY}: "
             f"{', '.join(differing)}; change one of them"
         )
 
@@ -259,7 +284,7 @@ def write_assignment(target):
 
     Raises AssignmentError as `blank_notebook` and `check_points`, SchemaError as `read_policy`.
     """
-    notebook = blank_notebook(nbformat.read(ROOT / NOTEBOOK, 4))
+    notebook = blank_notebook(nbformat.read(NOTEBOOK, 4))
     check_points(points_in_text(notebook), points_in_policy(read_policy()))
     shutil.rmtree(target, ignore_errors=True)
     for file in project_files("assignment"):
@@ -270,9 +295,9 @@ def write_assignment(target):
     makefile = target / "Makefile"
     text = makefile_of_students(makefile.read_text(encoding="utf-8"))
     makefile.write_text(text, encoding="utf-8", newline="\n")
-    (target / NOTEBOOK).parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, target / NOTEBOOK)
-    write_colab(notebook, files_below(target), target / COLAB, target)
+    (target / NOTEBOOK_NAME).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target / NOTEBOOK_NAME)
+    write_colab(notebook, files_below(target), target / COLAB_NAME, target)
 
 
 def files_below(folder):

@@ -36,7 +36,7 @@ from report.freshness import (
     stale,
 )
 from tools.errors import SubmissionError
-from tools.project_files import NOTEBOOK, ROOT, project_files
+from tools.project_files import COLAB_NAME, NOTEBOOK, ROOT, project_files
 from tools.run_notebook import read_notebook, remove_outputs
 from tools.terminal import replace_unprintable
 from training.runs import WEIGHTS
@@ -238,8 +238,9 @@ def check_freshness(submission, policy):
     """Raise PackingError if notebook, code, runs and figures are not of one execution."""
     notebook = submission.notebook(policy.files.notebook)
     results = submission.json(policy.files.ledger)
-    for fault in stale(notebook, None):
-        raise PackingError(f"{fault}. {AGAIN}")
+    faults = list(stale(notebook, None))
+    if faults:
+        raise PackingError(f"{faults[0]}. {AGAIN}")
     for finding in compare_with_record(submission, notebook, results, notebook, policy):
         if finding.verdict != "verified":
             raise PackingError(f"{finding.message}. {AGAIN}")
@@ -321,6 +322,38 @@ def main_run(submission, policy):
         raise PackingError(f"{ledger} names no run for its claim test_accuracy. {AGAIN}") from None
 
 
+def write_within_limit(target, submission, policy):
+    """Write the archive to the path `target`, and return the files that are in it, a list of paths.
+
+    Weights of other runs than the one whose accuracy is claimed are left out of an archive that
+    would be too large with them. `WEIGHTS=0` leaves out all weights.
+
+    Raises:
+        PackingError: the archive is too large all the same.
+    """
+    has_weights = os.environ.get("WEIGHTS", "1") != "0"
+    limit = LIMIT_WITH_WEIGHTS if has_weights else LIMIT_WITHOUT_WEIGHTS
+    notebook = read_notebook(NOTEBOOK)
+    folder = repository_name(notebook)
+    files = submission_files(notebook, has_weights)
+    write_archive(target, files, folder, ROOT)
+    if target.stat().st_size > limit * MEGABYTE:
+        files = without_other_weights(files, main_run(submission, policy))
+        write_archive(target, files, folder, ROOT)
+    check_size(target, files, limit)
+    return files
+
+
+def packed_submission(submission, files):
+    """The part of a Submission that a grader reads of the archive, a Submission.
+
+    `files` are the paths of the files that are packed.
+    """
+    names = {file.relative_to(ROOT).as_posix() for file in files}
+    packed = {name: data for name, data in submission.files.items() if name in names}
+    return replace(submission, files=packed)
+
+
 def make_zip():
     """Write build/submission.zip, which is handed in, and build/receipt.html, its receipt.
 
@@ -331,32 +364,15 @@ def make_zip():
     submission = read(ROOT, policy)
     check_freshness(submission, policy)
     check_placeholders()
-    weights = os.environ.get("WEIGHTS", "1") != "0"
-    if not weights:  # what is not packed is not judged
-        kept = {
-            name: data
-            for name, data in submission.files.items()
-            if not name.endswith(f"/{WEIGHTS}")
-        }
-        submission = replace(submission, files=kept)
-    verdict = judge_submission(submission, policy)
-    limit = LIMIT_WITH_WEIGHTS if weights else LIMIT_WITHOUT_WEIGHTS
-    notebook = read_notebook(NOTEBOOK)
-    files = submission_files(notebook, weights)
     target = BUILD / "submission.zip"
     new = target.with_suffix(".new")
     BUILD.mkdir(exist_ok=True)
-    folder = repository_name(notebook)
-    write_archive(new, files, folder, ROOT)
-    if new.stat().st_size > limit * MEGABYTE:
-        files = without_other_weights(files, main_run(submission, policy))
-        write_archive(new, files, folder, ROOT)
     try:
-        check_size(new, files, limit)
-    except PackingError:
-        new.unlink()
-        raise
-    os.replace(new, target)
+        files = write_within_limit(new, submission, policy)
+        verdict = judge_submission(packed_submission(submission, files), policy)
+        os.replace(new, target)
+    finally:
+        new.unlink(missing_ok=True)
     print_written(target)
     write_receipt(verdict, target, policy)
 
@@ -372,7 +388,7 @@ def make_colab():
     else:  # not yet run: there are no runs and figures to carry
         files = [NOTEBOOK, *project_files("assignment", ROOT)]
     remove_outputs(notebook)
-    target = BUILD / "assignment2_colab.ipynb"
+    target = BUILD / COLAB_NAME
     BUILD.mkdir(exist_ok=True)
     write_colab(notebook, files, target, ROOT)
     print_written(target)

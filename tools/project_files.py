@@ -3,7 +3,9 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = ROOT / "notebooks" / "assignment2.ipynb"
+NOTEBOOK_NAME = "notebooks/assignment2.ipynb"  # the submission, below ROOT
+NOTEBOOK = ROOT / NOTEBOOK_NAME
+COLAB_NAME = "assignment2_colab.ipynb"  # the notebook that carries all other files
 
 # tools/ is not listed: it has no part in what a run computes
 TRAINING = ("utils.py", "training/*.py")
@@ -46,7 +48,7 @@ ROLES = {
         "tools/*.py",
         "grading/*",
         "grading/*/*",
-        "notebooks/assignment2.ipynb",
+        NOTEBOOK_NAME,
         "requirements.txt",
     ),
     # what students get, beside the notebook without its solutions
@@ -77,7 +79,7 @@ ROLES = {
         "requirements.txt",
         "environment.yml",
         "pyproject.toml",
-        "notebooks/assignment2.ipynb",
+        NOTEBOOK_NAME,
         "notebooks/*.png",
         "notebooks/*.jpg",
         "notebooks/*.svg",

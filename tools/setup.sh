@@ -1,9 +1,9 @@
 #!/bin/sh
 # sh tools/setup.sh [--no-tex | --no-pip | --sandbox] COMMAND...
 #
-# Run COMMAND from the repository's root, in the project's environment. Whatever is missing is
-# installed first, packages by uv where it is there; if that is not allowed, the command to run is
-# printed. If nothing is missing, this prints nothing and takes no time.
+# Run COMMAND in the project's environment. Call this in the repository's root. Whatever is missing
+# is installed first, packages by uv where it is there; if that is not allowed, the command to run
+# is printed. If nothing is missing, this prints nothing and takes no time.
 #
 # --no-tex    COMMAND needs no program of the system: check Python packages only
 # --no-pip    check programs of the system only
