@@ -374,8 +374,8 @@ class Summary:
             sentences.append(self._training_sentence())
         if self.evaluation:
             sentences.append(
-                "The *original report*, by an earlier student, trained another network, that of "
-                "the course's checkpoint, for one more epoch; it reached "
+                "An earlier student (the *original report*) trained another network, that of the "
+                "course's checkpoint, for one more epoch and reached "
                 f"{self.evaluation.original:.2f} %."
             )
         if self.epoch:

@@ -33,7 +33,8 @@ END_RECORD = b"PK\5\6"  # a zip file's end; it is followed by 18 bytes and a com
 ZIP64_LOCATOR = b"PK\6\7"
 LONGEST_END = 70_000  # bytes of a zip file's end with its comment
 BYTES_OF_A_MEMBER = 500  # in a zip file's directory
-AGAIN = "run make submission to write it again"
+# What a student can do about a damaged file of a run: a finished run is not written again.
+RUN_AGAIN = "copy it anew, or remove the run's folder, run make submission and hand in again"
 ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, IndexError
 )
@@ -89,13 +90,13 @@ class Submission:
             raise ArchiveError(f"{name} has {len(lines):,} lines, more than any run writes")
         header_lines = [header] if header else []
         if lines[: len(header_lines)] != header_lines:
-            raise ArchiveError(f"{name} does not start with the line {header}: {AGAIN}")
+            raise ArchiveError(f"{name} does not start with the line {header}: {RUN_AGAIN}")
         columns = len(header.split(","))
         rows = []
         for number, line in enumerate(lines[len(header_lines) :], 1 + len(header_lines)):
             rows.append(_read_row(line, columns, f"{name}, line {number}"))
         if not rows:
-            raise ArchiveError(f"{name} has no rows of numbers: {AGAIN}")
+            raise ArchiveError(f"{name} has no rows of numbers: {RUN_AGAIN}")
         return rows
 
     def tensors(self, name):
@@ -158,12 +159,12 @@ def _read_row(line, columns, line_name):
         try:
             value = float(text)
         except ValueError:
-            raise ArchiveError(f"{line_name}: {text[:20]!r} is not a number: {AGAIN}") from None
+            raise ArchiveError(f"{line_name}: {text[:20]!r} is not a number: {RUN_AGAIN}") from None
         if not math.isfinite(value):
-            raise ArchiveError(f"{line_name}: {text[:20]!r} is not finite: {AGAIN}")
+            raise ArchiveError(f"{line_name}: {text[:20]!r} is not finite: {RUN_AGAIN}")
         row.append(value)
     if len(row) != columns:
-        raise ArchiveError(f"{line_name} has {len(row)} values instead of {columns}: {AGAIN}")
+        raise ArchiveError(f"{line_name} has {len(row)} values instead of {columns}: {RUN_AGAIN}")
     return row
 
 
@@ -191,14 +192,14 @@ def parse_json(data, name):
     def parse_finite(text):
         number = float(text)
         if not math.isfinite(number):
-            raise ArchiveError(f"{name} contains {text[:20]}, which is not a number: {AGAIN}")
+            raise ArchiveError(f"{name} contains {text[:20]}, which is not a number")
         return number
 
     def unique_keys(pairs):
         table = {}
         for key, value in pairs:
             if key in table:
-                raise ArchiveError(f"{name} gives the key {key[:60]!r} twice: {AGAIN}")
+                raise ArchiveError(f"{name} gives the key {key[:60]!r} twice")
             table[key] = value
         return table
 
@@ -297,11 +298,10 @@ def open_zip(file, limits):
     members = {}
     seen = set()
     for info in archive.infolist():
-        name = info.filename.replace("\\", "/")
+        name = _without_dot_folders(info.filename.replace("\\", "/"))
         _check_name(info, name)
-        if name.endswith("/"):
+        if name.endswith("/") or not name:
             continue
-        name = _without_dot_folders(name)
         if is_junk(name):  # never read: links in it and names in other letters do no harm
             members[name] = archive, info
             continue

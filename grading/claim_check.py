@@ -90,7 +90,7 @@ def check_claims(claims, measurements, policy):
             continue
         if measured.other_images and not name.endswith(ON_OTHER_IMAGES):
             continue
-        tolerance = policy.verify_tolerance(name, is_recorded=False)
+        tolerance = policy.verify_tolerance(name)
         if measured.other_images:
             tolerance = Tolerance(tolerance.kind, max(tolerance.limit, policy.images.other))
         findings.append(compare(claims[name], measured, tolerance, "verified"))
@@ -103,8 +103,7 @@ def check_recorded_claims(claims, measurements, policy):
     for measured in measurements:
         name = measured.claim
         if name in claims:
-            tolerance = policy.verify_tolerance(name, is_recorded=True)
-            findings.append(compare(claims[name], measured, tolerance, "recorded"))
+            findings.append(compare(claims[name], measured, EXACT, "recorded"))
         else:
             findings += _missing_claim(measured, policy)
     return findings

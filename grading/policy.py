@@ -354,14 +354,13 @@ class Policy:
                     return tolerance
         return None
 
-    def verify_tolerance(self, claim, is_recorded):
-        """The Tolerance with which `make verify` compares a claim of this name.
+    def verify_tolerance(self, claim):
+        """The Tolerance with which `make verify` compares a claim that it computes, by its name.
 
-        `is_recorded` says that the value comes from the records of the runs: then it has to be the
-        same. So has a value for which the policy states no number.
+        A value for which the policy states no number has to be the same.
         """
         tolerance = self.tolerance(claim)
-        if is_recorded or tolerance is None or tolerance.kind == "any":
+        if tolerance is None or tolerance.kind == "any":
             return EXACT
         return tolerance
 

@@ -21,7 +21,7 @@ from grading.records import load_runs, run_names
 from tools.errors import SubmissionError
 from tools.settings import is_set
 
-RERUN_SETTINGS = ("EPOCHS", "SEED")  # beside FRESH, which the notebook always gets
+RERUN_SETTINGS = ("EPOCHS", "SEED")  # that the notebook may see
 
 
 def check_rerun(submission, notebook, template, claims, policy, folder, data):
@@ -42,7 +42,8 @@ def check_rerun(submission, notebook, template, claims, policy, folder, data):
     limits.processor_seconds = seconds * os.cpu_count()
     limits.seconds = seconds
     limits.gpu = retrained
-    environment = [f"FRESH={int(retrained)}"]  # whatever the notebook itself sets
+    # Whatever the notebook itself sets; the sandbox can write below the project alone.
+    environment = [f"FRESH={int(retrained)}", "RUNS=build/checkpoints"]
     environment += [f"{name}={os.environ[name]}" for name in RERUN_SETTINGS if os.environ.get(name)]
     try:
         results = sandbox.run_task(

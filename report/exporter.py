@@ -357,32 +357,34 @@ def replace_files(contents):
     Raises PaperError, which names the file that failed, after putting back those replaced so far.
     """
     temporary = {path: path.with_suffix(f"{path.suffix}.new") for path in contents}
-    earlier = {}  # path -> bytes of the files that are replaced
+    earlier = {path: path.with_suffix(f"{path.suffix}.old") for path in contents}
     replaced = []
     try:
         for path, data in contents.items():
-            if path.is_file():
-                earlier[path] = path.read_bytes()
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary[path].write_bytes(data)
         for path, new in temporary.items():
-            os.replace(new, path)
+            if path.is_file():
+                os.replace(path, earlier[path])
             replaced.append(path)
+            os.replace(new, path)
+        for old in earlier.values():
+            old.unlink(missing_ok=True)
     except OSError as error:
         for new in temporary.values():
             new.unlink(missing_ok=True)
         for done in replaced:
-            put_back(done, earlier.get(done))
+            put_back(done, earlier[done])
         raise PaperError(
             f"{path} cannot be written ({error.strerror}): close the program that shows it, or "
             "free disk space, then build again. The paper that was there before is kept."
         ) from None
 
 
-def put_back(path, data):
-    """Give a file its earlier content, in bytes, as far as the disk allows; None removes it."""
+def put_back(path, old):
+    """Give a file its earlier content, the file `old`; remove it if there was none before."""
     with suppress(OSError):
-        if data is None:
-            path.unlink()
+        if old.exists():
+            os.replace(old, path)
         else:
-            path.write_bytes(data)
+            path.unlink(missing_ok=True)

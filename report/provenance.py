@@ -320,9 +320,13 @@ def _read_findings(results):
 def _tolerances():
     """The function that gives the tolerance of a claim's name, None if there is no valid policy."""
     try:  # a sandbox has the builder without the grader
-        from grading.policy import is_recorded_claim, read_policy
+        from grading.policy import EXACT, is_recorded_claim, read_policy
 
         policy = read_policy()
     except (ImportError, SubmissionError, OSError):
         return None
-    return lambda name: policy.verify_tolerance(name, is_recorded_claim(name))
+
+    def tolerance_of(name):
+        return EXACT if is_recorded_claim(name) else policy.verify_tolerance(name)
+
+    return tolerance_of

@@ -179,6 +179,12 @@ def test_an_author_is_removed_however_the_setting_is_written(line):
         'AUTHORS = []\nAUTHORS += [{"name": "Lovelace"}]',
         '%time\nAUTHORS=[{"name": "Lovelace"}]',
         '!ls\nAUTHORS: list = [{"name": "Lovelace"}]',
+        '%time AUTHORS = [{"name": "Lovelace"}]',
+        '%%time\nAUTHORS, REPOSITORY = [{"name": "Lovelace"}], ""',
+        '!ls\nAUTHORS += [{"name": "Lovelace"}]',
+        'AUTHORS = [{}]\nAUTHORS[0]["name"] = "Lovelace"',
+        'AUTHORS = []\nAUTHORS.append({"name": "Lovelace"})',
+        'AUTHORS = [{"name": "Lovelace"}]; X = 1',
     ],
 )
 def test_an_author_that_cannot_be_removed_is_not_handed_out(source):
@@ -187,7 +193,8 @@ def test_an_author_that_cannot_be_removed_is_not_handed_out(source):
 
 
 def test_a_cell_that_only_uses_the_author_stays_as_it_is():
-    for source in ("show(authors=AUTHORS)", "%time show(authors=AUTHORS)", "own.AUTHORS = 1"):
+    in_magic = ("%time show(authors=AUTHORS)", "!ls\nAUTHORS == []")
+    for source in ("show(authors=AUTHORS)", "own.AUTHORS = 1", *in_magic):
         assert assignment.without_author(source, "cell 1") == source
 
 

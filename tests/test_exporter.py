@@ -675,7 +675,7 @@ def test_a_file_that_cannot_be_replaced_is_named_and_leaves_the_others(tmp_path,
     replace = os.replace
 
     def replace_unless_open(source, target):
-        if Path(target).suffix == ".html":
+        if paths["report.html"] in (Path(source), Path(target)):
             raise PermissionError(13, "Permission denied")
         replace(source, target)
 

@@ -86,6 +86,8 @@ HOSTILE = {
     "empty": (lambda path, files: pack(path, {}), "has no notebooks/assignment2.ipynb"),
     "path_upwards": (more("../../.bashrc"), "a path that leads out of it"),
     "path_absolute": (more("/etc/cron.d/x"), "a path that leads out of it"),
+    "path_absolute_behind_a_dot": (more(".//etc/passwd"), "a path that leads out of it"),
+    "path_with_a_drive_behind_a_dot": (more("./C:/x"), "a path that leads out of it"),
     "path_of_windows": (more("figures\\..\\x.png"), "a path that leads out of it"),
     "link": (
         lambda path, files: pack(

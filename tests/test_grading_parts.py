@@ -446,11 +446,11 @@ def test_an_archive_of_the_zip64_format_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"a,b\n1,2\n3,x\n", "a.csv, line 3: 'x' is not a number: run make submission"),
-        (b"a,b\n1,inf\n", "a.csv, line 2: 'inf' is not finite: run make submission"),
-        (b"a,b\n1\n", "a.csv, line 2 has 1 values instead of 2: run make submission"),
-        (b"a,b\n", "a.csv has no rows of numbers: run make submission"),
-        (b"b,a\n1,2\n", "a.csv does not start with the line a,b: run make submission"),
+        (b"a,b\n1,2\n3,x\n", "a.csv, line 3: 'x' is not a number: copy it anew, or remove"),
+        (b"a,b\n1,inf\n", "a.csv, line 2: 'inf' is not finite: copy it anew, or remove"),
+        (b"a,b\n1\n", "a.csv, line 2 has 1 values instead of 2: copy it anew, or remove"),
+        (b"a,b\n", "a.csv has no rows of numbers: copy it anew, or remove"),
+        (b"b,a\n1,2\n", "a.csv does not start with the line a,b: copy it anew, or remove"),
     ],
 )
 def test_a_line_of_a_csv_file_that_cannot_be_read_is_named(content, words):

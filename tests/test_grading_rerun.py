@@ -22,7 +22,7 @@ RERUN = """
 import json, os, pathlib
 ledger = json.loads({ledger!r})
 assert pathlib.Path(os.environ["CIFAR10_DIR"], "images").read_text() == "pixels"
-assert os.environ["FRESH"] == {fresh!r}
+assert (os.environ["FRESH"], os.environ["RUNS"]) == ({fresh!r}, "build/checkpoints")
 folder = pathlib.Path("../build")
 folder.mkdir(exist_ok=True)
 (folder / "results.json").write_text(json.dumps(ledger))

@@ -374,7 +374,7 @@ def estimate(value):
 PARTS = {
     "network": (summary.Network(8_898_826, 0.118, 1e-6), "8,898,826 parameters", "not trained"),
     "trained": (
-        summary.Training("5 epochs", 15.0, "CPU", "2 threads of CPU", "CIFAR-10"),
+        summary.TrainingFacts("5 epochs", 15.0, "CPU", "2 threads of CPU", "CIFAR-10"),
         "15.0 minutes on CPU",
         "from scratch for 5 epochs",
     ),

@@ -232,6 +232,20 @@ def test_collect_copies_new_runs_into_checkpoints(project, refusal, capsys, monk
     assert f"the run {RUN}, which the notebook rests on, is neither in" in refusal("collect")
 
 
+def test_a_run_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):
+    stored = tmp_path / "checkpoints" / "resnet"
+    stored.mkdir(parents=True)
+    (stored / "run.json").write_text("old", encoding="utf-8")
+    trained = tmp_path / "run.json"
+    trained.write_text("new", encoding="utf-8")
+    with pytest.raises(packing.PackingError, match="resnet cannot be replaced .* run make submiss"):
+        packing.replace_run(stored, [trained, tmp_path / "missing"])
+    assert (stored / "run.json").read_text(encoding="utf-8") == "old"
+    packing.replace_run(stored, [trained])
+    assert (stored / "run.json").read_text(encoding="utf-8") == "new"
+    assert [path.name for path in stored.parent.iterdir()] == ["resnet"]
+
+
 @pytest.mark.tex
 @pytest.mark.sandbox
 @pytest.mark.slow

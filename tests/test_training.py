@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import functional as transforms
 import training
 import utils
 from tools.project_files import project_files
-from training import checkpointing, loop, network_key, runs
+from training import checkpointing, engine_key, loop, network_key, runs
 from training.augmentation import OPERATIONS
 from training.metrics import Metrics
 from training.optimizers import orthogonalize
@@ -1177,6 +1177,13 @@ def test_a_run_records_the_code_that_made_it(uninterrupted, tmp_path):
     metrics.write_text(without_error, encoding="utf-8")
     assert without_error != source and training.engine_hash(tmp_path) != training.ENGINE
     metrics.write_text(source, encoding="utf-8")
+    for line, other in (
+        ("if x:\n    f()\n    raise A", "if x:\n    f()\nraise A"),  # in another block
+        ("if x: raise A", "if y: raise A"),
+        ("a = 1; print(b)", "a = 2; print(b)"),
+    ):
+        assert engine_key._bare_lines(line) != engine_key._bare_lines(other)
+    assert engine_key._bare_lines("if ä: raise A('ü')  # x") == ["if ä: raise"]
     changed = tmp_path / "training" / "augmentation.py"
     changed.write_text(
         changed.read_text(encoding="utf-8").replace("PADDING = 4", "PADDING = 0"), encoding="utf-8"

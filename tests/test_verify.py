@@ -8,11 +8,12 @@ import subprocess
 import sys
 
 import pytest
-from helpers import LEFT_OUT, NOTEBOOK, POLICY, ROOT, change_notebook, change_results
+from helpers import LEFT_OUT, NOTEBOOK, POLICY, ROOT, RUN, change_notebook, change_results
 
 from grading import paper_numbers
 from grading.archive import read
 from grading.findings import CODES
+from grading.policy import is_recorded_claim
 from grading.run_record import compare_with_record
 from grading.verify import judge
 
@@ -33,6 +34,10 @@ def test_the_submission_holds():
     assert not verdict.differences  # it is the template
     claims = json.loads((ROOT / "report" / "results.json").read_text(encoding="utf-8"))["claims"]
     assert set(claims) <= {row.claim for row in verdict.findings}
+    recorded = {row.claim for row in verdict.findings if row.verdict == "recorded"}
+    computed = {row.claim for row in verdict.findings if row.verdict == "verified"} & set(claims)
+    assert recorded and all(map(is_recorded_claim, recorded))  # the page says so of them
+    assert computed and not any(map(is_recorded_claim, computed - {f"{RUN}/accuracy"}))
 
 
 @pytest.mark.tex

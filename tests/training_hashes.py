@@ -2,8 +2,9 @@
 
     python -m tests.training_hashes > before.txt
 
-Run it before and after a change of the training code on one machine. If the lines agree, the change
-computes the same bit for bit, and `analysis/environment_table.py` may name both versions as equal.
+Run it before and after a change of the training code on one machine. If all lines but the first
+agree, the changed code computes the same bit for bit, and `EQUIVALENT_ENGINES` in
+`analysis/environment_table.py` may name the earlier version.
 """
 
 import contextlib

@@ -47,6 +47,10 @@ AUTHORS = [{{"name": "{NAME}", "student_number": "{NUMBER}",  # edit this
 }
 
 
+# A line that sets a variable, in a cell that is not plain Python, such as one with %time.
+SET_SOMEWHERE = r"\b{name}\b\s*(?:[:,][^()\n]*|[-+|*]?)=(?!=)"
+
+
 class AssignmentError(SubmissionError):
     """The source notebook's markers are wrong: one sentence names the cell and the marker."""
 
@@ -97,7 +101,7 @@ def without_author(source, cell):
         try:
             statements = ast.parse(source).body
         except SyntaxError:
-            if re.search(rf"(?m)^\s*{name}\s*[:=]", source):
+            if re.search(SET_SOMEWHERE.format(name=name), source):
                 raise AssignmentError(
                     f"{cell} sets {name} and is not plain Python: the author cannot be removed "
                     "from it"
@@ -105,12 +109,15 @@ def without_author(source, cell):
             continue
         lines = source.split("\n")
         for statement in reversed(statements):
-            if name in assigned_names(statement):
+            others = [other for other in statements if other is not statement]
+            is_alone = not any(shares_a_line(statement, other) for other in others)
+            if name in assigned_names(statement) and is_alone:
                 lines[statement.lineno - 1 : statement.end_lineno] = [text]
-            elif any(is_assigned(node, name) for node in ast.walk(statement)):
+            elif any(changes_variable(node, name) for node in ast.walk(statement)):
                 raise AssignmentError(
-                    f"{cell} sets {name} within another statement: the author cannot be removed "
-                    f"from it. Write {name} = … as a statement of its own"
+                    f"{cell} sets or changes {name} in a way that cannot be replaced: the author "
+                    f"cannot be removed from it. Write {name} = … as a statement of its own, on "
+                    "lines of its own"
                 )
         source = "\n".join(lines)
     return source
@@ -126,9 +133,20 @@ def assigned_names(statement):
     return [ast.unparse(target) for target in targets]
 
 
-def is_assigned(node, name):
-    """Whether a node of a syntax tree is the variable `name`, and is given a value there."""
-    return isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+def changes_variable(node, name):
+    """Whether a node of a syntax tree sets the variable `name` or a part of it, or adds to it."""
+    if isinstance(node, ast.Name):
+        return node.id == name and isinstance(node.ctx, ast.Store)
+    if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.value))
+    if isinstance(node, ast.Attribute) and node.attr in ("append", "extend", "insert"):
+        return isinstance(node.value, ast.Name) and node.value.id == name
+    return False
+
+
+def shares_a_line(statement, other):
+    """Whether two statements of a cell stand on one line, at least in part."""
+    return statement.lineno <= other.end_lineno and other.lineno <= statement.end_lineno
 
 
 # -------------------------------------------------------------------------------------------- text

@@ -200,11 +200,34 @@ def collect_runs():
         target = ROOT / "checkpoints" / name
         source = find_run(name, files, trained)
         if source != target:
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-            for file in files:
-                shutil.copy(source / file, target)
+            replace_run(target, [source / file for file in files])
             print(f"checkpoints/{name}: copied from {source}")
+
+
+def replace_run(target, files):
+    """Put copies of some files, paths, into the folder `target`, in place of what is there.
+
+    Raises PackingError if the disk or another program does not allow it; an earlier run stays whole
+    then, there or in the folder that the message names.
+    """
+    new = target.with_name(f".{target.name}.new")
+    old = target.with_name(f".{target.name}.old")
+    try:
+        for left in (new, old):
+            if left.exists():
+                shutil.rmtree(left)
+        new.mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, new)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(new, target)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise PackingError(
+            f"{target} cannot be replaced ({error.strerror}): close the program that uses it, or "
+            f"free disk space, then run make submission again. An earlier run is there or in {old}."
+        ) from None
 
 
 # ------------------------------------------------------------------------------------ make zip
@@ -370,6 +393,7 @@ def make_zip():
     try:
         files = write_within_limit(new, submission, policy)
         verdict = judge_submission(packed_submission(submission, files), policy)
+        (BUILD / "receipt.html").unlink(missing_ok=True)  # that of an earlier archive
         os.replace(new, target)
     finally:
         new.unlink(missing_ok=True)

@@ -12,23 +12,34 @@ LOG_EVERY = 100  # steps, as in the course's training loop
 READINGS_BEFORE_ESTIMATE = 3  # of the clock, before the rest of a run is estimated
 ESTIMATE_FROM_SECONDS = 90  # a run that takes less has no estimate
 
-_lines_by_cell = {}  # execution count of the running cell -> the lines that it printed
+
+class CellLog:
+    """The lines that the running cell of a notebook has printed.
+
+    `number` is the cell's execution count.
+    """
+
+    def __init__(self):
+        self.number = None
+        self.lines = []
+
+    def lines_of_running_cell(self):
+        """Return the list of lines, which can be extended; it starts empty in each cell."""
+        number = get_ipython().execution_count
+        if number != self.number:
+            self.number = number
+            self.lines = []
+        return self.lines
+
+
+_cell_log = CellLog()
 
 
 def print_line(line):
     """Print a line, also beside a progress bar; `Console.finish` does not remove it."""
     if in_notebook():
-        _lines_of_running_cell().append(line)
+        _cell_log.lines_of_running_cell().append(line)
     tqdm.write(line)
-
-
-def _lines_of_running_cell():
-    """The lines printed so far by the notebook's running cell: a list that can be extended."""
-    number = get_ipython().execution_count
-    if number not in _lines_by_cell:
-        _lines_by_cell.clear()
-        _lines_by_cell[number] = []
-    return _lines_by_cell[number]
 
 
 class Console:
@@ -45,7 +56,7 @@ class Console:
         self.steps = steps
         self.lines = self._earlier_lines(progress)
         if in_notebook():
-            _lines_of_running_cell().extend(self.lines)
+            _cell_log.lines_of_running_cell().extend(self.lines)
         self.estimated = False
         self.bar = None
 
@@ -119,7 +130,7 @@ class Console:
         """Leave only printed lines in a notebook: the bars' remains would be saved with it."""
         if in_notebook():
             clear_output(wait=True)
-            print(*_lines_of_running_cell(), sep="\n")
+            print(*_cell_log.lines_of_running_cell(), sep="\n")
 
     def _log(self, line):
         self.lines.append(line)

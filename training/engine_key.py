@@ -32,14 +32,23 @@ def _bare_lines(source):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
+    replacements = []
     for node in ast.walk(ast.parse(source)):
         if _has_docstring(node):
-            _replace_lines(lines, node.body[0], "")
+            replacements.append((node.body[0], ""))
         elif isinstance(node, ast.Raise):
-            _replace_lines(lines, node, "raise")
+            replacements.append((node, "raise"))
         elif _prints_message(node):
-            _replace_lines(lines, node, "print")
+            replacements.append((node, "print"))
+    # From the end, so that the positions of those before stay.
+    for node, text in sorted(replacements, key=_position, reverse=True):
+        _replace_code(lines, node, text)
     return [line.rstrip() for line in lines if line.strip()]
+
+
+def _position(replacement):
+    node, _ = replacement
+    return node.lineno, node.col_offset
 
 
 def _has_docstring(node):
@@ -56,11 +65,15 @@ def _prints_message(node):
     return isinstance(function, ast.Name) and function.id in ("print", "print_line")
 
 
-def _replace_lines(lines, node, text):
-    """Put `text` into the place of the lines of a node of the syntax tree."""
-    for row in range(node.lineno, node.end_lineno + 1):
-        lines[row - 1] = ""
-    lines[node.lineno - 1] = text
+def _replace_code(lines, node, text):
+    """Put `text` into the place of a node of the syntax tree; what stands beside it stays."""
+    first = node.lineno - 1
+    last = node.end_lineno - 1
+    before = lines[first].encode()[:node.col_offset].decode()  # columns count bytes of UTF-8
+    behind = lines[last].encode()[node.end_col_offset:].decode()
+    for row in range(first, last + 1):
+        lines[row] = ""
+    lines[first] = before + text + behind
 
 
 ENGINE = engine_hash(ROOT)  # of the code that is loaded: the files may change while a run goes on

@@ -57,6 +57,7 @@ def read_files(folder):
         losses = np.loadtxt(_whole_text(folder / LOSSES).splitlines(), ndmin=1)
         expected = epochs * steps
         _demand(len(losses) == expected, f"it has {len(losses)} losses for {expected} steps")
+        _demand(np.isfinite(losses).all(), "it has losses that are not finite")
     with _name_damage(folder, PREDICTIONS):
         predictions = load_file(folder / PREDICTIONS)
         for name in PREDICTED:

@@ -289,16 +289,16 @@ def fit(model, data, folder, recipe, *, start=None, name=None, config=None,
         if state:
             _check_same_run(folder, state["config"], config)
         with _threads_of(state), delay_interrupts(folder) as interrupt:
-            environments = _environment_after(state)
-            _announce(name, recipe, data, state, environments)
-            checkpointer = Checkpointer(folder, config, environments, interrupt)
+            environment_record = _environment_after(state)
+            _announce(name, recipe, data, state, environment_record)
+            checkpointer = Checkpointer(folder, config, environment_record, interrupt)
             take_snapshot = _snapshot_taker(
-                model, data, folder.parent, config, snapshots, environments
+                model, data, folder.parent, config, snapshots, environment_record
             )
             progress = _train_from(
                 state, model, data, recipe, checkpointer, keep_image_losses, take_snapshot
             )
-            return finish(model, data, folder, name, config, progress, environments)
+            return finish(model, data, folder, name, config, progress, environment_record)
 
 
 def _finished_run(model, folder, config):
@@ -357,23 +357,23 @@ def _environment_after(state):
 
     There is no such entry if they are all the same.
     """
-    environments = dict(environment())
+    environment_record = dict(environment())
     if state:
         before = dict(state["environment"])
         earlier = before.pop("earlier", [])
-        if before != environments:
+        if before != environment_record:
             earlier = [*earlier, before]
         if earlier:
-            environments["earlier"] = earlier
-    return environments
+            environment_record["earlier"] = earlier
+    return environment_record
 
 
-def _announce(name, recipe, data, state, environments):
+def _announce(name, recipe, data, state, environment_record):
     """Print what is trained, or where it continues; warn if its environment has changed."""
     steps = len(data.train_labels) // recipe.batch_size
     epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
     if state is None:
-        device = environments["device"]
+        device = environment_record["device"]
         print_line(f"{name}: training for {epochs} of {steps} steps on {device}")
         return
     progress = Progress(**state["progress"])
@@ -384,11 +384,11 @@ def _announce(name, recipe, data, state, environments):
     before = state["environment"]
     changes = []
     for entry in environment():
-        if before.get(entry) != environments[entry]:
-            changes.append(f"{entry} {before.get(entry)} before, {environments[entry]} now")
+        if before.get(entry) != environment_record[entry]:
+            changes.append(f"{entry} {before.get(entry)} before, {environment_record[entry]} now")
     if changes:
         print_line(
-            f"{name}: the result will differ slightly from that of an uninterrupted run, because "
+            f"{name}: the result may differ slightly from that of an uninterrupted run, because "
             f"its environment has changed: {'; '.join(changes)}"
         )
 
@@ -415,7 +415,7 @@ def _train_from(state, model, data, recipe, checkpointer, keep_image_losses, tak
     raise SubmissionError(f"no GPU memory for a batch of {recipe.batch_size}; {remedy}")
 
 
-def _snapshot_taker(model, data, runs, config, snapshots, environments):
+def _snapshot_taker(model, data, runs, config, snapshots, environment_record):
     """Return a callback that stores the state as a finished run after the epochs in `snapshots`."""
     def take_snapshot(progress):
         if progress.epoch not in (snapshots or {}):
@@ -425,20 +425,20 @@ def _snapshot_taker(model, data, runs, config, snapshots, environments):
         folder = runs / f"{name}-{folder_key(shorter)}"
         with name_disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        finish(copy.deepcopy(model), data, folder, name, shorter, progress, environments)
+        finish(copy.deepcopy(model), data, folder, name, shorter, progress, environment_record)
     return take_snapshot
 
 
 # --------------------------------------------------------------------------------------- storing
 
-def finish(model, data, folder, name, config, progress, environments):
+def finish(model, data, folder, name, config, progress, environment_record):
     """Evaluate a trained network, write the files of its run and return the Run.
 
     Floats of two or more dimensions are rounded to half precision and loaded into `model`, so that
     the stored weights are what is evaluated. predictions.safetensors holds, for the test
     images, uint8 (N,): `labels`; `predicted`, the classes predicted; `predicted_with_mirrored`, the
     same with flip test-time augmentation. Also `train_losses`, float32 (5,000,): the cross-entropy
-    of each of the first training images. `environments` is as from `_environment_after`.
+    of each of the first training images. `environment_record` is as from `_environment_after`.
     """
     weights = _released_weights(model)
     model.load_state_dict(weights)
@@ -448,7 +448,7 @@ def finish(model, data, folder, name, config, progress, environments):
     info = {
         "run": name,
         "config": config,
-        "choices": environments,
+        "choices": environment_record,
         "source": data.source,
         "train_images": len(data.train_labels),
         "normalisation": normalisation,
