@@ -76,7 +76,11 @@ class Submission:
 
     def json(self, name):
         """A JSON file's content, with finite numbers only."""
-        return parse_json(self.bytes(name), name)
+        data = self.bytes(name)
+        try:
+            return parse_json(data, name)
+        except ArchiveError as error:
+            raise ArchiveError(f"{error}: hand it in as your run wrote it") from None
 
     def numbers(self, name, header=""):
         """The rows of a CSV file as lists of finite floats.

@@ -121,7 +121,7 @@ HOSTILE = {
     ),
     "json_with_a_key_twice": (
         changed(LEDGER, b'{"claims": {}, "claims": {}}'),
-        "gives the key 'claims' twice: run make submission to write it again",
+        "gives the key 'claims' twice: hand it in as your run wrote it",
     ),
     "number_of_many_digits": (changed(LEDGER, b"9" * 100_000), "is not JSON, or damaged"),
     "notebook_of_one_long_cell": (changed(BOOK, CELL), "a cell of more than 50,000 characters"),
@@ -135,7 +135,7 @@ HOSTILE = {
     ),
     "losses_of_words": (
         changed(f"{RUN}/losses.csv", b"__import__('os')\n"),
-        "losses.csv, line 1: \"__import__('os')\" is not a number: run make submission",
+        "losses.csv, line 1: \"__import__('os')\" is not a number: copy it anew, or",
     ),
     "losses_not_finite": (
         changed(f"{RUN}/losses.csv", b"1\nnan\n"),
