@@ -14,7 +14,7 @@ from analysis.notebook_run import (
     executed_sources,
     failed_sources,
 )
-from analysis.run_statistics import interval_supports
+from analysis.run_statistics import interval_supports, unit_of_measure
 from report.freshness import (
     MIME_TYPE,
     code_hash,
@@ -81,20 +81,27 @@ class Ledger:
 
         The source is the name of `run`, a training.Run, or of the cell that is being run.
         """
-        self._enter({name: value}, unit, run)
+        self._enter({name: (value, unit)}, run)
         return value
 
-    def claim_all(self, prefix, values, unit="", run=None):
-        """Enter a claim `<prefix>/<name>` for each item of the dict `values` and return them."""
-        self._enter({f"{prefix}/{name}": value for name, value in values.items()}, unit, run)
+    def claim_all(self, prefix, values, unit=None, run=None):
+        """Enter a claim `<prefix>/<name>` for each item of the dict `values` and return them.
+
+        `unit` is that of all of them; without one they are measures, see `unit_of_measure`.
+        """
+        entries = {}
+        for name, value in values.items():
+            own_unit = unit_of_measure(name) if unit is None else unit
+            entries[f"{prefix}/{name}"] = value, own_unit
+        self._enter(entries, run)
         return values
 
-    def _enter(self, values, unit="", run=None, condition=""):
-        """Enter claims of one unit, source and condition, a dict name -> value."""
+    def _enter(self, entries, run=None, condition=""):
+        """Enter claims of one source and condition, a dict name -> value and unit."""
         source = run.name if run else cell_name(self.notebook)
         if run and run.name not in [other.name for other in self.runs]:
             self.runs.append(run)
-        for name, value in values.items():
+        for name, (value, unit) in entries.items():
             self.claims[name] = Claim(value, unit, source, condition)
 
     def conclude(self, name, claim, comparison, bound):
@@ -107,7 +114,7 @@ class Ledger:
         values = {name: entry.value for name, entry in self.claims.items()}
         holds = interval_supports(values, claim, comparison, bound)
         condition = f"{claim} {comparison} {bound}"
-        self._enter({f"conclusion/{name}": holds}, condition=condition)
+        self._enter({f"conclusion/{name}": (holds, "")}, condition=condition)
         if SUBMISSION and not holds:
             raise SubmissionError(
                 f"the conclusion {name!r} does not hold: {claim} is {values[claim]:.4g} ± "

@@ -7,40 +7,6 @@ import training
 from analysis import run_statistics
 from utils import OFFICIAL_TEST_IMAGES
 
-# Units of measures of epochs and reports; all others are losses, in nats.
-UNITS_OF_MEASURES = {
-    "accuracy": "%",
-    "change": "points",
-    "change_from_control": "points",
-    "gap": "points",
-    "original": "%",
-    "worst": "%",
-    "best": "%",
-    "others_mean": "%",
-    "others_interval": "points",
-    "reports": "",
-    "rising": "",
-}
-
-
-def claim_measures(ledger, prefix, measures, run=None):
-    """Claim each item of the dict `measures` as `<prefix>/<name>` with its unit; return `measures`.
-
-    They are those of `run_statistics.epoch_measures`, of `run_statistics.published`, or derived
-    from them; `run` is their training.Run, if they are of one.
-    """
-    for name, value in measures.items():
-        ledger.claim(f"{prefix}/{name}", value, unit_of_measure(name), run)
-    return measures
-
-
-def unit_of_measure(name):
-    """Return the unit of a measure: "%", "points", "nats" or ""; intervals of "%" are in points."""
-    if name in UNITS_OF_MEASURES:
-        return UNITS_OF_MEASURES[name]
-    unit = UNITS_OF_MEASURES.get(name.removesuffix("_interval"), "nats")
-    return "points" if unit == "%" else unit
-
 
 def claim_network(ledger, table, parameters, forward_cost, block_difference):
     """Claim the size of the network and the outputs in its layer table.
@@ -75,7 +41,7 @@ def claim_epoch(ledger, run, before, control):
     See `run_statistics.epoch_measures`; `control` is the zero-learning-rate control, or None.
     """
     measures = run_statistics.epoch_measures(run, before, control)
-    return claim_measures(ledger, run.name, measures, run)
+    return ledger.claim_all(run.name, measures, run=run)
 
 
 def accuracy_table(accuracies, images, published):

@@ -17,6 +17,38 @@ PUBLISHED_WINDOWS = Path(__file__).with_name("published_windows.csv")  # mean lo
 NORMAL_QUANTILE = 1.96  # 95 % of a normal distribution lie within so many standard deviations
 
 
+# ------------------------------------------------------------------------------------- measures
+
+# Units of measures of epochs, seeds and reports; all others are losses, in nats.
+UNITS_OF_MEASURES = {
+    "accuracy": "%",
+    "change": "points",
+    "change_from_control": "points",
+    "gap": "points",
+    "deviation": "points",
+    "least_minutes": "min",
+    "original": "%",
+    "worst": "%",
+    "best": "%",
+    "others_mean": "%",
+    "others_interval": "points",
+    "reports": "",
+    "rising": "",
+}
+
+
+def unit_of_measure(name):
+    """Return the unit of a measure: "%", "points", "nats" or ""; intervals of "%" are in points.
+
+    Measures are those of `epoch_measures`, `summarize_seeds` and `published`, and what is derived
+    from them.
+    """
+    if name in UNITS_OF_MEASURES:
+        return UNITS_OF_MEASURES[name]
+    unit = UNITS_OF_MEASURES.get(name.removesuffix("_interval"), "nats")
+    return "points" if unit == "%" else unit
+
+
 # -------------------------------------------------------------------------------- test accuracy
 
 def accuracy_interval(accuracy, images):

@@ -323,7 +323,7 @@ class Summary:
     def published(self):
         """The statistics of the published reports, a dict; they are claimed when first used."""
         _, published = run_statistics.published()
-        return results.claim_measures(self.ledger, "published", published)
+        return self.ledger.claim_all("published", published)
 
     def accuracy_table(self):
         """Return the table of test accuracies, ours and the published ones: a DataFrame."""

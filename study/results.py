@@ -6,7 +6,6 @@ import pandas as pd
 from analysis import image_losses, run_statistics
 from analysis.results import (
     claim_epoch,
-    claim_measures,
     compare_accuracies,
     in_points,
     plus_minus,
@@ -41,14 +40,6 @@ REFERENCES = {"fast": "the recipe", "ablation-no-zero-init": "γ = 1", "trial-ba
 BASE_OF_TRIALS = "none: rate 0.01, weight decay 0.2"
 
 
-SEED_UNITS = {
-    "accuracy": "%",
-    "accuracy_interval": "points",
-    "deviation": "points",
-    "least_minutes": "min",
-}
-
-
 # ---------------------------------------------------------------------------------- accuracies
 
 def claim_accuracies(ledger, runs, published):
@@ -56,7 +47,7 @@ def claim_accuracies(ledger, runs, published):
 
     `runs` is a dict name -> training.Run, `published` the dict of `run_statistics.published`.
     """
-    claim_measures(ledger, "published", published)
+    ledger.claim_all("published", published)
     for run in runs.values():
         ledger.claim(f"{run.name}/accuracy", run.accuracy, "%", run)
     best = runs["long-0"]
@@ -70,10 +61,7 @@ def claim_seeds(ledger, group, runs):
 
     `group` is the name of the group of `runs`, a list; see `run_statistics.summarize_seeds`.
     """
-    statistics_of_seeds = run_statistics.summarize_seeds(runs)
-    for name, value in statistics_of_seeds.items():
-        ledger.claim(f"{group}/{name}", value, SEED_UNITS[name])
-    return statistics_of_seeds
+    return ledger.claim_all(group, run_statistics.summarize_seeds(runs))
 
 
 def accuracy_table(groups, fast, fast_gpu, best, published):
@@ -199,17 +187,16 @@ def claim_epochs(ledger, runs, parents):
         for run in from_parent:
             control = run_statistics.control_of(run, from_parent)
             of_run = claim_epoch(ledger, run, parent, control)
-            slope = slope_since_seen(run, control)
-            of_run |= claim_measures(ledger, run.name, slope, run)
+            of_run |= ledger.claim_all(run.name, slope_since_seen(run, control), run=run)
             group = run_statistics.group_name(run.name)
             measures.setdefault(group, {})[run.recipe.seed] = of_run
     means = {}
     for group, by_seed in measures.items():
         means[group] = run_statistics.mean_over_runs(list(by_seed.values()))
         if len(by_seed) > 1:
-            claim_measures(ledger, group, means[group])
+            ledger.claim_all(group, means[group])
     for group, changes in run_statistics.highest_block_changes(measures).items():
-        means[group] |= claim_measures(ledger, group, changes)
+        means[group] |= ledger.claim_all(group, changes)
     return means, epochs
 
 

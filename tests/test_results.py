@@ -5,6 +5,7 @@ from torch import nn
 
 from analysis import display as cell_display
 from analysis import layer_table, results
+from analysis.ledger import Ledger
 from tools.errors import SubmissionError
 
 
@@ -45,17 +46,15 @@ def test_small_numbers_have_a_power_of_ten():
 
 
 def test_measures_have_units():
-    entered = {}
-
-    class Ledger:
-        def claim(self, name, value, unit="", run=None):
-            entered[name] = unit
-
+    ledger = Ledger()
     measures = {"accuracy": 1, "change_interval": 1, "excess": 1, "slope_interval": 1}
-    assert results.claim_measures(Ledger(), "run", measures) == measures
+    assert ledger.claim_all("run", measures) == measures
     published = {"best": 1, "others_interval": 1, "rising": 1, "least_loss_100": 1}
-    results.claim_measures(Ledger(), "published", published)
-    assert list(entered.values()) == ["%", "points", "nats", "nats", "%", "points", "", "nats"]
+    ledger.claim_all("published", published)
+    units = [claim.unit for claim in ledger.claims.values()]
+    assert units == ["%", "points", "nats", "nats", "%", "points", "", "nats"]
+    ledger.claim_all("class_accuracy", {"cat": 1}, "%")
+    assert ledger.claims["class_accuracy/cat"].unit == "%"
 
 
 @pytest.mark.parametrize("padding", ["same", "valid", 1])

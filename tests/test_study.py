@@ -362,9 +362,9 @@ def test_published_values_span_the_table_of_reports():
 class Claims(dict):
     """Collects claims as a Ledger does."""
 
-    def claim(self, name, value, unit="", run=None):
-        self[name] = value
-        return value
+    def claim_all(self, prefix, values, unit=None, run=None):
+        self |= {f"{prefix}/{name}": value for name, value in values.items()}
+        return values
 
 
 def test_epochs_are_claimed_by_run_and_as_means_over_orders():

@@ -213,13 +213,14 @@ def replace_run(target, files):
     new = target.with_name(f".{target.name}.new")
     old = target.with_name(f".{target.name}.old")
     try:
-        for left in (new, old):
-            if left.exists():
-                shutil.rmtree(left)
+        if new.exists():
+            shutil.rmtree(new)
         new.mkdir(parents=True)
         for file in files:
             shutil.copy(file, new)
-        if target.exists():
+        if target.exists():  # else `old`, if it is there, is the only earlier run
+            if old.exists():
+                shutil.rmtree(old)
             os.replace(target, old)
         os.replace(new, target)
         shutil.rmtree(old, ignore_errors=True)
